@@ -1,0 +1,155 @@
+"""What a ModelFleet declares, as typed values. Made by `manifests`; read by every later stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PoolName, TaskName, VariantKey
+
+FEMTO_PER_NANO = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """Price of tokens in femto-USD per token (1 USD per million tokens = 10^9), so that costs are exact."""
+
+    input_femto: int
+    output_femto: int
+
+    def cost(self, input_tokens: int, output_tokens: int) -> NanoUsd:
+        """Return the cost of a request, rounded up to a whole nano-USD."""
+        femto = input_tokens * self.input_femto + output_tokens * self.output_femto
+        return NanoUsd(-(-femto // FEMTO_PER_NANO))
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What the manifest says of a model's quality: a prior and, where known, its mean by task."""
+
+    prior: float
+    by_task: Mapping[TaskName, float]
+
+    def of(self, task: TaskName | None) -> float:
+        """Return the quality expected for `task` (None: not known)."""
+        return self.by_task.get(task, self.prior) if task is not None else self.prior
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Service time of one request on an uncrowded server, in seconds."""
+
+    time_to_first_token: float
+    per_output_token: float
+
+    def service_time(self, output_tokens: float) -> float:
+        return self.time_to_first_token + self.per_output_token * output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """GPUs of one type that the fleet may use."""
+
+    name: PoolName
+    resource: str
+    node_selector: Mapping[str, str]
+    limit: int
+    hourly_cost: float
+    """USD per GPU and hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleTarget:
+    """The workload whose `/scale` the operator patches."""
+
+    api_version: str
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePort:
+    """The Service whose EndpointSlices name a variant's pods; `port` is a port's name or number."""
+
+    name: str
+    port: str
+    scheme: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    min: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlacement:
+    """A variant that runs on a pool of the cluster."""
+
+    pool: PoolName
+    gpus: int
+    """Per replica."""
+    target: ScaleTarget
+    service: ServicePort
+    replicas: Replicas
+    startup: float
+    """Seconds from scale-up to ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalPlacement:
+    """A variant that is an endpoint elsewhere."""
+
+    url: EndpointUrl
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One model on one accelerator type, or at one external endpoint."""
+
+    key: VariantKey
+    placement: PoolPlacement | ExternalPlacement
+    concurrency: int
+    """Slots per ready replica; of an external endpoint, requests in flight in all."""
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: ModelName
+    served_name: str
+    quality: Quality
+    context_tokens: int | None
+    pricing: Pricing
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """The rhythm of allocation, in seconds."""
+
+    interval: float
+    scale_down_stabilization: float
+    solve_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Models that share limits."""
+
+    key: ObjectKey
+    pools: tuple[Pool, ...]
+    models: tuple[Model, ...]
+    hourly_budget: float | None
+    """USD per hour for GPUs plus forecast spend at external endpoints; None: no limit."""
+    scaling: Scaling
+
+    def variants(self) -> tuple[Variant, ...]:
+        """Return all variants in the order of the manifest."""
+        return tuple(variant for model in self.models for variant in model.variants)
+
+    def model(self, name: ModelName) -> Model | None:
+        return next((model for model in self.models if model.name == name), None)
+
+    def variant(self, key: VariantKey) -> Variant | None:
+        return next((variant for variant in self.variants() if variant.key == key), None)

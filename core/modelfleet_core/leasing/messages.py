@@ -1,0 +1,115 @@
+"""Stage publish: what operator and sidecar say to each other, as values.
+
+Full vectors with (epoch, sequence) and cumulative counters: any message may be lost, repeated or late.
+`wire.py` and `publish.py` translate them from and to protobuf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelfleet_core.demand import ModelOffer
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, PeriodId, TaskName, TierName, VariantKey
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SidecarId:
+    """One start of one sidecar: the pod's UID and a nonce of the process."""
+
+    namespace: str
+    pod: str
+    uid: str
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    in_flight: int
+    kept: int
+    """max(applied grant, in flight): what the operator must go on counting as held."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """Money of one period in nano-USD, cumulative except `reserved` and `wanted`."""
+
+    granted: NanoUsd
+    spent: NanoUsd
+    reserved: NanoUsd
+    returned: NanoUsd
+    wanted: NanoUsd
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDemand:
+    """Requests of one tier and task that a sidecar has seen since its start."""
+
+    arrivals: float
+    offers: Mapping[ModelName, ModelOffer]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    sidecar: SidecarId
+    epoch: int
+    sequence: int
+    applied: int
+    """Highest grant sequence of `epoch` that was applied; 0: none."""
+    sent_at: float
+    """Seconds on the sidecar's monotonic clock that counts suspend."""
+    slots: Mapping[EndpointUrl, SlotState]
+    accounts: Mapping[PeriodId, AccountState]
+    wants: Mapping[VariantKey, int]
+    """Slots that it could use now, those in flight included."""
+    demand: Mapping[tuple[TierName, TaskName], ClassDemand]
+    fleet_version: str
+    policy_version: str
+    leaving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGrant:
+    variant: VariantKey
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountGrant:
+    granted: NanoUsd
+    """Cumulative within the period."""
+    keep: NanoUsd
+    """The sidecar gives back free money above this."""
+    limit: NanoUsd
+    allowance_per_second: NanoUsd
+    ends_in: float
+    """Seconds until the period ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A manifest's content and its hash."""
+
+    version: str
+    manifest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    epoch: int
+    sequence: int
+    """Rising within an epoch; 0 only announces the epoch."""
+    answers: int
+    report_sent_at: float
+    """Echo of the answered report's `sent_at`: the lease ends there + `ttl`."""
+    ttl: float
+    slots: Mapping[EndpointUrl, SlotGrant]
+    accounts: Mapping[PeriodId, AccountGrant]
+    slot_prices: Mapping[VariantKey, float]
+    """Quality per slot-second."""
+    money_price: float
+    """Quality per USD."""
+    fleet: Document | None
+    policy: Document | None
+    refusal: str
+    """Why nothing is granted; empty otherwise."""
