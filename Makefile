@@ -1,0 +1,68 @@
+# Every target sets itself up: a virtual environment from requirements.lock, and for the tests with a real
+# control plane the Kubernetes binaries, built once from Go modules into ~/.cache/modelfleet.
+PYTHON ?= python3
+VENV   ?= .venv
+UV_VERSION := 0.13.9
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SOURCES := core operator sidecar lab tests tools benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration check format generate lock bench control-plane clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Create the virtual environment from the lock file
+$(READY): requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) from requirements.lock ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelfleet needs Python >= 3.11: make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
+	@touch $@
+
+demo: $(READY) ## Watch a fleet being planned, scaled and routed on this machine (no cluster needed)
+	@$(BIN)/modelfleet demo
+
+demo-kubernetes: $(READY) control-plane ## The same against a real local Kubernetes control plane (Linux, root)
+	@$(BIN)/modelfleet demo --kubernetes -o out/demo-kubernetes
+
+test: test-unit test-property test-integration ## Run unit, property and integration tests
+
+test-unit: $(READY)
+	@$(BIN)/pytest tests/unit
+
+test-property: $(READY)
+	@$(BIN)/pytest tests/property
+
+test-integration: $(READY) control-plane
+	@$(BIN)/pytest tests/integration
+
+control-plane: $(READY)
+	@$(BIN)/python -m modelfleet_lab.controlplane.binaries
+
+check: $(READY) ## Format, lint, types, import contracts, generated files
+	@$(BIN)/ruff format --check $(wildcard $(SOURCES))
+	@$(BIN)/ruff check $(wildcard $(SOURCES))
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tools/gen_proto.py --check
+
+format: $(READY) ## Rewrite the code in the house format
+	@$(BIN)/ruff format $(wildcard $(SOURCES))
+	@$(BIN)/ruff check --fix $(wildcard $(SOURCES))
+
+generate: $(READY) ## Generate proto/gen from proto/
+	@$(BIN)/python tools/gen_proto.py
+
+lock: $(READY) ## Pin the newest allowed dependencies in requirements.lock
+	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --group dev --generate-hashes --universal \
+	  --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+bench: $(READY) ## Run the benchmarks; each prints ratios to its own baseline
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean: ## Remove the virtual environment and outputs
+	@rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis
