@@ -1,0 +1,1 @@
+"""Allocate: how many replicas of each variant run, within GPUs and hourly budget, in minutes."""

@@ -1,0 +1,71 @@
+"""Stage allocate, its answer: replicas with a reason for every number.
+
+In: `solver.allocate`. Out: `Plan` to scale (operator) and status. Infeasible or late are values of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from modelfleet_core.values import PoolName, VariantKey
+
+
+class Termination(Enum):
+    OPTIMAL = "Optimal"
+    FEASIBLE = "Feasible"
+    """Time was up with a good plan in hand; `gap` says how good."""
+    FALLBACK = "Fallback"
+    """The program gave no plan in time: greedy by marginal value per GPU, with swaps."""
+    INFEASIBLE = "Infeasible"
+    """The declared minimum replicas do not fit pool, stock or budget; the plan keeps as much as fits."""
+
+
+class Reason(Enum):
+    """What keeps a variant from having one more replica, or made it what it is."""
+
+    DEMAND_MET = "DemandMet"
+    NO_DEMAND = "NoDemand"
+    AT_MIN = "AtMin"
+    AT_MAX = "AtMax"
+    POOL_BINDS = "PoolBinds"
+    STOCK_BINDS = "StockBinds"
+    BUDGET_BINDS = "BudgetBinds"
+    NOT_WORTH_MOVING = "NotWorthMoving"
+    HELD_BY_STABILISATION = "HeldByStabilisation"
+    WAITING_FOR_GPUS = "WaitingForGpus"
+    """Pods that still terminate or pend hold the GPUs that more replicas need."""
+    MINIMUM_DOES_NOT_FIT = "MinimumDoesNotFit"
+
+
+@dataclass(frozen=True, slots=True)
+class VariantPlan:
+    replicas: int
+    reason: Reason
+    message: str
+    """One sentence for a human."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Replicas of every pool variant, never over a pool's limit, the nodes' stock or the hourly budget."""
+
+    variants: Mapping[VariantKey, VariantPlan]
+    objective: float
+    """Weighted quality per second."""
+    bound: float
+    """No plan has a higher objective."""
+    gap: float
+    """(bound - objective) / |bound|."""
+    termination: Termination
+    message: str
+    """What is wrong and what to do; empty when all is well."""
+    hourly_cost: float
+    """USD per hour: GPUs of this plan plus forecast spend at external endpoints."""
+    gpus: Mapping[PoolName, int]
+    """GPUs of this plan by pool."""
+    pool_prices: Mapping[PoolName, float]
+    """Weighted quality per second that one more GPU is worth: duals of the LP relaxation."""
+    budget_price: float
+    """Weighted quality per second that one more USD per hour is worth: dual of the LP relaxation."""

@@ -1,0 +1,109 @@
+"""Stage assign, its question: one batch of requests and what the lease still allows.
+
+In: matrices from the estimates of each request and the free slots of the lease (sidecar).
+Out: an `AssignmentProblem`, checked once. Next: `solver.assign`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """A limit on the whole batch: `sum_ij use[i, j] x[i, j] <= limit`, such as money or a token rate."""
+
+    name: str
+    use: FloatArray
+    """(n, m), not negative; where it is not finite or negative, the cell counts as not eligible."""
+    limit: float
+    """May be infinite (no limit); a negative limit (overspent) admits only cells that use nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AssignmentProblem:
+    """n requests, m variants (columns). Formula: design of the programs, section 1.
+
+        max  sum_ij value_ij x_ij - sum_i defer_i z_i
+             with value_ij = weight_i quality_ij - slot_price_j service_time_ij - money_price cost_ij
+        s.t. sum_j x_ij + z_i = 1;  x_ij <= eligible_ij;  sum_i x_ij <= free_j;  every row;  x, z binary
+
+    A cell whose value is not finite counts as not eligible, so that one bad request harms only itself.
+    Raises ValueError when shapes disagree or `defer`, `free` or a row's limit is not a number.
+    """
+
+    weight: FloatArray
+    """(n,) importance of the request's tier."""
+    quality: FloatArray
+    """(n, m) in [0, 1]."""
+    cost: FloatArray
+    """(n, m) expected USD."""
+    service_time: FloatArray
+    """(n, m) seconds that the request holds a slot."""
+    eligible: BoolArray
+    """(n, m)"""
+    free: IntArray
+    """(m,) leased slots not in use; negative counts as 0."""
+    slot_price: FloatArray
+    """(m,) published prices, quality per slot-second."""
+    money_price: float
+    """Reserve price, quality per USD."""
+    defer: FloatArray
+    """(n,) loss of waiting one more batch (at the deadline: of being shed)."""
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...] = ()
+    """(m,) names for `Assignment.binding`; empty: the columns' numbers."""
+    value: FloatArray = field(init=False, repr=False)
+    """(n, m) coefficient of x; minus infinity where not eligible."""
+
+    def __post_init__(self) -> None:
+        n, m = self.quality.shape
+        shapes = {
+            "weight": (self.weight.shape, (n,)),
+            "cost": (self.cost.shape, (n, m)),
+            "service_time": (self.service_time.shape, (n, m)),
+            "eligible": (self.eligible.shape, (n, m)),
+            "free": (self.free.shape, (m,)),
+            "slot_price": (self.slot_price.shape, (m,)),
+            "defer": (self.defer.shape, (n,)),
+        } | {f"row {row.name}": (row.use.shape, (n, m)) for row in self.rows}
+        for name, (got, wanted) in shapes.items():
+            if got != wanted:
+                raise ValueError(f"{name} has shape {got} but quality's {(n, m)} asks for {wanted}")
+        if self.columns and len(self.columns) != m:
+            raise ValueError(f"{len(self.columns)} names for {m} columns; name every column or none")
+        if not np.isfinite(self.defer).all():
+            raise ValueError("defer must be finite: the loss of leaving a request out has to be comparable")
+        if any(np.isnan(row.limit) for row in self.rows):
+            raise ValueError("a row's limit is not a number")
+        with np.errstate(all="ignore"):
+            value = (
+                self.weight[:, None] * self.quality
+                - self.slot_price * self.service_time
+                - self.money_price * self.cost
+            )
+            usable = self.eligible & np.isfinite(value) & (self.free > 0)
+            for row in self.rows:
+                usable &= np.isfinite(row.use) & (row.use >= 0) & (row.use <= max(row.limit, 0.0))
+        object.__setattr__(self, "value", np.where(usable, value, -np.inf))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Requests and columns."""
+        return self.quality.shape[0], self.quality.shape[1]
+
+    def column(self, j: int) -> str:
+        return self.columns[j] if self.columns else str(j)
+
+    def scale(self) -> float:
+        """Return `sum_i weight_i max_j quality_ij`, the best conceivable quality; gaps are shares of it."""
+        best = np.where(np.isfinite(self.quality), self.quality, 0.0).max(axis=1, initial=0.0)
+        weight = np.where(np.isfinite(self.weight), self.weight, 0.0)
+        return max(1e-9, float(np.sum(weight * best)))

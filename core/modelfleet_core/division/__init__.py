@@ -1,0 +1,1 @@
+"""Publish: what a slot and a dollar are worth, from live capacity and demand, in seconds."""

@@ -1,0 +1,1 @@
+"""Profile a request and estimate what each model would make of it."""
