@@ -1,0 +1,1 @@
+"""Builders and verbs of the tests."""

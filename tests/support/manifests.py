@@ -1,0 +1,92 @@
+"""Builders of manifests as JSON gives them; every call returns a fresh one that tests may change."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+Manifest = dict[str, Any]
+
+FLEET: Manifest = {
+    "apiVersion": "modelfleet.io/v1alpha1",
+    "kind": "ModelFleet",
+    "metadata": {"name": "chat", "namespace": "ml", "uid": "fleet-uid", "generation": 1},
+    "spec": {
+        "pools": [
+            {
+                "name": "h100",
+                "resource": "nvidia.com/gpu",
+                "nodeSelector": {"gpu": "h100"},
+                "limit": 8,
+                "hourlyCost": "2.90",
+            }
+        ],
+        "models": [
+            {
+                "name": "large",
+                "servedName": "org/large",
+                "quality": {"prior": "0.74", "byTask": {"math": "0.61"}},
+                "contextTokens": 131072,
+                "pricing": {"inputPerMTok": "0.40", "outputPerMTok": "0.60"},
+                "variants": [
+                    {
+                        "name": "h100",
+                        "pool": "h100",
+                        "gpus": 2,
+                        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "large"},
+                        "service": {"name": "large", "port": "http", "scheme": "http"},
+                        "concurrency": 8,
+                        "latency": {"timeToFirstToken": "250ms", "perOutputToken": "18ms"},
+                        "replicas": {"min": 0, "max": 4},
+                        "startup": "4m",
+                    }
+                ],
+            },
+            {
+                "name": "frontier",
+                "quality": {"prior": "0.9"},
+                "pricing": {"inputPerMTok": "2.50", "outputPerMTok": "10"},
+                "variants": [
+                    {
+                        "name": "api",
+                        "external": {"url": "https://api.example.com/v1"},
+                        "concurrency": 16,
+                        "latency": {"timeToFirstToken": "400ms", "perOutputToken": "10ms"},
+                    }
+                ],
+            },
+        ],
+        "budget": {"hourly": "60"},
+        "scaling": {"interval": "15s", "scaleDownStabilization": "5m", "solveTimeout": "5s"},
+    },
+}
+
+POLICY: Manifest = {
+    "apiVersion": "modelfleet.io/v1alpha1",
+    "kind": "RoutingPolicy",
+    "metadata": {"name": "assistant", "namespace": "ml", "uid": "policy-uid", "generation": 1},
+    "spec": {
+        "fleetRef": {"name": "chat"},
+        "podSelector": {"matchLabels": {"app": "assistant"}},
+        "batching": {"maxSize": 32, "maxWait": "15ms"},
+        "budget": {"limit": "60", "period": "Hour", "enforcement": "Hard"},
+        "limits": {"maxOutputTokens": 1024, "maxRequest": "2m", "maxBody": "1Mi"},
+        "tiers": [
+            {"name": "gold", "weight": 4, "match": {"header": {"X-Tier": "gold"}}},
+            {"name": "bronze", "weight": "0.5"},
+        ],
+        "shedPenalty": "0.25",
+    },
+}
+
+
+def fleet_manifest(name: str = "chat", namespace: str = "ml") -> Manifest:
+    manifest = copy.deepcopy(FLEET)
+    manifest["metadata"] |= {"name": name, "namespace": namespace, "uid": f"{namespace}-{name}"}
+    return manifest
+
+
+def policy_manifest(name: str = "assistant", namespace: str = "ml") -> Manifest:
+    manifest = copy.deepcopy(POLICY)
+    manifest["metadata"] |= {"name": name, "namespace": namespace, "uid": f"{namespace}-{name}"}
+    return manifest

@@ -1,0 +1,238 @@
+"""A manifest becomes exactly what it says, or one error that names the field and the way out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from modelfleet_core.catalog import ExternalPlacement, PoolPlacement
+from modelfleet_core.errors import SpecError
+from modelfleet_core.manifest_fields import Fields
+from modelfleet_core.manifests import (
+    document,
+    parse_duration,
+    parse_fleet,
+    parse_policy,
+    read_fleet,
+    read_policy,
+    unknown_fields,
+)
+from modelfleet_core.policy import Period
+from modelfleet_core.values import NanoUsd, ObjectKey
+from support.manifests import Manifest, fleet_manifest, policy_manifest
+
+
+def test_a_fleet_becomes_what_its_manifest_says() -> None:
+    fleet = parse_fleet(fleet_manifest())
+    large, frontier = fleet.models
+    assert fleet.key == ObjectKey("ml", "chat")
+    assert fleet.hourly_budget == 60
+    assert (fleet.scaling.interval, fleet.scaling.scale_down_stabilization) == (15, 300)
+    assert (fleet.pools[0].hourly_cost, fleet.pools[0].node_selector) == (2.9, {"gpu": "h100"})
+    assert (large.served_name, large.quality.prior, large.quality.by_task) == (
+        "org/large",
+        0.74,
+        {"math": 0.61},
+    )
+    placement = large.variants[0].placement
+    assert isinstance(placement, PoolPlacement)
+    assert (placement.gpus, placement.replicas.max, placement.startup) == (2, 4, 240)
+    assert large.variants[0].latency.time_to_first_token == 0.25
+    assert frontier.served_name == "frontier"
+    assert isinstance(frontier.variants[0].placement, ExternalPlacement)
+    assert frontier.variants[0].placement.url == "https://api.example.com"
+
+
+def test_prices_are_exact_to_the_last_token() -> None:
+    pricing = parse_fleet(fleet_manifest()).models[0].pricing
+    assert pricing.cost(1_000_000, 0) == NanoUsd(400_000_000)
+    assert pricing.cost(0, 3) == NanoUsd(1800)
+
+
+def test_a_policy_becomes_what_its_manifest_says() -> None:
+    policy = parse_policy(policy_manifest())
+    assert policy.fleet == ObjectKey("ml", "chat")
+    assert policy.budget is not None
+    assert (policy.budget.limit, policy.budget.period) == (NanoUsd(60 * 10**9), Period.HOUR)
+    assert (policy.limits.max_body, policy.limits.max_request) == (1 << 20, 120)
+    assert [tier.name for tier in policy.tiers] == ["gold", "bronze"]
+    assert policy.tier_of({"x-tier": "gold"}).weight == 4
+    assert policy.tier_of({"x-tier": "unknown"}).weight == 0.5
+
+
+def test_a_policy_that_names_only_its_fleet_takes_every_default() -> None:
+    policy = parse_policy({"metadata": {"name": "p"}, "spec": {"fleetRef": {"name": "chat"}}})
+    assert policy.budget is None
+    assert (policy.batching.max_size, policy.batching.max_wait) == (64, 0.02)
+    assert (policy.limits.max_output_tokens, policy.limits.max_body) == (4096, 16 << 20)
+    assert [(tier.name, tier.weight) for tier in policy.tiers] == [("default", 1.0)]
+    assert policy.pod_selector.selects({"any": "pod"})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("250ms", 0.25), ("1m30s", 90), ("1.5h", 5400), ("0s", 0), ("0.5ms", 0.0005), ("168h", 604800)],
+)
+def test_a_duration_is_read_in_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "5", "7d", "-5s", "1 s", "s", 5, None, "١s", "1" * 30 + "s"])
+def test_what_is_no_duration_is_refused_with_an_example(text: object) -> None:
+    with pytest.raises(SpecError, match="250ms"):
+        parse_duration(text)
+
+
+def test_a_duration_in_days_is_refused_with_the_way_to_write_it() -> None:
+    with pytest.raises(SpecError, match="7d is 168h"):
+        parse_duration("7d")
+
+
+def _variant(manifest: Manifest) -> Manifest:
+    found: Manifest = manifest["spec"]["models"][0]["variants"][0]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "says"),
+    [
+        (lambda m: _variant(m).update(pool="a100"), "spec.models[0].variants[0].pool", "h100"),
+        (lambda m: _variant(m).update(replicas={"min": 3, "max": 2}), "replicas.min", "more than max"),
+        (lambda m: _variant(m).update(external={"url": "http://x"}), "variants[0]", "exactly one"),
+        (lambda m: _variant(m).pop("scaleTargetRef"), "variants[0]", "exactly one"),
+        (lambda m: _variant(m).pop("concurrency"), "concurrency", "is missing"),
+        (lambda m: _variant(m).update(gpus=0), "gpus", "from 1"),
+        (lambda m: _variant(m).update(gpus=10**5000), "gpus", "huge"),
+        (lambda m: m["spec"]["budget"].update(hourly=10**5000), "hourly", "huge"),
+        (lambda m: _variant(m).update(gpus=True), "gpus", "whole number"),
+        (lambda m: _variant(m).update(replicas={"min": 5, "max": 5}), "spec.models", "limit is 8"),
+        (lambda m: m["spec"]["pools"][0].update(hourlyCost=2.9), "hourlyCost", 'quote the decimal: "2.9"'),
+        (lambda m: m["spec"]["pools"].append(m["spec"]["pools"][0]), "spec.pools", "twice"),
+        (lambda m: m["spec"]["models"].append(m["spec"]["models"][1]), "spec.models", "twice"),
+        (lambda m: m["spec"]["models"][1].pop("pricing"), "models[1].pricing", "external"),
+        (lambda m: m["spec"]["models"][1].update(name="auto"), "models[1].name", "auto"),
+        (lambda m: m["spec"]["models"][0]["quality"].update(prior="1.2"), "quality.prior", "up to 1"),
+        (lambda m: m["spec"].update(models=[]), "spec.models", "1 to 64"),
+        (lambda m: m["spec"].update(scaling={"interval": "7d"}), "scaling.interval", "168h"),
+        (lambda m: m["metadata"].update(name="Not A Name"), "metadata.name", "lower-case"),
+        (lambda m: m.pop("spec"), "spec.models", "0 entries"),
+    ],
+)
+def test_a_wrong_fleet_is_refused_at_the_field(
+    change: Callable[[Manifest], object], path: str, says: str
+) -> None:
+    manifest = fleet_manifest()
+    change(manifest)
+    with pytest.raises(SpecError) as refused:
+        parse_fleet(manifest)
+    assert path in refused.value.path
+    assert says in str(refused.value)
+
+
+def test_minimal_replicas_that_cost_more_than_the_budget_are_refused() -> None:
+    manifest = fleet_manifest()
+    manifest["spec"]["budget"] = {"hourly": "11"}
+    _variant(manifest)["replicas"] = {"min": 2}
+    with pytest.raises(SpecError, match=r"minimal replicas cost 11\.6 USD an hour"):
+        parse_fleet(manifest)
+
+
+@pytest.mark.parametrize("shared", ["scaleTargetRef", "service"])
+def test_two_variants_never_share_a_workload_or_its_slots(shared: str) -> None:
+    manifest = fleet_manifest()
+    other = fleet_manifest()["spec"]["models"][0]
+    other["name"] = "other"
+    for field in {"scaleTargetRef", "service"} - {shared}:
+        other["variants"][0][field]["name"] = "other"
+    manifest["spec"]["models"].append(other)
+    with pytest.raises(SpecError, match=f"share the {shared} large"):
+        parse_fleet(manifest)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "https://",
+        "https://user:pw@x/v1",
+        "https://x/v1?key=1",
+        "http://[::1",
+        "http://x:99999/v1",
+        5,
+    ],
+)
+def test_an_external_url_is_plain(url: object) -> None:
+    manifest = fleet_manifest()
+    manifest["spec"]["models"][1]["variants"][0]["external"]["url"] = url
+    with pytest.raises(SpecError, match=r"external\.url"):
+        parse_fleet(manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "says"),
+    [
+        (lambda s: s.pop("fleetRef"), "spec.fleetRef.name", "is missing"),
+        (lambda s: s["tiers"].reverse(), "spec.tiers[0]", "never reached"),
+        (lambda s: s["tiers"].pop(), "spec.tiers[0].match", "last tier"),
+        (lambda s: s["tiers"][1].update(name="gold"), "spec.tiers", "twice"),
+        (lambda s: s["tiers"][1].update(weight=0), "weight", "above 0"),
+        (lambda s: s["tiers"][0]["match"]["header"].update({"x-tier": "a"}), "match.header", "twice"),
+        (lambda s: s["batching"].update(maxWait="6s"), "maxWait", "0s to 5s"),
+        (lambda s: s["budget"].update(period="Year"), "period", "Hour or Day or Week or Month"),
+        (lambda s: s["budget"].update(enforcement="Soft"), "enforcement", "Hard"),
+        (lambda s: s["budget"].pop("limit"), "spec.budget.limit", "is missing"),
+        (lambda s: s["limits"].update(maxBody="1Gi"), "maxBody", "16Mi"),
+        (lambda s: s.update(podSelector={"matchLabels": {"a": 1}}), "matchLabels", "quote"),
+        (lambda s: s.update(tiers="gold"), "spec.tiers", "list"),
+    ],
+)
+def test_a_wrong_policy_is_refused_at_the_field(
+    change: Callable[[Manifest], object], path: str, says: str
+) -> None:
+    manifest = policy_manifest()
+    change(manifest["spec"])
+    with pytest.raises(SpecError) as refused:
+        parse_policy(manifest)
+    assert path in refused.value.path
+    assert says in str(refused.value)
+
+
+def test_misspelt_fields_are_named() -> None:
+    manifest = policy_manifest()
+    manifest["spec"]["budget"]["limt"] = "5"
+    manifest["spec"]["tiers"][0]["wieght"] = 2
+    root = Fields(manifest, "")
+    read_policy(root)
+    assert set(unknown_fields(root)) == {"spec.budget.limt", "spec.tiers[0].wieght"}
+
+
+def test_a_correct_fleet_has_no_unknown_field() -> None:
+    root = Fields(fleet_manifest(), "")
+    read_fleet(root)
+    assert unknown_fields(root) == ()
+
+
+def test_a_document_carries_the_manifest_and_changes_its_version_only_with_its_content() -> None:
+    manifest = fleet_manifest()
+    first = document(manifest)
+    manifest["metadata"]["resourceVersion"] = "77"
+    manifest["status"] = {"sidecars": 3}
+    assert document(manifest) == first
+    assert parse_fleet(json.loads(first.manifest)) == parse_fleet(manifest)
+    manifest["spec"]["budget"]["hourly"] = "61"
+    assert document(manifest).version != first.version
+
+
+@pytest.mark.parametrize("spec", [{"a": float("nan")}, {"a": {1, 2}}, {"a": "x" * (1 << 20)}])
+def test_a_document_that_is_no_bounded_json_is_refused(spec: object) -> None:
+    with pytest.raises(SpecError, match="spec"):
+        document({"metadata": {"name": "a"}, "spec": spec})
+
+
+def test_a_document_nested_without_end_is_refused() -> None:
+    spec: list[object] = []
+    for _ in range(5000):
+        spec = [spec]
+    with pytest.raises(SpecError, match="deep"):
+        document({"metadata": {"name": "a"}, "spec": spec})
