@@ -1,0 +1,1 @@
+"""The lab: a simulated model server, questions with checkable answers, baselines and the demo."""
