@@ -1,0 +1,303 @@
+"""Stage publish, the sidecar's side of the lease stream: moves reports and grants between `Holding` and the leader.
+
+In come what the sidecar wants and the demand it sees; out go leases, the fleet and policy to follow, and prices.
+Next are `batch` and `assign`, which read them. Without the leader the lease runs out, and `run` goes on connecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
+from modelfleet_core.catalog import Fleet
+from modelfleet_core.demand import ModelOffer
+from modelfleet_core.errors import SpecError
+from modelfleet_core.leasing.holding import Holding
+from modelfleet_core.leasing.messages import ClassDemand, Document, Grant, SidecarId
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, VariantKey
+
+from modelfleet_sidecar.wire import WireError, grant_from, report_to
+
+_Call = grpc.aio.StreamStreamCall[capacity_pb2.LeaseReport, capacity_pb2.LeaseGrant]
+Parsed = TypeVar("Parsed")
+
+log = logging.getLogger(__name__)
+
+REPORT_INTERVAL = 1.0
+PRESSING_DELAY = 0.01
+"""Seconds that a pressing report waits for others to join it."""
+UNUSED_AFTER = 0.2
+"""Seconds after which smaller wants are reported: a slot unused for that long may go to others."""
+HELLO_TIMEOUT = 5.0
+RETRY_FIRST = 0.1
+RETRY_MOST = 3.0
+OFFER_WEIGHT = 0.05
+"""Weight of one request in the running means of a demand class."""
+
+MAX_CLASSES = 200
+"""Classes told apart; further tasks count together as the task without name."""
+
+_CHANNEL_OPTIONS = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Our own loop decides when to connect again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+
+def boot_clock() -> float:
+    """Return seconds on the monotonic clock that counts suspend."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class ProtocolError(Exception):
+    """The leader did not speak as agreed; the stream is closed and tried again."""
+
+
+class LeaseClient:
+    """Keeps `holding` up to date over one stream to the leader.
+
+    `parse_fleet` and `parse_policy` turn a document's JSON object into values, raising `SpecError`.
+    Everything runs in one event loop.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        sidecar: SidecarId,
+        *,
+        parse_fleet: Callable[[Mapping[str, object]], Fleet],
+        parse_policy: Callable[[Mapping[str, object]], Policy],
+        clock: Callable[[], float] = boot_clock,
+        retry_random: Callable[[], float] = random.random,
+    ) -> None:
+        self.address = address
+        self.holding = Holding(sidecar, pressing=self._press)
+        self.fleet: Fleet | None = None
+        self.policy: Policy | None = None
+        self.slot_prices: Mapping[VariantKey, float] = {}
+        self.money_price = 0.0
+        self.refusal = ""
+        self.connected = False
+        self._parse_fleet = parse_fleet
+        self._parse_policy = parse_policy
+        self._clock = clock
+        self._random = retry_random
+        self._versions = {"fleet": "", "policy": ""}
+        self._demand: dict[tuple[TierName, TaskName], ClassDemand] = {}
+        self._next_report = 0.0
+        self._report_moved = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._farewell: int | None = None
+        """Sequence of the report that gave everything back."""
+        self._farewell_heard = False
+
+    @property
+    def allowance_per_second(self) -> NanoUsd | None:
+        """This sidecar's part of (budget left / time left), nano-USD; None: the policy has no budget."""
+        return self.holding.allowance_per_second(self._clock())
+
+    def want(self, wants: Mapping[VariantKey, int], money: NanoUsd) -> None:
+        """Tell the leader what could be used now: slots by variant, those in flight included, and the money that
+        waiting requests would reserve. More than is held is reported at once, less after a while."""
+        before = self.holding.wanted()
+        self.holding.want(wants, money)
+        if self.holding.wanted() == before:
+            return
+        if self.holding.short(self._clock()):
+            self._press()
+        else:
+            self._report_within(UNUSED_AFTER)
+
+    def record(self, tier: TierName, task: TaskName, offers: Mapping[ModelName, ModelOffer]) -> None:
+        """Count one arrival of a class of requests and what each model offers it."""
+        if (tier, task) not in self._demand and len(self._demand) >= MAX_CLASSES:
+            task = TaskName("")
+        known = self._demand.get((tier, task))
+        if known is None:
+            self._demand[tier, task] = ClassDemand(1.0, dict(offers))
+            return
+        means = {
+            model: _mixed(known.offers[model], offer) if model in known.offers else offer
+            for model, offer in offers.items()
+        }
+        self._demand[tier, task] = ClassDemand(known.arrivals + 1.0, means)
+
+    async def wait_change(self, timeout: float) -> bool:
+        """Wait until a grant was applied, the stream was lost, or `timeout` seconds passed (then False)."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Keep a stream to the leader until cancelled; connect again after jittered waits."""
+        failures = 0
+        while True:
+            try:
+                async with grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS) as channel:
+                    await self._converse(capacity_pb2_grpc.CapacityStub(channel).Lease())
+            except (grpc.aio.AioRpcError, ProtocolError, WireError, TimeoutError) as error:
+                log.warning("the lease stream to %s ended: %s", self.address, _reason(error))
+            finally:
+                failures = 0 if self.connected else failures + 1
+                self.connected = False
+                self._pulse()
+            longest = min(RETRY_MOST, RETRY_FIRST * 2**failures)
+            await asyncio.sleep(RETRY_FIRST + self._random() * (longest - RETRY_FIRST))
+
+    async def drain(self, timeout: float = 5.0) -> bool:
+        """Reserve nothing more, wait until nothing is in flight, give everything back and see it acknowledged.
+
+        `run` must go on meanwhile. Returns False if that took more than `timeout` seconds; the leader then counts
+        this sidecar's slots as held until the lease and its longest request are over.
+        """
+        self.holding.leave()
+        self._press()
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._farewell_heard:
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _converse(self, call: _Call) -> None:
+        """Speak over one stream until it ends, always by an error."""
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT):
+                hello = await _next_grant(call)
+            if not self.holding.adopt(hello.epoch):
+                raise ProtocolError(
+                    f"the leader of epoch {hello.epoch} is older than epoch {self.holding.epoch}; "
+                    "waiting for the present leader"
+                )
+            self._next_report = self._clock()
+            sender = asyncio.create_task(self._send(call))
+            try:
+                while True:
+                    self._take(await _next_grant(call))
+            finally:
+                sender.cancel()
+                await asyncio.wait([sender])
+                if not sender.cancelled() and (error := sender.exception()) is not None:
+                    log.warning("sending reports to %s ended: %s", self.address, _reason(error))
+        finally:
+            call.cancel()
+
+    async def _send(self, call: _Call) -> None:
+        while True:
+            while (wait := self._next_report - self._clock()) > 0:
+                self._report_moved.clear()
+                with contextlib.suppress(TimeoutError):  # the report is due
+                    async with asyncio.timeout(wait):
+                        await self._report_moved.wait()
+            self._next_report = self._clock() + REPORT_INTERVAL
+            report = self.holding.report(
+                self._clock(),
+                demand=dict(self._demand),
+                fleet_version=self._versions["fleet"],
+                policy_version=self._versions["policy"],
+            )
+            if report.leaving and self.holding.idle() and self._farewell is None:
+                self._farewell = report.sequence
+            await call.write(report_to(report))
+
+    def _take(self, grant: Grant) -> None:
+        versions = dict(self._versions)
+        if grant.sequence > self.holding.applied:
+            self._follow(grant)
+        if not self.holding.apply(grant, self._clock()):
+            return
+        self.connected = True
+        self.slot_prices = grant.slot_prices
+        self.money_price = grant.money_price
+        if grant.refusal and grant.refusal != self.refusal:
+            log.warning("the operator grants nothing: %s", grant.refusal)
+        self.refusal = grant.refusal
+        if self._farewell is not None and grant.answers >= self._farewell:
+            self._farewell_heard = True
+        if versions != self._versions:
+            self._press()
+        self._pulse()
+
+    def _follow(self, grant: Grant) -> None:
+        """Take over the documents of a grant; one that can not be read leaves the last good one in force."""
+        if grant.refusal:
+            self.fleet = self.policy = None
+            self._versions = {"fleet": "", "policy": ""}
+        if grant.fleet is not None:
+            self._versions["fleet"] = grant.fleet.version
+            self.fleet = _read("fleet", grant.fleet, self._parse_fleet) or self.fleet
+        if grant.policy is not None:
+            self._versions["policy"] = grant.policy.version
+            self.policy = _read("policy", grant.policy, self._parse_policy) or self.policy
+        self.holding.budgeted = self.policy is None or self.policy.budget is not None
+
+    def _press(self) -> None:
+        self._report_within(PRESSING_DELAY)
+
+    def _report_within(self, delay: float) -> None:
+        due = self._clock() + delay
+        if due < self._next_report:
+            self._next_report = due
+            self._report_moved.set()
+
+    def _pulse(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+async def _next_grant(call: _Call) -> Grant:
+    message = await call.read()
+    if not isinstance(message, capacity_pb2.LeaseGrant):
+        raise ProtocolError("the leader closed the stream")
+    return grant_from(message)
+
+
+def _read(kind: str, document: Document, parse: Callable[[Mapping[str, object]], Parsed]) -> Parsed | None:
+    try:
+        manifest = json.loads(document.manifest)
+        if not isinstance(manifest, dict):
+            raise SpecError(kind, "is not a JSON object", "use an operator of a compatible version")
+        return parse(manifest)
+    except (SpecError, ValueError, RecursionError) as error:
+        log.error(
+            "version %s of the %s can not be read, the last good one stays: %s", document.version, kind, error
+        )
+        return None
+
+
+def _mixed(mean: ModelOffer, offer: ModelOffer) -> ModelOffer:
+    def mix(old: float, new: float) -> float:
+        return old + OFFER_WEIGHT * (new - old)
+
+    return ModelOffer(
+        quality=mix(mean.quality, offer.quality),
+        cost_usd=mix(mean.cost_usd, offer.cost_usd),
+        service_time=mix(mean.service_time, offer.service_time),
+    )
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    if isinstance(error, TimeoutError):
+        return f"no greeting within {HELLO_TIMEOUT:g} s"
+    return str(error)
