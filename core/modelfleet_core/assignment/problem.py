@@ -16,6 +16,10 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
+LARGEST = 1e12
+"""Values and uses beyond this count as not finite: sums of them would lose what the others add."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """A limit on the whole batch: `sum_ij use[i, j] x[i, j] <= limit`, such as money or a token rate."""
@@ -36,7 +40,7 @@ class AssignmentProblem:
         s.t. sum_j x_ij + z_i = 1;  x_ij <= eligible_ij;  sum_i x_ij <= free_j;  every row;  x, z binary
 
     A cell whose value is not finite counts as not eligible, so that one bad request harms only itself.
-    Raises ValueError when shapes disagree or `defer`, `free` or a row's limit is not a number.
+    Raises ValueError when shapes disagree, `defer` is not finite or a row's limit is not a number.
     """
 
     weight: FloatArray
@@ -79,7 +83,7 @@ class AssignmentProblem:
                 raise ValueError(f"{name} has shape {got} but quality's {(n, m)} asks for {wanted}")
         if self.columns and len(self.columns) != m:
             raise ValueError(f"{len(self.columns)} names for {m} columns; name every column or none")
-        if not np.isfinite(self.defer).all():
+        if not (np.abs(self.defer) <= LARGEST).all():
             raise ValueError("defer must be finite: the loss of leaving a request out has to be comparable")
         if any(np.isnan(row.limit) for row in self.rows):
             raise ValueError("a row's limit is not a number")
@@ -89,9 +93,9 @@ class AssignmentProblem:
                 - self.slot_price * self.service_time
                 - self.money_price * self.cost
             )
-            usable = self.eligible & np.isfinite(value) & (self.free > 0)
+            usable = self.eligible & (np.abs(value) <= LARGEST) & (self.free > 0)
             for row in self.rows:
-                usable &= np.isfinite(row.use) & (row.use >= 0) & (row.use <= max(row.limit, 0.0))
+                usable &= (row.use >= 0) & (row.use <= min(max(row.limit, 0.0), LARGEST))
         object.__setattr__(self, "value", np.where(usable, value, -np.inf))
 
     @property

@@ -17,7 +17,7 @@ class Termination(Enum):
     FEASIBLE = "Feasible"
     """Good to within `gap`."""
     FALLBACK = "Fallback"
-    """Time was up before prices were found: chosen greedily by value, still within every limit and `gap`."""
+    """Time was up before prices were found: chosen by the last batch's, still within every limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +41,7 @@ class Assignment:
     prices: Prices
     """Give them to the next batch as `warm`."""
     binding: tuple[str, ...]
-    """Rows by name and columns as `slots:NAME` that have a price: with more of them the batch would gain."""
+    """Rows by name and columns as `slots:NAME` that keep some request from a column worth more to it."""
     termination: Termination
 
     @property
