@@ -1,0 +1,304 @@
+"""One contract for every adapter: what passes here on memory passes here on a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from datetime import UTC, datetime
+
+import aiohttp
+import pytest
+from modelfleet_operator.cluster import Conflict, Kind, LeaderLease, NotFound, Record, Rejected
+from support.clusters import (
+    GPU,
+    HOSTNAME,
+    ClusterUnderTest,
+    deployment,
+    field,
+    fleet,
+    node,
+    policy,
+    service,
+    version,
+)
+
+pytestmark = pytest.mark.integration
+
+
+async def test_every_existing_object_is_told_before_the_watch_has_synced(subject: ClusterUnderTest) -> None:
+    await subject.apply(fleet(subject.namespace))
+    await subject.apply(policy(subject.namespace))
+    await subject.apply(deployment(subject.namespace, "large", replicas=0))
+    await subject.watch()
+    known = set(subject.log.objects)
+    assert known >= {(Kind.FLEET, "chat"), (Kind.POLICY, "assistant"), (Kind.DEPLOYMENT, "large")}
+
+
+async def test_creation_change_and_deletion_are_told_in_order(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log = subject.log
+    await subject.apply(fleet(subject.namespace))
+    await log.until(lambda: (Kind.FLEET, "chat") in log.objects, "creation")
+    first = log.state(Kind.FLEET, "chat")
+    changed = fleet(subject.namespace)
+    changed["spec"]["budget"]["hourly"] = "17"
+    await subject.apply(changed)
+    await log.until(
+        lambda: field(log.state(Kind.FLEET, "chat"), "spec", "budget", "hourly") == "17", "change"
+    )
+    assert version(log.state(Kind.FLEET, "chat")) != version(first)
+    assert field(log.state(Kind.FLEET, "chat"), "metadata", "uid") == field(first, "metadata", "uid")
+    await subject.delete("ModelFleet", "chat")
+    await log.until(lambda: (Kind.FLEET, "chat") not in log.objects, "deletion")
+
+
+async def test_only_pods_with_a_sidecar_are_told(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log = subject.log
+    for name, label in (("without", "false"), ("with", "true")):
+        labels = {"modelfleet.io/inject": label, "app": name}
+        await subject.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": subject.namespace, "labels": labels},
+                "spec": {"nodeName": "elsewhere", "containers": [{"name": "app", "image": "none"}]},
+            }
+        )
+    await log.until(lambda: (Kind.POD, "with") in log.objects, "the pod with a sidecar")
+    assert (Kind.POD, "without") not in log.objects
+    assert field(log.state(Kind.POD, "with"), "metadata", "uid")
+    await subject.delete("Pod", "with")
+    await log.until(lambda: (Kind.POD, "with") not in log.objects, "deletion of the pod")
+
+
+async def test_scaling_changes_only_the_replicas(subject: ClusterUnderTest) -> None:
+    target = subject.key("large")
+    await subject.apply(deployment(subject.namespace, "large", replicas=0))
+    before = await subject.cluster.get(Kind.DEPLOYMENT, target)
+    assert field(before, "spec", "replicas") == 0
+    await subject.cluster.scale(target, 2, version(before))
+    after = await subject.cluster.get(Kind.DEPLOYMENT, target)
+    assert field(after, "spec", "replicas") == 2
+    assert field(after, "spec", "template") == field(before, "spec", "template")
+
+
+async def test_scaling_by_a_stale_version_is_a_conflict(subject: ClusterUnderTest) -> None:
+    target = subject.key("large")
+    await subject.apply(deployment(subject.namespace, "large", replicas=0))
+    stale = version(await subject.cluster.get(Kind.DEPLOYMENT, target))
+    await subject.cluster.scale(target, 1, stale)
+    with pytest.raises(Conflict):
+        await subject.cluster.scale(target, 5, stale)
+    now = await subject.cluster.get(Kind.DEPLOYMENT, target)
+    assert field(now, "spec", "replicas") == 1
+
+
+async def test_scaling_below_zero_is_rejected_with_the_reason(subject: ClusterUnderTest) -> None:
+    await subject.apply(deployment(subject.namespace, "large", replicas=0))
+    now = await subject.cluster.get(Kind.DEPLOYMENT, subject.key("large"))
+    with pytest.raises(Rejected, match="must be greater than or equal to 0"):
+        await subject.cluster.scale(subject.key("large"), -1, version(now))
+
+
+async def test_what_does_not_exist_is_not_found(subject: ClusterUnderTest) -> None:
+    nothing = subject.key("nothing")
+    with pytest.raises(NotFound):
+        await subject.cluster.get(Kind.FLEET, nothing)
+    with pytest.raises(NotFound):
+        await subject.cluster.scale(nothing, 1, "1")
+    with pytest.raises(NotFound):
+        await subject.cluster.write_status(Kind.FLEET, nothing, "1", {})
+
+
+async def test_a_status_is_replaced_whole_and_leaves_the_rest(subject: ClusterUnderTest) -> None:
+    key = subject.key("chat")
+    await subject.apply(fleet(subject.namespace))
+    before = await subject.cluster.get(Kind.FLEET, key)
+    await subject.cluster.write_status(
+        Kind.FLEET, key, version(before), {"observedGeneration": 1, "sidecars": 3}
+    )
+    between = await subject.cluster.get(Kind.FLEET, key)
+    assert between["status"] == {"observedGeneration": 1, "sidecars": 3}
+    await subject.cluster.write_status(Kind.FLEET, key, version(between), {"observedGeneration": 1})
+    after = await subject.cluster.get(Kind.FLEET, key)
+    assert after["status"] == {"observedGeneration": 1}
+    assert after["spec"] == before["spec"]
+    assert field(after, "metadata", "generation") == field(before, "metadata", "generation")
+
+
+async def test_a_status_by_a_stale_version_is_a_conflict(subject: ClusterUnderTest) -> None:
+    key = subject.key("chat")
+    await subject.apply(fleet(subject.namespace))
+    stale = version(await subject.cluster.get(Kind.FLEET, key))
+    await subject.cluster.write_status(Kind.FLEET, key, stale, {"sidecars": 1})
+    with pytest.raises(Conflict):
+        await subject.cluster.write_status(Kind.FLEET, key, stale, {"sidecars": 2})
+    assert field(await subject.cluster.get(Kind.FLEET, key), "status", "sidecars") == 1
+
+
+async def test_an_equal_status_changes_no_version(subject: ClusterUnderTest) -> None:
+    key = subject.key("chat")
+    await subject.apply(fleet(subject.namespace))
+    before = await subject.cluster.get(Kind.FLEET, key)
+    await subject.cluster.write_status(Kind.FLEET, key, version(before), {"sidecars": 1})
+    once = version(await subject.cluster.get(Kind.FLEET, key))
+    await subject.cluster.write_status(Kind.FLEET, key, once, {"sidecars": 1})
+    assert version(await subject.cluster.get(Kind.FLEET, key)) == once
+
+
+async def test_a_record_is_written_by_compare_and_swap(subject: ClusterUnderTest) -> None:
+    key = subject.key("ledger")
+    assert await subject.cluster.read_record(key) is None
+    record = Record(key, {"state": "1"}, {"modelfleet.io/policy": "assistant"})
+    created = await subject.cluster.write_record(record)
+    assert created.resource_version
+    assert await subject.cluster.read_record(key) == created
+    with pytest.raises(Conflict):
+        await subject.cluster.write_record(record)
+    updated = await subject.cluster.write_record(dataclasses.replace(created, data={"state": "2"}))
+    assert updated.data == {"state": "2"}
+    assert updated.labels == record.labels
+    with pytest.raises(Conflict):
+        await subject.cluster.write_record(dataclasses.replace(created, data={"state": "3"}))
+    assert await subject.cluster.read_record(key) == updated
+    await subject.cluster.delete_record(key)
+    await subject.cluster.delete_record(key)
+    assert await subject.cluster.read_record(key) is None
+
+
+async def test_a_record_that_was_deleted_is_not_brought_back_by_an_update(subject: ClusterUnderTest) -> None:
+    created = await subject.cluster.write_record(Record(subject.key("ledger"), {"state": "1"}, {}))
+    await subject.cluster.delete_record(created.key)
+    with pytest.raises((NotFound, Conflict)):
+        await subject.cluster.write_record(dataclasses.replace(created, data={"state": "2"}))
+    assert await subject.cluster.read_record(created.key) is None
+
+
+async def test_a_record_with_a_bad_field_name_is_rejected_with_the_reason(subject: ClusterUnderTest) -> None:
+    with pytest.raises(Rejected, match="a valid config key must consist of"):
+        await subject.cluster.write_record(Record(subject.key("ledger"), {"no spaces": "1"}, {}))
+
+
+async def test_only_one_of_two_writers_of_a_lease_wins(subject: ClusterUnderTest) -> None:
+    key = subject.key("leader")
+    assert await subject.cluster.read_lease(key) is None
+    since = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    lease = LeaderLease(key, "a", since, since, duration_seconds=10, transitions=0)
+    created = await subject.cluster.write_lease(lease)
+    assert created == dataclasses.replace(lease, resource_version=created.resource_version)
+    assert await subject.cluster.read_lease(key) == created
+    attempts = await asyncio.gather(
+        *(
+            subject.cluster.write_lease(dataclasses.replace(created, holder=holder, transitions=1))
+            for holder in "bc"
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(type(outcome) for outcome in attempts if isinstance(outcome, Conflict)) == [Conflict]
+    held = await subject.cluster.read_lease(key)
+    assert held in attempts
+
+
+async def test_replicas_become_ready_endpoints_and_leave_again(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log, target = subject.log, subject.key("large")
+    await subject.apply(service(subject.namespace, "large"))
+    await subject.apply(deployment(subject.namespace, "large", replicas=2))
+    await log.until(lambda: len(log.ready_urls("large")) == 2, "two ready endpoints")
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "large"), "status", "readyReplicas") == 2,
+        "two ready replicas",
+    )
+    async with aiohttp.ClientSession() as http:
+        for url in log.ready_urls("large"):
+            async with http.get(f"{url}/health") as response:
+                assert response.status == 200
+    now = await subject.cluster.get(Kind.DEPLOYMENT, target)
+    await subject.cluster.scale(target, 1, version(now))
+    await log.until(lambda: len(log.ready_urls("large")) == 1, "one ready endpoint")
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "large"), "status", "replicas") == 1, "one replica"
+    )
+    assert field(await subject.cluster.get(Kind.DEPLOYMENT, target), "status", "readyReplicas") == 1
+
+
+async def test_a_server_that_dies_leaves_the_endpoints_until_it_is_back(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log = subject.log
+    await subject.apply(service(subject.namespace, "large"))
+    await subject.apply(deployment(subject.namespace, "large", replicas=1))
+    await log.until(lambda: len(log.ready_urls("large")) == 1, "a ready endpoint")
+    (url,) = log.ready_urls("large")
+    async with aiohttp.ClientSession() as http:
+        with pytest.raises(aiohttp.ClientError):
+            await http.post(f"{url}/exit")
+    await log.until(lambda: not log.ready_urls("large"), "the endpoint's end")
+    await log.until(lambda: len(log.ready_urls("large")) == 1, "the endpoint's return")
+
+
+async def test_a_server_that_fails_its_probe_leaves_the_endpoints(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log = subject.log
+    await subject.apply(service(subject.namespace, "large"))
+    await subject.apply(deployment(subject.namespace, "large", replicas=1))
+    await log.until(lambda: len(log.ready_urls("large")) == 1, "a ready endpoint")
+    (url,) = log.ready_urls("large")
+    async with aiohttp.ClientSession() as http:
+        await http.post(f"{url}/unready")
+        await log.until(lambda: not log.ready_urls("large"), "the endpoint's end")
+        await http.post(f"{url}/ready")
+        await log.until(lambda: log.ready_urls("large") == {url}, "the endpoint's return")
+
+
+async def test_replicas_beyond_the_nodes_gpus_stay_pending(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log, host = subject.log, f"host-{subject.namespace}"
+    await subject.apply(node(host, gpus=4))
+    await subject.apply(service(subject.namespace, "large"))
+    await subject.apply(
+        deployment(subject.namespace, "large", replicas=3, gpus=2, nodeSelector={HOSTNAME: host})
+    )
+    await log.until(lambda: len(log.ready_urls("large")) == 2, "two ready endpoints")
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "large"), "status", "readyReplicas") == 2,
+        "two ready replicas",
+    )
+    status = log.state(Kind.DEPLOYMENT, "large")["status"]
+    assert field(status, "replicas") == 3
+    assert field(status, "unavailableReplicas") == 1
+    assert field(log.state(Kind.NODE, host), "status", "allocatable", GPU) == "4"
+    # A pod that goes makes room for the one that waits.
+    await subject.apply(
+        deployment(subject.namespace, "small", replicas=1, gpus=2, nodeSelector={HOSTNAME: host})
+    )
+    now = await subject.cluster.get(Kind.DEPLOYMENT, subject.key("large"))
+    await subject.cluster.scale(subject.key("large"), 1, version(now))
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "small"), "status", "readyReplicas") == 1, "room"
+    )
+
+
+async def test_deleting_a_fleet_takes_effect_at_once_and_leaves_deployments(
+    subject: ClusterUnderTest,
+) -> None:
+    await subject.watch()
+    log = subject.log
+    await subject.apply(fleet(subject.namespace))
+    await subject.apply(deployment(subject.namespace, "large", replicas=0))
+    await log.until(
+        lambda: len(log.objects.keys() & {(Kind.FLEET, "chat"), (Kind.DEPLOYMENT, "large")}) == 2, "both"
+    )
+    assert field(log.state(Kind.FLEET, "chat"), "metadata", "finalizers") is None
+    await subject.delete("ModelFleet", "chat")
+    with pytest.raises(NotFound):
+        await subject.cluster.get(Kind.FLEET, subject.key("chat"))
+    await subject.cluster.get(Kind.DEPLOYMENT, subject.key("large"))
+
+
+def test_both_adapters_run_the_same_contract(request: pytest.FixtureRequest) -> None:
+    ran = dict.fromkeys(ADAPTERS, 0)
+    for item in request.session.items:
+        if item.path == request.path and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            ran[item.callspec.params["subject"]] += 1
+    assert ran["embedded"] == ran.get("kubernetes", ran["embedded"]) > 0
