@@ -1,7 +1,8 @@
-"""Stage publish, the sidecar's side of the lease stream: moves reports and grants between `Holding` and the leader.
+"""Stage publish, the sidecar's side: moves reports and grants between `Holding` and the leader.
 
-In come what the sidecar wants and the demand it sees; out go leases, the fleet and policy to follow, and prices.
-Next are `batch` and `assign`, which read them. Without the leader the lease runs out, and `run` goes on connecting.
+In come what the sidecar wants and the demand it sees; out go leases, the fleet and policy to follow, and
+prices. Next are `batch` and `assign`, which read them. Without the leader the lease runs out, and `run`
+goes on connecting.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from modelfleet_core.demand import ModelOffer
 from modelfleet_core.errors import SpecError
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import ClassDemand, Document, Grant, SidecarId
+from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, VariantKey
 
@@ -71,8 +73,8 @@ class ProtocolError(Exception):
 class LeaseClient:
     """Keeps `holding` up to date over one stream to the leader.
 
-    `parse_fleet` and `parse_policy` turn a document's JSON object into values, raising `SpecError`.
-    Everything runs in one event loop.
+    Everything runs in one event loop. Reservations are made and settled on `holding` itself; `holding.want`
+    is not called by others than `want`.
     """
 
     def __init__(
@@ -80,8 +82,6 @@ class LeaseClient:
         address: str,
         sidecar: SidecarId,
         *,
-        parse_fleet: Callable[[Mapping[str, object]], Fleet],
-        parse_policy: Callable[[Mapping[str, object]], Policy],
         clock: Callable[[], float] = boot_clock,
         retry_random: Callable[[], float] = random.random,
     ) -> None:
@@ -93,8 +93,6 @@ class LeaseClient:
         self.money_price = 0.0
         self.refusal = ""
         self.connected = False
-        self._parse_fleet = parse_fleet
-        self._parse_policy = parse_policy
         self._clock = clock
         self._random = retry_random
         self._versions = {"fleet": "", "policy": ""}
@@ -112,8 +110,10 @@ class LeaseClient:
         return self.holding.allowance_per_second(self._clock())
 
     def want(self, wants: Mapping[VariantKey, int], money: NanoUsd) -> None:
-        """Tell the leader what could be used now: slots by variant, those in flight included, and the money that
-        waiting requests would reserve. More than is held is reported at once, less after a while."""
+        """Tell the leader what could be used now; at once if it is more than is held, else after a while.
+
+        `wants`: slots by variant, those in flight included. `money`: what waiting requests would reserve.
+        """
         before = self.holding.wanted()
         self.holding.want(wants, money)
         if self.holding.wanted() == before:
@@ -163,10 +163,10 @@ class LeaseClient:
             await asyncio.sleep(RETRY_FIRST + self._random() * (longest - RETRY_FIRST))
 
     async def drain(self, timeout: float = 5.0) -> bool:
-        """Reserve nothing more, wait until nothing is in flight, give everything back and see it acknowledged.
+        """Reserve nothing more, wait until nothing is in flight, give all back and see it acknowledged.
 
-        `run` must go on meanwhile. Returns False if that took more than `timeout` seconds; the leader then counts
-        this sidecar's slots as held until the lease and its longest request are over.
+        `run` must go on meanwhile. Returns False if that took more than `timeout` seconds; the leader then
+        counts this sidecar's slots as held until the lease and its longest request are over.
         """
         self.holding.leave()
         self._press()
@@ -244,10 +244,10 @@ class LeaseClient:
             self._versions = {"fleet": "", "policy": ""}
         if grant.fleet is not None:
             self._versions["fleet"] = grant.fleet.version
-            self.fleet = _read("fleet", grant.fleet, self._parse_fleet) or self.fleet
+            self.fleet = _read("fleet", grant.fleet, parse_fleet) or self.fleet
         if grant.policy is not None:
             self._versions["policy"] = grant.policy.version
-            self.policy = _read("policy", grant.policy, self._parse_policy) or self.policy
+            self.policy = _read("policy", grant.policy, parse_policy) or self.policy
         self.holding.budgeted = self.policy is None or self.policy.budget is not None
 
     def _press(self) -> None:

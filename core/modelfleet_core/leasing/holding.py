@@ -106,14 +106,14 @@ class Holding:
         self._wanted_money = 0
 
     def adopt(self, epoch: int) -> bool:
-        """Follow the leader of `epoch` from now on; False (and no change) if it is older than the present one."""
+        """Follow the leader of `epoch` from now on; False (and no change) if it is an older one."""
         if epoch > self.epoch:
             self.epoch = epoch
             self.applied = 0
         return epoch == self.epoch
 
     def apply(self, grant: Grant, now: float) -> bool:
-        """Take over a grant of the adopted epoch; False (and no change) if it is not newer than the last one."""
+        """Take over a newer grant of the adopted epoch; False (and no change) if it is not one."""
         if grant.epoch != self.epoch or grant.sequence <= self.applied:
             return False
         before = {endpoint: granted.slots for endpoint, granted in self._slots.items()}
@@ -218,7 +218,7 @@ class Holding:
         return reservation
 
     def settle(self, reservation_id: int, actual: NanoUsd | None) -> Settlement:
-        """End a reservation: book `actual` (None: not known, so its whole reserve), free its slot and the rest."""
+        """Book `actual` (None: not known, so the whole reserve) and free the slot and the rest."""
         reservation = self._reservations.pop(reservation_id, None)
         if reservation is None:
             return Settlement(first=False, charged=NanoUsd(0), excess=NanoUsd(0))
@@ -257,12 +257,13 @@ class Holding:
         return not self._reservations
 
     def want(self, wants: Mapping[VariantKey, int], money: NanoUsd) -> None:
-        """Say what could be used now: slots by variant, those in flight included, and what waiting requests
-        would reserve."""
-        self._wants = (
-            {} if self.leaving else {variant: slots for variant, slots in wants.items() if slots > 0}
-        )
-        self._wanted_money = 0 if self.leaving else money
+        """Say what could be used now.
+
+        `wants`: slots by variant, those in flight included. `money`: what waiting requests would reserve.
+        """
+        if not self.leaving:
+            self._wants = {variant: slots for variant, slots in wants.items() if slots > 0}
+            self._wanted_money = money
 
     def wanted(self) -> tuple[Mapping[VariantKey, int], NanoUsd]:
         """Return what `want` said last."""
