@@ -1,0 +1,74 @@
+"""When requests arrive and how long their answers are: real figures, scaled to a run.
+
+In: the shipped excerpt (see `ATTRIBUTION.md`) or a Parquet file with `t_s`, `input_tokens`, `output_tokens`.
+Out: `Arrival`s over a duration. Next: `questions` gives each arrival its question, `demo.replay` sends them.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+EXCERPT = "azure_2023_excerpt.csv"
+ATTRIBUTION = (
+    "Arrivals: excerpt of the Azure LLM inference traces 2023 (conversation and code), CC BY 4.0, "
+    "Azure/AzurePublicDataset; Patel et al., Splitwise, ISCA 2024; merged and compressed in time."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request of a trace."""
+
+    at: float
+    """Seconds from the start."""
+    input_tokens: int
+    output_tokens: int
+    code: bool = False
+    """Whether it was sent to a service that writes code."""
+
+
+def shipped_arrivals() -> tuple[Arrival, ...]:
+    """Return the excerpt that comes with the package: 4,000 arrivals in 400 s."""
+    text = resources.files(__package__).joinpath(EXCERPT).read_text(encoding="utf-8")
+    return tuple(
+        Arrival(
+            float(row["t_s"]), int(row["input_tokens"]), int(row["output_tokens"]), row["service"] == "code"
+        )
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def read_trace(path: Path) -> tuple[Arrival, ...]:
+    """Return the arrivals of a Parquet file, by time; raise ValueError when a column is missing."""
+    from pyarrow import parquet  # Heavy, and needed for own traces alone.
+
+    columns = ["t_s", "input_tokens", "output_tokens"]
+    missing = [name for name in columns if name not in parquet.read_schema(path).names]
+    if missing:
+        raise ValueError(f"{path}: column {missing[0]!r} is missing; a trace has {', '.join(columns)}")
+    table = parquet.read_table(path, columns=columns)
+    rows = sorted(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    return tuple(Arrival(float(at), int(tokens_in), int(tokens_out)) for at, tokens_in, tokens_out in rows)
+
+
+def scaled(trace: Sequence[Arrival], *, count: int, duration: float, seed: int) -> tuple[Arrival, ...]:
+    """Return `count` successive arrivals from a place that `seed` picks, stretched to `duration` seconds.
+
+    Order and relative gaps stay as they were, and so does the burstiness. Raise ValueError on a short trace.
+    """
+    if count < 1 or len(trace) < count:
+        raise ValueError(
+            f"the trace has {len(trace)} arrivals, the run needs {count}; lower its rate or duration"
+        )
+    first = random.Random(seed).randrange(len(trace) - count + 1)
+    part = trace[first : first + count]
+    span = part[-1].at - part[0].at
+    stretch = duration / span if span > 0 else 0.0
+    return tuple(
+        Arrival((a.at - part[0].at) * stretch, a.input_tokens, a.output_tokens, a.code) for a in part
+    )

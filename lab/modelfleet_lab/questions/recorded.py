@@ -1,0 +1,80 @@
+"""Real questions with the recorded outcome of each model.
+
+In: a folder with `queries.parquet`, `outcomes.parquet` and `models.csv` (as of ZeroEval), or one that has it
+as `zeroeval`. Out: the same `QuestionSet` as the generator's, in two parts that share no question: one to state
+the models' qualities in the manifests, one to ask. Next: `demo`.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelfleet_lab.questions import ANSWER_MARK, Question, QuestionSet, Response
+
+SOURCE = "real questions with recorded outcomes: ZeroEval, Apache-2.0, WildEval/ZeroEval @ 8c1485e"
+HIDDEN_TOKENS = frozenset({"o1-mini-2024-09-12"})
+"""Models whose billed tokens are not in the records."""
+
+
+def recorded_questions(
+    data: Path, models: Sequence[str], *, ask: int, seed: int
+) -> tuple[QuestionSet, QuestionSet]:
+    """Return (past, asked): `asked` holds `ask` questions, `past` all others, at least a third of the data.
+
+    Raise ValueError when a file or model is missing, or `ask` is too many.
+    """
+    folder = data / "zeroeval" if (data / "zeroeval").is_dir() else data
+    for name in ("queries.parquet", "outcomes.parquet", "models.csv"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing; --data names a folder that holds zeroeval's files")
+    _check_models(folder / "models.csv", models)
+    from pyarrow import parquet  # Heavy, and needed for recorded questions alone.
+
+    queries = parquet.read_table(folder / "queries.parquet").to_pylist()
+    outcomes = parquet.read_table(folder / "outcomes.parquet")
+    by_model: dict[str, dict[str, tuple[float, int]]] = {model: {} for model in models}
+    columns = (outcomes[name].to_pylist() for name in ("query_id", "model", "quality", "output_tokens"))
+    for query_id, model, quality, tokens in zip(*columns, strict=True):
+        if model in by_model:
+            by_model[model][query_id] = (quality, tokens)
+    prompts: set[str] = set()
+    kept = []
+    for row in queries:
+        if row["prompt"] not in prompts and all(row["query_id"] in rows for rows in by_model.values()):
+            prompts.add(row["prompt"])
+            kept.append(row)
+    if ask > len(kept) * 2 // 3:
+        raise ValueError(f"{ask} questions asked of {len(kept)}; lower the rate or duration")
+    random.Random(f"recorded-{seed}").shuffle(kept)
+
+    def build(rows: Sequence[dict[str, str]]) -> QuestionSet:
+        questions = tuple(
+            Question(row["query_id"], row["task"], row["prompt"], row["ref_answer"].lstrip("# "), 0.0)
+            for row in rows
+        )
+        responses = {
+            model: tuple(_respond(question, *outcome[question.question_id]) for question in questions)
+            for model, outcome in by_model.items()
+        }
+        return QuestionSet(questions, responses, SOURCE)
+
+    return build(kept[ask:]), build(kept[:ask])
+
+
+def _check_models(path: Path, models: Sequence[str]) -> None:
+    with path.open(encoding="utf-8") as lines:
+        rows = {row["model"]: row for row in csv.DictReader(lines)}
+    for model in models:
+        if model not in rows:
+            raise ValueError(f"{path}: model {model!r} is missing; known are {', '.join(sorted(rows))}")
+        if model in HIDDEN_TOKENS or rows[model]["experimental_or_duplicate_endpoint"].lower() == "true":
+            raise ValueError(f"{path}: model {model!r} is flagged as not comparable; choose another")
+
+
+def _respond(question: Question, quality: float, tokens: int) -> Response:
+    """Return a text that is graded as the record says; the model's own text is not in the data."""
+    given = question.reference if quality >= 0.5 else "(recorded as wrong)"
+    return Response(f"{ANSWER_MARK} {given}", max(1, tokens))
