@@ -1,6 +1,6 @@
 """Reads fields of raw Kubernetes objects with a type; a missing or other-typed field gives an empty value.
 
-For the adapters in this package only: fleets and policies are parsed, and refused, by `spec`.
+For the adapters and `observe`; fleets and policies are parsed, and refused, by `spec`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,245 @@
+"""Stage observe: raw events of the cluster become one typed snapshot.
+
+In: `ObjectEvent`s, in any order and repeated. Out: `Snapshot`, an immutable view of everything that decisions
+need. Next: `spec` resolves what was declared, `views` narrows the snapshot to one fleet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from modelfleet_core.catalog import Fleet
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import ObjectKey
+
+from modelfleet_operator.cluster import Kind, ObjectEvent
+from modelfleet_operator.cluster.fields import integer, items, mapping, strings, text, texts
+from modelfleet_operator.declarations import Declared, declared_fleet, declared_policy
+from modelfleet_operator.ownership import foreign_owner
+
+POLICY_ANNOTATION = "modelfleet.io/policy"
+_SERVICE_LABEL = "kubernetes.io/service-name"
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A Deployment that may be a variant's target."""
+
+    key: ObjectKey
+    replicas: int
+    """Asked of it."""
+    pods: int
+    """That exist and are not terminating."""
+    ready: int
+    terminating: int
+    owner: str
+    """Who else sets its replicas, in words; empty: no one."""
+    resource_version: str = field(compare=False)
+
+    @property
+    def occupied(self) -> int:
+        """Return the pods that hold GPUs or will: asked for or there, and those that still terminate."""
+        return max(self.replicas, self.pods) + self.terminating
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    address: str
+    """IPv4 or bracketed IPv6."""
+    pod: str
+    """UID of its pod, or the address where the slice names no pod."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Ready endpoints of a Service, from one EndpointSlice."""
+
+    service: ObjectKey
+    ports: tuple[tuple[str, int], ...]
+    """Name and number."""
+    ready: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    name: str
+    labels: Mapping[str, str]
+    cordoned: bool
+    resources: Mapping[str, int]
+    """Whole units of extended resources that pods may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarPod:
+    key: ObjectKey
+    uid: str
+    labels: Mapping[str, str]
+    policy: str
+    """The policy that its annotation names; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    fleets: Mapping[ObjectKey, Declared[Fleet]]
+    policies: Mapping[ObjectKey, Declared[Policy]]
+    workloads: Mapping[ObjectKey, Workload]
+    slices: Mapping[ObjectKey, Slice]
+    nodes: Mapping[str, Node]
+    pods: Mapping[ObjectKey, SidecarPod]
+
+
+class Observer:
+    """Keeps the newest state of every object. `await change(seen)` wakes whoever decides on it."""
+
+    def __init__(self) -> None:
+        self._fleets: dict[ObjectKey, Declared[Fleet]] = {}
+        self._policies: dict[ObjectKey, Declared[Policy]] = {}
+        self._workloads: dict[ObjectKey, Workload] = {}
+        self._slices: dict[ObjectKey, Slice] = {}
+        self._nodes: dict[str, Node] = {}
+        self._pods: dict[ObjectKey, SidecarPod] = {}
+        self._version = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def version(self) -> int:
+        """Return a number that rises with every change that can matter to a decision."""
+        return self._version
+
+    def apply(self, event: ObjectEvent) -> bool:
+        """Take in one event; return whether it changed anything that decisions look at."""
+        if not self._store(event):
+            return False
+        self._version += 1
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+        return True
+
+    async def change(self, seen: int) -> int:
+        """Wait until the version is past `seen` and return it."""
+        while self._version <= seen:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting.discard(waiter)
+        return self._version
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            fleets=dict(self._fleets),
+            policies=dict(self._policies),
+            workloads=dict(self._workloads),
+            slices=dict(self._slices),
+            nodes=dict(self._nodes),
+            pods=dict(self._pods),
+        )
+
+    def fleet(self, key: ObjectKey) -> Declared[Fleet] | None:
+        return self._fleets.get(key)
+
+    def policy(self, key: ObjectKey) -> Declared[Policy] | None:
+        return self._policies.get(key)
+
+    def _store(self, event: ObjectEvent) -> bool:
+        key, manifest, deleted = event.key, event.manifest, event.deleted
+        match event.kind:
+            case Kind.FLEET:
+                fleet = None if deleted else declared_fleet(key, manifest, self._fleets.get(key))
+                return _put(self._fleets, key, fleet)
+            case Kind.POLICY:
+                policy = None if deleted else declared_policy(key, manifest, self._policies.get(key))
+                return _put(self._policies, key, policy)
+            case Kind.DEPLOYMENT:
+                return _put(self._workloads, key, None if deleted else workload_of(key, manifest))
+            case Kind.ENDPOINT_SLICE:
+                return _put(self._slices, key, None if deleted else slice_of(key, manifest))
+            case Kind.NODE:
+                return _put(self._nodes, key.name, None if deleted else node_of(manifest))
+            case Kind.POD:
+                return _put(self._pods, key, None if deleted else _pod_of(key, manifest))
+
+
+def _put(store: dict[K, V], key: K, value: V | None) -> bool:
+    before = store.get(key)
+    if value is None:
+        store.pop(key, None)
+    else:
+        store[key] = value
+    return value != before
+
+
+def workload_of(key: ObjectKey, manifest: Mapping[str, object]) -> Workload:
+    """Return what a Deployment asks for and has."""
+    status = mapping(manifest, "status")
+    return Workload(
+        key=key,
+        replicas=integer(mapping(manifest, "spec"), "replicas", 1),
+        pods=integer(status, "replicas"),
+        ready=integer(status, "readyReplicas"),
+        terminating=integer(status, "terminatingReplicas"),
+        owner=foreign_owner(manifest),
+        resource_version=text(mapping(manifest, "metadata"), "resourceVersion"),
+    )
+
+
+def slice_of(key: ObjectKey, manifest: Mapping[str, object]) -> Slice | None:
+    """Return the ready endpoints of an EndpointSlice; None: it belongs to no Service."""
+    service = texts(mapping(manifest, "metadata"), "labels").get(_SERVICE_LABEL, "")
+    if not service or text(manifest, "addressType") not in ("IPv4", "IPv6"):
+        return None
+    return Slice(
+        service=ObjectKey(key.namespace, service),
+        ports=tuple(
+            (text(port, "name"), integer(port, "port"))
+            for port in items(manifest, "ports")
+            if integer(port, "port")
+        ),
+        ready=tuple(_ready_endpoints(manifest)),
+    )
+
+
+def _ready_endpoints(manifest: Mapping[str, object]) -> Iterator[Endpoint]:
+    for endpoint in items(manifest, "endpoints"):
+        conditions = mapping(endpoint, "conditions")
+        addresses = strings(endpoint, "addresses")
+        if conditions.get("ready") is not True or conditions.get("terminating") is True or not addresses:
+            continue
+        address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
+        yield Endpoint(address, text(mapping(endpoint, "targetRef"), "uid") or address)
+
+
+def node_of(manifest: Mapping[str, object]) -> Node:
+    """Return a node's labels and extended resources."""
+    metadata, status = mapping(manifest, "metadata"), mapping(manifest, "status")
+    offered = texts(status, "allocatable") or texts(status, "capacity")
+    return Node(
+        name=text(metadata, "name"),
+        labels=texts(metadata, "labels"),
+        cordoned=mapping(manifest, "spec").get("unschedulable") is True,
+        resources={
+            name: int(amount) for name, amount in offered.items() if re.fullmatch(r"[0-9]{1,9}", amount)
+        },
+    )
+
+
+def _pod_of(key: ObjectKey, manifest: Mapping[str, object]) -> SidecarPod | None:
+    metadata = mapping(manifest, "metadata")
+    if text(mapping(manifest, "status"), "phase") in ("Succeeded", "Failed"):
+        return None
+    return SidecarPod(
+        key=key,
+        uid=text(metadata, "uid"),
+        labels=texts(metadata, "labels"),
+        policy=texts(metadata, "annotations").get(POLICY_ANNOTATION, ""),
+    )
