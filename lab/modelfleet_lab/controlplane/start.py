@@ -1,0 +1,229 @@
+"""Starts etcd, kube-apiserver and kube-controller-manager from `binaries`, and ends them again.
+
+In comes a state folder; out goes a kubeconfig of an administrator that kubectl, the operator and the stand-in
+node use. There is no scheduler and no kubelet: who needs pods to run starts a stand-in node.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ctypes
+import json
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelfleet_lab.controlplane import namespace
+
+READY_SECONDS = 120.0
+END_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+# What turns a Deployment into pods and endpoints, and cleans up after it. The controller that evicts pods of
+# silent nodes stays out: nodes here have no kubelet that sends heartbeats.
+_CONTROLLERS = (
+    "deployment-controller",
+    "replicaset-controller",
+    "endpointslice-controller",
+    "namespace-controller",
+    "garbage-collector-controller",
+    "serviceaccount-controller",
+    "root-ca-certificate-publisher-controller",
+)
+
+
+class ControlPlaneError(RuntimeError):
+    """A program ended or did not become ready; the message has the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPlane:
+    """A running control plane."""
+
+    kubeconfig: Path
+    server: str
+    kubectl: Path
+
+    def run_kubectl(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run kubectl as administrator, `given` on its standard input; the caller looks at `returncode`."""
+        return subprocess.run(
+            [str(self.kubectl), f"--kubeconfig={self.kubeconfig}", *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@contextmanager
+def running(
+    programs: Mapping[str, Path], folder: Path, *, address: str = namespace.ADDRESS
+) -> Iterator[ControlPlane]:
+    """Run a control plane whose state and logs lie in `folder`, until the block ends.
+
+    The API server listens on `address`, by default one that exists after `namespace.enter`; it can not be a
+    loopback address. Call it from the main thread: the programs end when the thread that started them does.
+    Raises `ControlPlaneError`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    etcd, peers, port = _free_port(), _free_port(), _free_port()
+    token = secrets.token_hex(16)
+    _write_secret(folder / "tokens.csv", f"{token},admin,admin,system:masters\n")
+    _write_secret(folder / "service-accounts.key", _signing_key())
+    server = f"https://{address}:{port}"
+    certificates = folder / "certificates"
+    kubeconfig = folder / "admin.kubeconfig"
+    _write_secret(kubeconfig, json.dumps(_kubeconfig(server, certificates / "apiserver.crt", token)))
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, *arguments: str) -> _Program:
+            return stack.enter_context(_program(name, programs[name], arguments, folder))
+
+        start(
+            "etcd",
+            f"--data-dir={folder / 'etcd'}",
+            f"--listen-client-urls=http://127.0.0.1:{etcd}",
+            f"--advertise-client-urls=http://127.0.0.1:{etcd}",
+            f"--listen-peer-urls=http://127.0.0.1:{peers}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peers}",
+            f"--initial-cluster=default=http://127.0.0.1:{peers}",
+            "--unsafe-no-fsync",
+        )
+        api_server = start(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{etcd}",
+            f"--secure-port={port}",
+            f"--bind-address={address}",
+            f"--advertise-address={address}",
+            f"--cert-dir={certificates}",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={folder / 'service-accounts.key'}",
+            f"--service-account-signing-key-file={folder / 'service-accounts.key'}",
+            f"--token-auth-file={folder / 'tokens.csv'}",
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged=true",
+        )
+        _await(api_server, lambda: _why_not_ready(server, certificates / "apiserver.crt", token))
+        start(
+            "kube-controller-manager",
+            f"--kubeconfig={kubeconfig}",
+            f"--controllers={','.join(_CONTROLLERS)}",
+            f"--service-account-private-key-file={folder / 'service-accounts.key'}",
+            f"--root-ca-file={certificates / 'apiserver.crt'}",
+            "--leader-elect=false",
+            "--secure-port=0",
+        )
+        yield ControlPlane(kubeconfig, server, programs["kubectl"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def _program(name: str, path: Path, arguments: Sequence[str], folder: Path) -> Iterator[_Program]:
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [str(path), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C reaches us, and we end them in order
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+    try:
+        yield _Program(name, process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+_libc = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies, so that a killed test run leaves nothing."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _await(program: _Program, why_not_ready: Callable[[], str]) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while why := why_not_ready():
+        code = program.process.poll()
+        if code is None and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            continue
+        what = (
+            f"is not ready after {READY_SECONDS:.0f} s ({why})"
+            if code is None
+            else f"ended with exit code {code}"
+        )
+        tail = "\n".join(program.log.read_text(errors="replace").splitlines()[-15:])
+        raise ControlPlaneError(f"{program.name} {what}; the end of {program.log}:\n{tail}")
+
+
+def _why_not_ready(server: str, authority: Path, token: str) -> str:
+    """Return what keeps the API server from answering that it is ready; nothing once it does."""
+    if not authority.exists():
+        return "it has not written its certificate"
+    request = urllib.request.Request(f"{server}/readyz", headers={"Authorization": f"Bearer {token}"})  # noqa: S310
+    try:
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=str(authority))),
+        )
+        with opener.open(request, timeout=5):
+            return ""
+    except OSError as error:  # refused, not trusted, or an answer other than 200
+        return str(error)
+
+
+def _kubeconfig(server: str, authority: Path, token: str) -> Mapping[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": "local", "cluster": {"server": server, "certificate-authority": str(authority)}}
+        ],
+        "users": [{"name": "admin", "user": {"token": token}}],
+        "contexts": [{"name": "local", "context": {"cluster": "local", "user": "admin"}}],
+        "current-context": "local",
+    }
+
+
+def _signing_key() -> str:
+    """Return a new P-256 private key as PEM: for that curve any 32 bytes below its order are one (SEC 1)."""
+    scalar = b"\x00" + secrets.token_bytes(31)
+    der = bytes.fromhex("30310201010420") + scalar + bytes.fromhex("a00a06082a8648ce3d030107")
+    body = base64.encodebytes(der).decode()
+    return f"-----BEGIN EC PRIVATE KEY-----\n{body}-----END EC PRIVATE KEY-----\n"
+
+
+def _write_secret(path: Path, content: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(content)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
