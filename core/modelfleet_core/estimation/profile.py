@@ -1,13 +1,50 @@
 """Stage assign, first half: what a request asks, as far as its text shows without training.
 
 In: the texts of a request's messages. Out: `RequestProfile`. Next: `estimate`.
+
+Features come from at most `_PREFIX` characters of the last message, so that a giant input costs no more
+than a long one; bytes are counted in full, since the reserve rests on them.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from modelfleet_core.values import TaskName
+
+MATH, CODE, REASONING, CHAT = TaskName("math"), TaskName("code"), TaskName("reasoning"), TaskName("chat")
+
+_PREFIX = 4096
+_BYTES_PER_TOKEN = 4.0
+_MESSAGE_OVERHEAD = 16
+"""Tokens that a chat template may add around one message, and once around the conversation."""
+_OUTPUT_TOKENS: Mapping[TaskName, float] = {MATH: 350.0, CODE: 400.0, REASONING: 300.0, CHAT: 180.0}
+"""Expected answers before any has been seen."""
+
+_NUMBER = re.compile(r"\d+")
+_MATHS = re.compile(
+    r"[=+*/^<>≤≥√∑∫]\s*-?\d|\\(?:frac|sum|int|sqrt)|\b(?:equation|integral|derivative|probability"
+    r"|polynomial|prime|triangle|remainder|how many|how much|percent|calculate|compute|solve)\b",
+    re.IGNORECASE,
+)
+_CODE = re.compile(
+    r"```(?!json)|\b(?:def|return|import|function|const|void|public|SELECT|regex|algorithm|compile|debug"
+    r"|python|javascript|typescript|rust|golang|sql|bash)\b|;[ \t]*$|\w\([^()\n]{0,40}\)[ \t]*[:{]",
+    re.MULTILINE,
+)
+_REASONING = re.compile(
+    r"\b(?:why|prove|proof|deduce|infer|therefore|explain|compare|puzzle|logic|true or false|must be"
+    r"|exactly one|if and only if|each of the following)\b",
+    re.IGNORECASE,
+)
+_STEPS = re.compile(
+    r"\b(?:then|after|before|first|second|finally|each|every|respectively|step|twice|half|remaining"
+    r"|unless|except|given that|suppose|assume|if)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +60,95 @@ class RequestProfile:
     """Expected, at most `max_output_tokens`."""
     max_output_tokens: int
     """Enforced upstream, so that the reserve is a bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Features:
+    """Counts in the text that was looked at."""
+
+    words: int
+    numbers: int
+    maths: int
+    code: int
+    reasoning: int
+    steps: int
+
+
+def profile(
+    texts: Sequence[str],
+    *,
+    task: TaskName | None,
+    asked_output_tokens: int | None,
+    max_output_tokens: int,
+    seen_output_tokens: Mapping[TaskName, float] | None = None,
+) -> RequestProfile:
+    """Profile the messages `texts` (oldest first).
+
+    `task` as the caller named it; None: guessed from words. `asked_output_tokens` is the caller's limit,
+    None: `max_output_tokens` (the policy's) holds; the smaller one is enforced. `seen_output_tokens` are
+    running means of answers by task; absent ones fall back to typical lengths.
+    """
+    size = sum(_bytes(text) for text in texts)
+    features = _features(_ending(texts))
+    named = task if task is not None else _guess(features)
+    difficulty = _difficulty(features, size)
+    limit = max_output_tokens if asked_output_tokens is None else min(asked_output_tokens, max_output_tokens)
+    seen = (seen_output_tokens or {}).get(named)
+    typical = seen if seen is not None else _OUTPUT_TOKENS.get(named, _OUTPUT_TOKENS[CHAT])
+    return RequestProfile(
+        task=named,
+        difficulty=difficulty,
+        input_tokens=math.ceil(size / _BYTES_PER_TOKEN) + 4 * len(texts),
+        input_tokens_bound=size + _MESSAGE_OVERHEAD * (len(texts) + 1),
+        # Harder questions are answered at more length: half as much at 0, one and a half times at 1.
+        output_tokens=min(float(limit), typical * (0.5 + difficulty)),
+        max_output_tokens=limit,
+    )
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _ending(texts: Sequence[str]) -> str:
+    """Return the start of the last message that says something; what was said before matters less."""
+    for text in reversed(texts):
+        if text and not text.isspace():
+            return text[:_PREFIX]
+    return ""
+
+
+def _features(text: str) -> _Features:
+    return _Features(
+        words=len(text.split()),
+        numbers=len(_NUMBER.findall(text)),
+        maths=len(_MATHS.findall(text)),
+        code=len(_CODE.findall(text)),
+        reasoning=len(_REASONING.findall(text)),
+        steps=len(_STEPS.findall(text)),
+    )
+
+
+def _guess(features: _Features) -> TaskName:
+    """Return the task that the words speak for most clearly; chat where none does."""
+    scores = {
+        CODE: 2.0 * features.code,
+        MATH: features.maths + 0.5 * min(features.numbers, 6),
+        REASONING: 1.5 * features.reasoning + 0.25 * features.steps,
+    }
+    best = max(scores, key=lambda name: scores[name])
+    return best if scores[best] >= 2.0 else CHAT
+
+
+def _difficulty(features: _Features, size: int) -> float:
+    """Return `1 - exp(-evidence / 4)`: every sign of work adds, with less and less effect."""
+    evidence = (
+        0.25 * math.log2(1.0 + size / 200.0)
+        + 0.20 * features.steps
+        + 0.25 * features.maths
+        + 0.10 * min(features.numbers, 12)
+        + 0.20 * min(features.code, 10)
+        + 0.30 * features.reasoning
+        + 0.01 * min(features.words, 100)
+    )
+    return 1.0 - math.exp(-evidence / 4.0)
