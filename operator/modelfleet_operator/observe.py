@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from modelfleet_core.catalog import Fleet
@@ -115,14 +115,23 @@ class Observer:
 
     def apply(self, event: ObjectEvent) -> bool:
         """Take in one event; return whether it changed anything that decisions look at."""
-        if not self._store(event):
-            return False
+        changed = self._store(event)
+        if changed:
+            self._wake()
+        return changed
+
+    def scaled(self, target: ObjectKey, replicas: int) -> None:
+        """Count our own patch at once, so that no other decision rests on the number before it."""
+        if (workload := self._workloads.get(target)) is not None:
+            self._workloads[target] = replace(workload, replicas=replicas)
+            self._wake()
+
+    def _wake(self) -> None:
         self._version += 1
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiting.clear()
-        return True
 
     async def change(self, seen: int) -> int:
         """Wait until the version is past `seen` and return it."""

@@ -1,0 +1,169 @@
+"""Stage scale: from planned replicas to patches of `/scale`, in an order that never passes a limit.
+
+In: a `FleetView` and the replicas that the plan wants. Out: `Patch`es that are safe now, and their outcomes.
+Next: the cluster; what was held back here follows in a later pass.
+
+One writer, and every patch is fenced by the Deployment's resourceVersion: whoever changed it in between wins,
+and the fleet is planned anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from modelfleet_core.catalog import PoolPlacement
+from modelfleet_core.values import ObjectKey, PoolName, VariantKey
+
+from modelfleet_operator.cluster import Cluster, Conflict, Kind, NotFound, Rejected
+from modelfleet_operator.observe import Observer, workload_of
+from modelfleet_operator.views import FleetView
+
+ATTEMPTS = 5
+_CENT = 1e-6
+"""USD per hour by which sums of decimals may miss a limit that they meet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    variant: VariantKey
+    target: ObjectKey
+    before: int
+    replicas: int
+    resource_version: str
+
+
+class Outcome(Enum):
+    DONE = "Done"
+    OVERTAKEN = "Overtaken"
+    """Someone else changed the Deployment first: plan anew."""
+    REFUSED = "Refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    patch: Patch
+    outcome: Outcome
+    message: str = ""
+
+
+class NotLeadingError(Exception):
+    """This process may no longer write: another one leads, or soon will."""
+
+
+def gpus_left(view: FleetView) -> dict[PoolName, int]:
+    """Return the GPUs of each pool that no pod holds, not even a pending or terminating one; may be below 0."""
+    left = {pool.name: min(pool.limit, view.stock.get(pool.name, 0)) for pool in view.fleet.pools}
+    occupied = view.occupied()
+    for key, placement in _placements(view):
+        left[placement.pool] -= placement.gpus * occupied.get(key, 0)
+    return left
+
+
+def money_left(view: FleetView, external: float) -> float:
+    """Return the USD per hour that neither pods nor `external` spend use; infinite without a budget."""
+    if view.fleet.hourly_budget is None:
+        return float("inf")
+    prices = {pool.name: pool.hourly_cost for pool in view.fleet.pools}
+    occupied = view.occupied()
+    spent = sum(p.gpus * prices[p.pool] * occupied.get(key, 0) for key, p in _placements(view))
+    return view.fleet.hourly_budget - external - spent
+
+
+def next_patches(
+    view: FleetView,
+    desired: Mapping[VariantKey, int],
+    *,
+    external: float,
+    stalled: frozenset[VariantKey] = frozenset(),
+) -> tuple[Patch, ...]:
+    """Return the patches that are safe now, those that add replicas first.
+
+    `external` is the USD per hour that the plan spends elsewhere; `stalled` variants have had their time to
+    become ready and hold nothing back. Replicas are added only into GPUs and money that are free already.
+    Replicas go once nothing is still starting that may replace them, or where they are in the way.
+    """
+    gpus, money = gpus_left(view), money_left(view, external)
+    prices = {pool.name: pool.hourly_cost for pool in view.fleet.pools}
+    moves = [
+        (key, placement, view.workloads[key])
+        for key, placement in _placements(view)
+        if key in view.scalable and key in desired
+    ]
+    full = {pool for pool, left in gpus.items() if left < 0}
+    poor = money < -_CENT
+    starting: set[VariantKey] = set()
+    ups: list[Patch] = []
+    for key, placement, workload in sorted(moves, key=lambda move: (move[2].ready > 0, move[1].gpus)):
+        wanted = desired[key] - workload.replicas
+        price = placement.gpus * prices[placement.pool]
+        affordable = int((money + _CENT) / price) if price > 0 and money != float("inf") else wanted
+        fitting = max(0, min(wanted, gpus[placement.pool] // placement.gpus, affordable))
+        if fitting > 0:
+            gpus[placement.pool] -= fitting * placement.gpus
+            money -= fitting * price
+            ups.append(_patch(key, view, workload.replicas + fitting))
+        if fitting < wanted:
+            full |= {placement.pool}
+            poor |= affordable < wanted
+        if min(desired[key], workload.replicas + fitting) > workload.ready and key not in stalled:
+            starting.add(key)
+    downs = [
+        _patch(key, view, desired[key])
+        for key, placement, workload in moves
+        if desired[key] < workload.replicas and (placement.pool in full or poor or not starting - {key})
+    ]
+    return (*ups, *downs)
+
+
+class Scaler:
+    """Writes patches. `leads` tells whether this process still may."""
+
+    def __init__(self, cluster: Cluster, observer: Observer, *, leads: Callable[[], bool]) -> None:
+        self._cluster = cluster
+        self._observer = observer
+        self._leads = leads
+
+    async def apply(self, patches: Iterable[Patch]) -> tuple[Scaled, ...]:
+        """Write each patch. Raises `NotLeadingError` and `Unavailable`; the rest is in the outcomes."""
+        return tuple([await self._write(patch) for patch in patches])
+
+    async def _write(self, patch: Patch) -> Scaled:
+        version = patch.resource_version
+        for _ in range(ATTEMPTS):
+            if not self._leads():
+                raise NotLeadingError(f"{patch.target} is not scaled: another operator leads or soon will")
+            try:
+                await self._cluster.scale(patch.target, patch.replicas, version)
+            except Conflict:
+                try:
+                    manifest = await self._cluster.get(Kind.DEPLOYMENT, patch.target)
+                except NotFound as gone:
+                    return Scaled(patch, Outcome.OVERTAKEN, str(gone))
+                workload = workload_of(patch.target, manifest)
+                if workload.owner or workload.replicas != patch.before:
+                    message = workload.owner or f"its replicas became {workload.replicas} meanwhile"
+                    return Scaled(patch, Outcome.OVERTAKEN, message)
+                version = workload.resource_version  # only its status moved
+            except NotFound as gone:
+                return Scaled(patch, Outcome.OVERTAKEN, str(gone))
+            except Rejected as refused:
+                return Scaled(patch, Outcome.REFUSED, refused.message)
+            else:
+                self._observer.scaled(patch.target, patch.replicas)
+                return Scaled(patch, Outcome.DONE)
+        return Scaled(patch, Outcome.OVERTAKEN, f"it changed {ATTEMPTS} times while it was written")
+
+
+def _patch(key: VariantKey, view: FleetView, replicas: int) -> Patch:
+    workload = view.workloads[key]
+    return Patch(key, workload.key, workload.replicas, replicas, workload.resource_version)
+
+
+def _placements(view: FleetView) -> list[tuple[VariantKey, PoolPlacement]]:
+    return [
+        (variant.key, variant.placement)
+        for variant in view.fleet.variants()
+        if isinstance(variant.placement, PoolPlacement)
+    ]

@@ -1,0 +1,143 @@
+"""The operator's settings: flags, or environment variables of the same name, parsed once at the start.
+
+In: `argv` and the environment. Out: `Settings`, or `SettingsError` with every mistake in words. Next: `app`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+
+class ClusterKind(Enum):
+    KUBERNETES = "kubernetes"
+    EMBEDDED = "embedded"
+
+
+class SettingsError(ValueError):
+    """A setting that can not be used; the message names it, its value and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    cluster: ClusterKind
+    manifests: tuple[Path, ...]
+    """What the embedded cluster starts with."""
+    logs: Path | None
+    """Where the output of the embedded cluster's pods goes; None: nowhere."""
+    capacity_listen: Address
+    http_listen: Address
+    watch_namespace: str
+    """Empty: all."""
+    namespace: str
+    """Where the operator's own Lease and records are."""
+    clock_offset: float
+    """Seconds added to the wall clock that budget periods follow (embedded only)."""
+
+
+_SETTINGS: tuple[tuple[str, str, str], ...] = (
+    ("cluster", "kubernetes", "kubernetes, or embedded: a cluster in memory whose pods are local processes"),
+    ("manifests", "", "YAML files and folders of the embedded cluster's objects, separated by ':'"),
+    ("logs", "", "folder for the output of the embedded cluster's pods"),
+    ("capacity-listen", "127.0.0.1:7443", "HOST:PORT where sidecars get their leases (plaintext)"),
+    ("http-listen", "127.0.0.1:8080", "HOST:PORT of /healthz, /readyz and /metrics"),
+    ("watch-namespace", "", "namespace to watch; empty: all"),
+    ("namespace", "default", "namespace of the operator's own Lease and records"),
+    ("clock-offset", "0", "seconds added to the clock of budget periods (embedded only)"),
+)
+
+
+def parse_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Return the settings; flags win over the environment. Raises `SettingsError`; `--help` exits."""
+    values = vars(_parser(environ).parse_args(argv))
+    try:
+        cluster = ClusterKind(values["cluster"])
+    except ValueError as error:
+        raise _wrong("cluster", values["cluster"], "write kubernetes or embedded") from error
+    offset = _seconds("clock-offset", values["clock_offset"])
+    manifests = tuple(Path(part) for part in values["manifests"].split(os.pathsep) if part)
+    for name, given in (("manifests", manifests), ("clock-offset", offset), ("logs", values["logs"])):
+        if given and cluster is not ClusterKind.EMBEDDED:
+            value = str(values[name.replace("-", "_")])
+            raise _wrong(name, value, "it is for --cluster=embedded only: leave it out")
+    capacity = _address("capacity-listen", values["capacity_listen"])
+    if not (_loopback(capacity.host) or _own_network()):
+        remedy = (
+            "leases are sent in plain text, so listen on a loopback address such as 127.0.0.1:7443 "
+            "(another address only inside a network namespace of its own)"
+        )
+        raise _wrong("capacity-listen", values["capacity_listen"], remedy)
+    return Settings(
+        cluster=cluster,
+        manifests=manifests,
+        logs=Path(values["logs"]) if values["logs"] else None,
+        capacity_listen=capacity,
+        http_listen=_address("http-listen", values["http_listen"]),
+        watch_namespace=values["watch_namespace"],
+        namespace=values["namespace"],
+        clock_offset=offset,
+    )
+
+
+def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modelfleet-operator",
+        description="Plans and scales fleets of language models and leases their capacity to sidecars.",
+        epilog="Every flag has an environment variable: --capacity-listen is MODELFLEET_CAPACITY_LISTEN.",
+    )
+    for name, default, text in _SETTINGS:
+        variable = f"MODELFLEET_{name.upper().replace('-', '_')}"
+        shown = f"{text} (default: {default or 'empty'})"
+        parser.add_argument(f"--{name}", default=environ.get(variable, default), metavar="VALUE", help=shown)
+    return parser
+
+
+def _wrong(name: str, value: str, remedy: str) -> SettingsError:
+    return SettingsError(f"--{name} {value!r} can not be used: {remedy}")
+
+
+def _seconds(name: str, value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError as error:
+        raise _wrong(name, value, "write a number of seconds such as 3600") from error
+    if not abs(seconds) <= 10 * 366 * 86400:
+        raise _wrong(name, value, "write at most ten years")
+    return seconds
+
+
+def _address(name: str, value: str) -> Address:
+    host, _, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise _wrong(name, value, "write HOST:PORT such as 127.0.0.1:7443 (port 0: any free one)")
+    return Address(host, int(port))
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _own_network() -> bool:
+    """Return whether this process is in another network namespace than the machine's first process."""
+    try:
+        return os.readlink("/proc/self/ns/net") != os.readlink("/proc/1/ns/net")
+    except OSError:
+        return False
