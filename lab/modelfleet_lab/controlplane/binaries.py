@@ -1,8 +1,8 @@
 """Finds the control plane's programs, or builds them from their Go modules into a cache.
 
-In come the environment and the cache folder; out goes the path of each program, for `start`. Looked at in
-this order: `$KUBEBUILDER_ASSETS`, if it has all of them; the cache; otherwise Go builds what is missing, once,
-under a lock. `python -m modelfleet_lab.controlplane.binaries` does this and prints where they are.
+In come the environment and the cache folder; out goes the path of each program, for `start`. Looked at:
+`$KUBEBUILDER_ASSETS`, if it has all of them; then the cache; what is missing there Go builds, under a lock.
+`python -m modelfleet_lab.controlplane.binaries` does this and prints where they are.
 """
 
 from __future__ import annotations

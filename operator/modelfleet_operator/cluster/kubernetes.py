@@ -1,0 +1,196 @@
+"""The cluster behind a real API server: reads and compare-and-swap writes; kopf brings the events.
+
+In come the operator's requests; out go HTTP requests through `transport` and, from `handlers`, the watched
+objects. The API server's versions do the compare-and-swap, so nothing is locked or cached here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from modelfleet_core.values import ObjectKey
+
+from modelfleet_operator.cluster import (
+    INJECT_LABEL,
+    ClusterError,
+    Kind,
+    LeaderLease,
+    NotFound,
+    ObjectEvent,
+    Record,
+)
+from modelfleet_operator.cluster.fields import items, mapping, text
+from modelfleet_operator.cluster.objects import config_map, lease_object, lease_of, record_of
+from modelfleet_operator.cluster.transport import JSON_PATCH, MERGE_PATCH, Transport
+from modelfleet_operator.handlers import Watching
+
+_log = logging.getLogger(__name__)
+_LOOK_AGAIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Resource:
+    prefix: str
+    plural: str
+    namespaced: bool = True
+
+    def path(self, key: ObjectKey, subresource: str = "") -> str:
+        return f"{self.collection(key.namespace)}/{key.name}{subresource}"
+
+    def collection(self, namespace: str) -> str:
+        """Return the path of all objects in the namespace, or in all namespaces if it is empty."""
+        within = f"/namespaces/{namespace}" if namespace and self.namespaced else ""
+        return f"{self.prefix}{within}/{self.plural}"
+
+
+_RESOURCES = {
+    Kind.FLEET: _Resource("/apis/modelfleet.io/v1alpha1", "modelfleets"),
+    Kind.POLICY: _Resource("/apis/modelfleet.io/v1alpha1", "routingpolicies"),
+    Kind.DEPLOYMENT: _Resource("/apis/apps/v1", "deployments"),
+    Kind.ENDPOINT_SLICE: _Resource("/apis/discovery.k8s.io/v1", "endpointslices"),
+    Kind.NODE: _Resource("/api/v1", "nodes", namespaced=False),
+    Kind.POD: _Resource("/api/v1", "pods"),
+}
+_CONFIG_MAPS = _Resource("/api/v1", "configmaps")
+_LEASES = _Resource("/apis/coordination.k8s.io/v1", "leases")
+
+
+class KubernetesCluster:
+    """A `Cluster` over a real API server; `namespace` limits what is watched (`""`: all)."""
+
+    def __init__(self, transport: Transport, *, namespace: str) -> None:
+        self._transport = transport
+        self._namespace = namespace
+
+    @classmethod
+    async def connect(cls, *, namespace: str = "") -> KubernetesCluster:
+        """Use the pod's own credentials, else `$KUBECONFIG`. Raises `Unavailable` when there are none."""
+        return cls(await Transport.connect(), namespace=namespace)
+
+    async def run(self, sink: Callable[[ObjectEvent], None], synced: asyncio.Event) -> None:
+        """Watch until cancelled. Raises `WatchEnded` when kopf's thread ends by itself.
+
+        kopf does not say when it has told everything that existed, so that is listed here: synced means that
+        each listed object was told, or is no more.
+        """
+        awaited = await self._existing()
+        done = asyncio.Event()
+
+        def note(event: ObjectEvent) -> None:
+            sink(event)
+            awaited.discard((event.kind, event.key))
+            if not awaited:
+                done.set()
+
+        async def sync() -> None:
+            while awaited:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), _LOOK_AGAIN_SECONDS)
+                for kind, key in tuple(awaited):
+                    with contextlib.suppress(ClusterError):
+                        await self._forget_if_gone(kind, key, awaited)
+            synced.set()
+
+        syncing = asyncio.create_task(sync())
+        try:
+            async with Watching(note, namespace=self._namespace) as watching:
+                await watching.ended()
+        finally:
+            syncing.cancel()
+
+    async def _forget_if_gone(self, kind: Kind, key: ObjectKey, awaited: set[tuple[Kind, ObjectKey]]) -> None:
+        try:
+            await self.get(kind, key)
+        except NotFound:
+            awaited.discard((kind, key))
+
+    async def _existing(self) -> set[tuple[Kind, ObjectKey]]:
+        """Return the name of every object there is, waiting for kinds that the server does not know yet."""
+        existing: set[tuple[Kind, ObjectKey]] = set()
+        for kind, resource in _RESOURCES.items():
+            query = {"labelSelector": f"{INJECT_LABEL}=true"} if kind is Kind.POD else {}
+            answer = await self._list(kind, resource.collection(self._namespace), query)
+            for manifest in items(answer, "items"):
+                metadata = mapping(manifest, "metadata")
+                existing.add((kind, ObjectKey(text(metadata, "namespace"), text(metadata, "name"))))
+        return existing
+
+    async def _list(self, kind: Kind, path: str, query: Mapping[str, str]) -> Mapping[str, object]:
+        told = False
+        while True:
+            try:
+                return await self._transport.request("GET", path, query=query)
+            except NotFound:
+                if not told:
+                    _log.warning(
+                        "the API server does not know the kind %s: apply crds/ to it; waiting", kind.value
+                    )
+                    told = True
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+
+    async def get(self, kind: Kind, key: ObjectKey) -> Mapping[str, object]:
+        return await self._transport.request("GET", _RESOURCES[kind].path(key))
+
+    async def scale(self, target: ObjectKey, replicas: int, resource_version: str) -> None:
+        await self._transport.request(
+            "PATCH",
+            _RESOURCES[Kind.DEPLOYMENT].path(target, "/scale"),
+            body={"metadata": {"resourceVersion": resource_version}, "spec": {"replicas": replicas}},
+            content_type=MERGE_PATCH,
+        )
+
+    async def write_status(
+        self, kind: Kind, key: ObjectKey, resource_version: str, status: Mapping[str, object]
+    ) -> None:
+        await self._transport.request(
+            "PATCH",
+            _RESOURCES[kind].path(key, "/status"),
+            # A version that is set, unlike one that is tested, makes a stale write a 409 and not a 422.
+            body=[
+                {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version},
+                {"op": "add", "path": "/status", "value": status},
+            ],
+            content_type=JSON_PATCH,
+        )
+
+    async def read_record(self, key: ObjectKey) -> Record | None:
+        try:
+            return record_of(await self._transport.request("GET", _CONFIG_MAPS.path(key)))
+        except NotFound:
+            return None
+
+    async def write_record(self, record: Record) -> Record:
+        return record_of(
+            await self._write(_CONFIG_MAPS, record.key, config_map(record), record.resource_version)
+        )
+
+    async def delete_record(self, key: ObjectKey) -> None:
+        with contextlib.suppress(NotFound):
+            await self._transport.request("DELETE", _CONFIG_MAPS.path(key))
+
+    async def read_lease(self, key: ObjectKey) -> LeaderLease | None:
+        try:
+            return lease_of(await self._transport.request("GET", _LEASES.path(key)))
+        except NotFound:
+            return None
+
+    async def write_lease(self, lease: LeaderLease) -> LeaderLease:
+        return lease_of(await self._write(_LEASES, lease.key, lease_object(lease), lease.resource_version))
+
+    async def _write(
+        self,
+        resource: _Resource,
+        key: ObjectKey,
+        manifest: Mapping[str, object],
+        resource_version: str | None,
+    ) -> Mapping[str, object]:
+        if resource_version is None:
+            return await self._transport.request("POST", resource.collection(key.namespace), body=manifest)
+        return await self._transport.request("PUT", resource.path(key), body=manifest)
+
+    async def close(self) -> None:
+        await self._transport.close()

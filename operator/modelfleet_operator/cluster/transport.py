@@ -1,0 +1,154 @@
+"""Speaks HTTP with an API server: raw JSON objects in and out, one error for each way to fail.
+
+In come paths and bodies from `kubernetes` and `node`; out go objects as the server wrote them. The official
+client brings connection, trust and credentials; its typed models are not used, since they would lose fields.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from modelfleet_operator.cluster import ClusterError, Conflict, NotFound, Rejected, Unavailable
+from modelfleet_operator.cluster.fields import text
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Body = Mapping[str, object] | list[Mapping[str, object]]
+REQUEST_SECONDS = 10.0
+WATCH_SECONDS = 300.0
+"""How long one watch lasts before it is asked anew, so that a silently dead connection is not kept."""
+
+
+class Transport:
+    """Requests to one API server; made by `connect`, ended by `close`."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None = None) -> Transport:
+        """Use `kubeconfig`, else `$KUBECONFIG` or `~/.kube/config`, else the pod's own credentials.
+
+        Raises `Unavailable` when none of them is there or can be read.
+        """
+        settings = client.Configuration()
+        try:
+            try:
+                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            except config.ConfigException:
+                await config.load_kube_config(  # type: ignore[no-untyped-call]
+                    config_file=kubeconfig, client_configuration=settings
+                )
+        except config.ConfigException as error:
+            raise Unavailable(
+                f"no credentials for a Kubernetes API server: {error}; set KUBECONFIG or run in a pod"
+            ) from error
+        return cls(client.ApiClient(settings))
+
+    async def close(self) -> None:
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def request(
+        self,
+        method: Method,
+        path: str,
+        *,
+        body: Body | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+    ) -> Mapping[str, object]:
+        """Return the object that the API server answers with.
+
+        Raises `NotFound`, `Conflict`, `Rejected` (with its message) or `Unavailable`.
+        """
+        response = await self._send(method, path, body, query, content_type, REQUEST_SECONDS)
+        try:
+            content = await response.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"{method} {path}: {_cause(error)}") from error
+        if response.status >= 400:
+            raise _error(response.status, content, f"{method} {path}")
+        answer = json.loads(content)
+        return answer if isinstance(answer, Mapping) else {}
+
+    async def watch(
+        self, path: str, resource_version: str
+    ) -> AsyncIterator[tuple[str, Mapping[str, object]]]:
+        """Yield event types and objects after `resource_version` until the watch ends, as all watches do.
+
+        Raises `Unavailable`, and `Conflict` when the version is too old: then list again.
+        """
+        query = {
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": f"{WATCH_SECONDS:.0f}",
+        }
+        response = await self._send("GET", path, None, query, "application/json", WATCH_SECONDS + 10)
+        raw = response.response
+        try:
+            if raw.status >= 400:
+                raise _error(raw.status, await raw.read(), f"watch of {path}")
+            async for line in raw.content:
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise Conflict(f"watch of {path}: {text(event['object'], 'message')}")
+                yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Unavailable(f"watch of {path}: {_cause(error)}") from error
+        finally:
+            raw.close()
+
+    async def _send(
+        self,
+        method: Method,
+        path: str,
+        body: Body | None,
+        query: Mapping[str, str] | None,
+        content_type: str,
+        seconds: float,
+    ) -> client.rest.RESTResponse:
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        method_, url, headers, payload, _ = request
+        try:
+            return await self._api.call_api(
+                method_, url, headers, payload, _request_timeout=aiohttp.ClientTimeout(total=seconds)
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{method} {path}: {_cause(error)}") from error
+
+
+def _cause(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _error(status: int, content: bytes, what: str) -> ClusterError:
+    """Return the error that a status code and the server's own message stand for."""
+    message = content.decode(errors="replace")[:1000]
+    with contextlib.suppress(ValueError):
+        answer = json.loads(content)
+        message = text(answer, "message") if isinstance(answer, Mapping) else message
+    match status:
+        case 404:
+            return NotFound(f"{what}: {message}")
+        case 409 | 410:
+            return Conflict(f"{what}: {message}")
+        case 400 | 401 | 403 | 405 | 413 | 415 | 422:
+            return Rejected(message)
+        case _:
+            return Unavailable(f"{what}: the API server answered {status}: {message}")

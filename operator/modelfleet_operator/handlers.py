@@ -1,0 +1,125 @@
+"""Watches the six kinds with kopf, in a thread and event loop of its own, and hands events to the main loop.
+
+In come watch events of the API server; out go `ObjectEvent`s to a sink in the loop that started the watch.
+kopf only watches: no handler keeps state, patches an object or adds a finalizer, so a fleet can be deleted
+while no operator runs. In a shared loop kopf would replace signal handlers and cancel the program's tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import kopf
+from modelfleet_core.values import ObjectKey
+
+from modelfleet_operator.cluster import INJECT_LABEL, Kind, ObjectEvent
+
+_WATCHED = {
+    Kind.FLEET: ("modelfleet.io", "v1alpha1", "modelfleets"),
+    Kind.POLICY: ("modelfleet.io", "v1alpha1", "routingpolicies"),
+    Kind.DEPLOYMENT: ("apps", "v1", "deployments"),
+    Kind.ENDPOINT_SLICE: ("discovery.k8s.io", "v1", "endpointslices"),
+    Kind.NODE: ("", "v1", "nodes"),
+    Kind.POD: ("", "v1", "pods"),
+}
+
+Sink = Callable[[ObjectEvent], None]
+
+
+class WatchEnded(RuntimeError):  # noqa: N818 - it is what happened
+    """kopf stopped watching by itself: the operator is blind and must end, so that it is started again."""
+
+
+def register(registry: kopf.OperatorRegistry, sink: Sink) -> None:
+    """Make kopf call `sink`, in its own loop, with each event of the watched kinds."""
+    kopf.on.login(registry=registry, id="login")(kopf.login_via_client)
+    for kind, (group, version, plural) in _WATCHED.items():
+        labels = {INJECT_LABEL: "true"} if kind is Kind.POD else None
+        watch = kopf.on.event(group, version, plural, registry=registry, id=f"watch-{plural}", labels=labels)
+        watch(_handler(kind, sink))
+
+
+def _handler(kind: Kind, sink: Sink) -> Callable[..., Any]:
+    async def handle(event: Mapping[str, Any], **_: object) -> None:
+        manifest = event["object"]
+        metadata = manifest["metadata"]
+        key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
+        sink(ObjectEvent(kind, key, event["type"] == "DELETED", manifest))
+
+    return handle
+
+
+def settings() -> kopf.OperatorSettings:
+    """Return kopf's settings: watches that can not stall, no writes of kopf's own, no admission servers."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.level = logging.WARNING
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True
+    chosen.watching.server_timeout = 300
+    chosen.watching.client_timeout = 330
+    chosen.watching.connect_timeout = 10
+    chosen.networking.request_timeout = 30
+    chosen.networking.connect_timeout = 10
+    return chosen
+
+
+class Watching:
+    """A running watch: `async with Watching(sink, namespace="") as watching: await watching.ended()`."""
+
+    def __init__(self, sink: Sink, *, namespace: str) -> None:
+        self._sink = sink
+        self._namespace = namespace
+        self._stop = threading.Event()
+        self._ended: asyncio.Future[None]
+        self._thread: threading.Thread
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._ended = loop.create_future()
+
+        def hand_over(event: ObjectEvent) -> None:
+            loop.call_soon_threadsafe(self._sink, event)
+
+        def finish(error: BaseException | None) -> None:
+            if not self._ended.done():
+                self._ended.set_exception(WatchEnded(f"kopf ended: {error or 'without an error'}"))
+
+        def work() -> None:
+            error: BaseException | None = None
+            try:
+                asyncio.run(self._watch(hand_over))
+            except BaseException as problem:  # noqa: BLE001 - whatever ended the thread is reported
+                error = problem
+            loop.call_soon_threadsafe(finish, error)
+
+        self._thread = threading.Thread(target=work, name="kopf", daemon=True)
+        self._thread.start()
+        return self
+
+    async def _watch(self, sink: Sink) -> None:
+        registry = kopf.OperatorRegistry()
+        register(registry, sink)
+        await kopf.operator(
+            registry=registry,
+            settings=settings(),
+            standalone=True,
+            clusterwide=not self._namespace,
+            namespaces=[self._namespace] if self._namespace else [],
+            stop_flag=self._stop,
+        )
+
+    async def ended(self) -> None:
+        """Wait for the watch to end by itself, which raises `WatchEnded`."""
+        await asyncio.shield(self._ended)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        await asyncio.shield(asyncio.to_thread(self._thread.join))
+        self._ended.cancel()
