@@ -1,8 +1,7 @@
 """Generated questions in four tasks, with a known latent difficulty.
 
 In: a seed, the arrivals and each model's skills. Out: `QuestionSet`. A harder question has more steps, and so
-a longer text; a model is right with probability `GUESS + (1 - GUESS) * logistic(SLOPE * (skill - difficulty))`.
-Next: `demo`.
+a longer text; a model is right as often as `chance` says. Next: `demo`.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ def make_questions(
 ) -> QuestionSet:
     """Return a question for each arrival and each model's response; `skills` is model -> task -> skill.
 
-    Arrivals at the code service ask code; the others ask one of the other tasks. An arrival's output tokens set
-    the length of the answers.
+    Arrivals at the code service ask code; the others ask one of the other tasks. An arrival's output tokens
+    set the length of the answers.
     """
     rng = random.Random(f"questions-{seed}")
     questions: list[Question] = []

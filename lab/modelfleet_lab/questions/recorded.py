@@ -1,8 +1,8 @@
 """Real questions with the recorded outcome of each model.
 
 In: a folder with `queries.parquet`, `outcomes.parquet` and `models.csv` (as of ZeroEval), or one that has it
-as `zeroeval`. Out: the same `QuestionSet` as the generator's, in two parts that share no question: one to state
-the models' qualities in the manifests, one to ask. Next: `demo`.
+as `zeroeval`. Out: two `QuestionSet`s that share no question: one to state the models' qualities in the
+manifests, one to ask. Next: `demo`.
 """
 
 from __future__ import annotations

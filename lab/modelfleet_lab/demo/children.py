@@ -1,0 +1,141 @@
+"""The programs that the demo starts, each with its output in a file, and their sure end.
+
+In: command lines. Out: running processes; when one fails, its name and the end of its output. Next: `run` and
+`rivals` start what they need through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import aiohttp
+
+TAIL_LINES = 30
+PR_SET_PDEATHSIG = 1
+T = TypeVar("T")
+
+
+class ChildError(RuntimeError):
+    """A program ended or did not become ready; the message shows the end of its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    name: str
+    process: asyncio.subprocess.Process
+    output: Path
+
+    def tail(self) -> str:
+        lines = self.output.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:]) or "(it printed nothing)"
+
+    def error(self, problem: str) -> ChildError:
+        return ChildError(f"{self.name} {problem}; the end of {self.output}:\n{self.tail()}")
+
+
+class Children:
+    """Ends every program that it started when it is left, however that is."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._children: list[Child] = []
+
+    async def __aenter__(self) -> Children:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop(self._children)
+
+    async def start(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> Child:
+        """Start a program in its own process group, with `environment` added to ours."""
+        output = self._logs / f"{name}.log"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with output.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        child = Child(name, process, output)
+        self._children.append(child)
+        return child
+
+    async def stop(self, children: Sequence[Child], *, grace: float = 8.0) -> None:
+        """Ask `children` to end; kill those that have not after `grace` seconds."""
+        for child in children:
+            _signal(child, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await asyncio.gather(*(child.process.wait() for child in children))
+        for child in children:
+            _signal(child, signal.SIGKILL)
+        await asyncio.gather(*(child.process.wait() for child in children))
+        self._children = [child for child in self._children if child not in children]
+
+    async def guard(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of `work`; raise ChildError as soon as a program ends meanwhile."""
+        watched = list(self._children)
+        task = asyncio.create_task(work)
+        ends = [asyncio.create_task(child.process.wait()) for child in watched]
+        try:
+            await asyncio.wait([task, *ends], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                child = next(child for child in watched if child.process.returncode is not None)
+                raise child.error(f"ended with status {child.process.returncode}")
+            return task.result()
+        finally:
+            for pending in (task, *ends):
+                pending.cancel()
+            await asyncio.gather(task, *ends, return_exceptions=True)
+
+    async def ready(self, child: Child, url: str, *, timeout: float = 30.0) -> None:
+        """Return once `url` answers 200; raise ChildError if `child` ends or takes longer than `timeout`."""
+        try:
+            async with asyncio.timeout(timeout), aiohttp.ClientSession() as session:
+                while child.process.returncode is None:
+                    with contextlib.suppress(aiohttp.ClientError):
+                        async with session.get(url) as response:
+                            if response.status == 200:
+                                return
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise child.error(f"did not answer {url} within {timeout:g} s") from None
+        raise child.error(f"ended with status {child.process.returncode} before it was ready")
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of 127.0.0.1 that are free now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _signal(child: Child, number: signal.Signals) -> None:
+    """Signal the whole group, which may outlive the program that led it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.process.pid, number)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this program when the demo is killed outright."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
