@@ -17,7 +17,7 @@ TaskName = NewType("TaskName", str)
 EndpointUrl = NewType("EndpointUrl", str)
 """Base URL of one model server without `/v1`, such as `http://10.0.0.7:8000`."""
 PeriodId = NewType("PeriodId", str)
-"""A budget period, such as `Day/2026-11-22`."""
+"""A period of one policy's budget, such as `ml/assistant/Day/2026-11-22`."""
 NanoUsd = NewType("NanoUsd", int)
 
 NANO = 1_000_000_000
