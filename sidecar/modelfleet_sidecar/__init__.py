@@ -1,0 +1,1 @@
+"""The program beside an application: chooses a model for each request, forwards it, books its cost."""

@@ -1,0 +1,59 @@
+"""The program `modelfleet-sidecar`: reads settings, runs until SIGTERM or SIGINT, drains, exits 0."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvloop
+
+from modelfleet_sidecar.app import Sidecar, connect_lease
+from modelfleet_sidecar.settings import Settings, SettingsError, read_settings
+
+log = logging.getLogger("modelfleet_sidecar")
+
+
+def main() -> int:
+    """Run the sidecar; 2: a setting can not be used, 1: a part broke, 0: drained after a signal."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        settings = read_settings(sys.argv[1:])
+        return uvloop.run(run(settings))
+    except SettingsError as error:
+        sys.stderr.write(f"modelfleet-sidecar: {error}\n")
+        return 2
+
+
+async def run(settings: Settings) -> int:
+    """Serve until a signal comes or a part breaks."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sidecar = Sidecar(settings=settings, lease=connect_lease(settings))
+    await sidecar.start()
+    log.info(
+        "serving HTTP on %s, gRPC on %s, admin on %s; operator at %s",
+        sidecar.http_address,
+        sidecar.grpc_address,
+        sidecar.admin_address,
+        settings.operator,
+    )
+    stopping = asyncio.create_task(stop.wait())
+    failed = asyncio.create_task(sidecar.failed())
+    await asyncio.wait((stopping, failed), return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        log.critical("a part of the sidecar broke", exc_info=failed.exception())
+        return 1
+    failed.cancel()
+    whole = await sidecar.drain()
+    log.info("drained%s", "" if whole else ", but not everything ended within the grace")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

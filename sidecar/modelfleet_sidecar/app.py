@@ -1,0 +1,191 @@
+"""Composition root of the sidecar: builds every part, passes it by keyword, starts and drains the whole.
+
+In: `Settings` and a lease. Out: three listeners (gRPC Router, OpenAI HTTP, admin) over one router.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import grpc.aio
+import uvicorn
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from modelfleet.v1 import router_pb2, router_pb2_grpc
+from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.leasing.messages import SidecarId
+
+from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.grpc_api import GrpcApi
+from modelfleet_sidecar.http_api import HttpApi
+from modelfleet_sidecar.lease import LeaseClient, boot_clock
+from modelfleet_sidecar.router import Router
+from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
+from modelfleet_sidecar.telemetry import AdminApp, AsgiApp, Telemetry
+
+log = logging.getLogger(__name__)
+
+MESSAGE_CEILING = 64 * 1024 * 1024
+"""Bytes of a gRPC message that are read at all; the policy's limit, which comes later, is below."""
+LEASE_PATIENCE = 5.0
+"""Seconds for giving the lease back at the end."""
+ROUTER_SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
+
+
+class RunningLease(Lease, Protocol):
+    """A lease that is kept up to date."""
+
+    async def run(self) -> None: ...
+    async def drain(self, timeout: float = ...) -> bool: ...
+
+
+def connect_lease(settings: Settings) -> LeaseClient:
+    """Return the client of the operator's capacity service for this start of this pod."""
+    sidecar = SidecarId(settings.namespace, settings.pod_name, settings.pod_uid, secrets.token_hex(8))
+    return LeaseClient(str(settings.operator), sidecar, clock=boot_clock)
+
+
+class Sidecar:
+    """One sidecar: `start`, then `drain`. Addresses are known once it has started."""
+
+    def __init__(
+        self, *, settings: Settings, lease: RunningLease, clock: Callable[[], float] = boot_clock
+    ) -> None:
+        self._settings = settings
+        self._lease = lease
+        self._tasks: list[asyncio.Task[None]] = []
+        self.telemetry = Telemetry()
+        self.router = Router(lease=lease, estimator=PriorEstimator(), telemetry=self.telemetry, clock=clock)
+        self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry), settings.drain_grace)
+        self._admin = _WebServer(
+            AdminApp(telemetry=self.telemetry, ready=lambda: self.router.ready), settings.drain_grace
+        )
+        self._health = health_aio.HealthServicer()
+        self._grpc: grpc.aio.Server | None = None
+        self.http_address = settings.http_listen
+        self.grpc_address = settings.grpc_listen
+        self.admin_address = settings.admin_listen
+
+    async def start(self) -> None:
+        """Listen and follow the lease. Raises SettingsError where an address can not be used."""
+        http = _bind("http_listen", self._settings.http_listen)
+        admin = _bind("admin_listen", self._settings.admin_listen)
+        self.http_address, self.admin_address = _address(http), _address(admin)
+        self._grpc = self._grpc_server()
+        await self._grpc.start()
+        self._tasks = [
+            asyncio.create_task(self._lease.run()),
+            asyncio.create_task(self.router.run()),
+            asyncio.create_task(self._http.serve([http])),
+            asyncio.create_task(self._admin.serve([admin])),
+        ]
+        await asyncio.gather(self._http.listening.wait(), self._admin.listening.wait())
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(ROUTER_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+
+    async def failed(self) -> None:
+        """Return only by raising: when a part that must run for ever has ended."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        raise RuntimeError("a listener has ended by itself")
+
+    async def drain(self) -> bool:
+        """Stop accepting, let what is in flight end within the grace, settle, give the lease back.
+
+        Returns whether everything ended by itself and the operator has acknowledged the return.
+        """
+        grace = self._settings.drain_grace
+        lease, router, http, admin = self._tasks
+        await self._health.enter_graceful_shutdown()
+        self._http.should_exit = True
+        whole = await self.router.drain(grace)
+        if self._grpc is not None:
+            await self._grpc.stop(0.5 if whole else 0)
+        await http
+        await self.router.close()
+        returned = await self._lease.drain(LEASE_PATIENCE)
+        self._admin.should_exit = True
+        await admin
+        for task in (lease, router):
+            task.cancel()
+        await asyncio.wait((lease, router))
+        return whole and returned
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", MESSAGE_CEILING),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # a second sidecar on the port must fail, not share it
+            )
+        )
+        router_pb2_grpc.add_RouterServicer_to_server(
+            GrpcApi(router=self.router, telemetry=self.telemetry), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+        reflection.enable_server_reflection((ROUTER_SERVICE, health_name, reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_insecure_port(str(self._settings.grpc_listen))
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise _unusable("grpc_listen", self._settings.grpc_listen, "the port is taken or not ours")
+        self.grpc_address = Address(self._settings.grpc_listen.host, port)
+        return server
+
+
+class _WebServer(uvicorn.Server):
+    """Uvicorn inside a program that handles signals itself and wants to know when it listens."""
+
+    def __init__(self, app: AsgiApp, grace: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                loop="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, math.ceil(grace)),
+            )
+        )
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(name: str, address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        return socket.create_server(address, family=family, backlog=1024)
+    except OSError as error:
+        raise _unusable(name, address, error.strerror or str(error)) from None
+
+
+def _address(listener: socket.socket) -> Address:
+    host, port, *_ = listener.getsockname()
+    return Address(host, port)
+
+
+def _unusable(name: str, address: Address, problem: str) -> SettingsError:
+    return SettingsError(f"{variable(name)}={address} can not be listened on: {problem}; use another port")

@@ -1,0 +1,225 @@
+"""Stage batch, the edge: an OpenAI chat request becomes a `ChatCall`, or one `Failure` naming the field.
+
+In: JSON text (HTTP) or an object (gRPC). Out: `ChatCall`, and `upstream_body`, the same request as a model
+server must get it. Fields that the router does not know are forwarded untouched. Next: `router`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from modelfleet_sidecar.failures import Failure, Fault, bad_field
+
+MAX_CHOICES = 128
+AUTO = "auto"
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+UNBOUNDED_FIELDS = (
+    "web_search_options",  # a hosted tool, billed per use
+    "prediction",  # rejected predictions are billed on top of the answer
+    "audio",  # billed at another price
+    "best_of",  # candidates that are never returned but billed
+    "use_beam_search",
+    "chat_template",  # can expand the prompt at will
+    "previous_response_id",  # stored context
+)
+"""Fields that let a request cost more than its text and token limit tell."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChatCall:
+    """One chat request. `fields` is the whole request; the rest is what routing needs of it."""
+
+    model: str
+    """"auto", or a name to pin."""
+    texts: tuple[str, ...]
+    """Text of each message."""
+    hidden_tokens: int
+    """Bound of what the prompt may hold besides `texts`: tools, schemas, names."""
+    asked_output_tokens: int | None
+    """Per choice; None: not limited by the caller."""
+    choices: int
+    stream: bool
+    wants_usage: bool
+    """The caller asked for usage at the end of the stream."""
+    unbounded: str
+    """The field that leaves the cost without a bound; empty: there is none."""
+    fields: Mapping[str, object]
+
+
+def parse_json(body: bytes) -> ChatCall:
+    """Parse the JSON text of a request. Raises Failure."""
+    try:
+        value = json.loads(body, parse_constant=_no_constant)
+    except RecursionError:
+        raise Failure(Fault.BAD_REQUEST, "MalformedJson", "the body is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        problem = f"the body is not UTF-8: byte {error.start} can not be read"
+        raise Failure(Fault.BAD_REQUEST, "MalformedJson", problem) from None
+    except ValueError as error:
+        where = (
+            f" at line {error.lineno} column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        )
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise Failure(Fault.BAD_REQUEST, "MalformedJson", f"the body is not JSON: {what}{where}") from None
+    if not isinstance(value, dict):
+        problem = f"the body must be a JSON object, not {_kind(value)}"
+        raise Failure(Fault.BAD_REQUEST, "InvalidField", problem)
+    return parse_fields(value, len(body))
+
+
+def parse_fields(fields: Mapping[str, object], size: int) -> ChatCall:
+    """Check the fields that routing needs; `size` is the request's size in bytes. Raises Failure."""
+    texts, part = _texts(fields.get("messages"))
+    limits = [_integer(fields, name, least=1) for name in TOKEN_LIMITS]
+    asked = min((limit for limit in limits if limit is not None), default=None)
+    choices = _integer(fields, "n", least=1, most=MAX_CHOICES)
+    options = _object(fields, "stream_options")
+    text_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return ChatCall(
+        model=_string(fields, "model") or AUTO,
+        texts=texts,
+        # A token has at least one byte; templates write schemas out with line breaks and indents, which
+        # makes at most two more tokens of a byte.
+        hidden_tokens=3 * max(0, size - text_bytes),
+        asked_output_tokens=asked,
+        choices=1 if choices is None else choices,
+        stream=_flag(fields, "stream", "stream"),
+        wants_usage=_flag(options, "include_usage", "stream_options.include_usage"),
+        unbounded=part or _unbounded(fields),
+        fields=fields,
+    )
+
+
+def upstream_body(call: ChatCall, *, served_name: str, max_output_tokens: int, stream: bool) -> bytes:
+    """Return the request for the model server; it asks for at most `max_output_tokens` per choice."""
+    fields = dict(call.fields)
+    fields["model"] = served_name
+    named = [name for name in TOKEN_LIMITS if fields.get(name) is not None]
+    for name in named or TOKEN_LIMITS[:1]:
+        fields[name] = max_output_tokens
+    if stream:
+        fields["stream"] = True
+        # Without usage the stream would have to be settled at its upper bound.
+        fields["stream_options"] = {**_object(fields, "stream_options"), "include_usage": True}
+    else:
+        fields.pop("stream", None)
+        fields.pop("stream_options", None)
+    try:
+        return json.dumps(fields, separators=(",", ":")).encode("ascii")
+    except RecursionError:
+        raise Failure(Fault.BAD_REQUEST, "MalformedJson", "the request is nested too deeply") from None
+
+
+def _texts(messages: object) -> tuple[tuple[str, ...], str]:
+    """Return each message's text, and the first part whose cost has no bound."""
+    if messages is None:
+        raise bad_field("messages", "is missing; give the conversation as a list of messages")
+    if not isinstance(messages, list):
+        raise bad_field("messages", f"must be a list of messages, not {_kind(messages)}")
+    if not messages:
+        raise bad_field("messages", "is empty; give at least one message")
+    texts: list[str] = []
+    unbounded = ""
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise bad_field(where, f"must be an object with role and content, not {_kind(message)}")
+        if not isinstance(message.get("role"), str):
+            raise bad_field(
+                f"{where}.role", f"must be a string such as user, not {_kind(message.get('role'))}"
+            )
+        text, part = _content(message.get("content"), f"{where}.content")
+        texts.append(text)
+        unbounded = unbounded or part
+    return tuple(texts), unbounded
+
+
+def _content(content: object, where: str) -> tuple[str, str]:
+    if content is None:  # as in an assistant's message that only calls tools
+        return "", ""
+    if isinstance(content, str):
+        return content, ""
+    if not isinstance(content, list):
+        raise bad_field(where, f"must be a string or a list of parts, not {_kind(content)}")
+    texts: list[str] = []
+    unbounded = ""
+    for index, part in enumerate(content):
+        at = f"{where}[{index}]"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise bad_field(at, "must be an object with a type such as text")
+        if part["type"] == "text":
+            if not isinstance(part.get("text"), str):
+                raise bad_field(f"{at}.text", f"must be a string, not {_kind(part.get('text'))}")
+            texts.append(part["text"])
+        elif part["type"] != "refusal":
+            unbounded = unbounded or at
+    return "\n".join(texts), unbounded
+
+
+def _unbounded(fields: Mapping[str, object]) -> str:
+    for name in UNBOUNDED_FIELDS:
+        if fields.get(name) not in (None, False):
+            return name
+    if fields.get("service_tier") not in (None, "default", "flex"):
+        return "service_tier"
+    tools = fields.get("tools")
+    if isinstance(tools, Sequence) and not isinstance(tools, str):
+        for index, tool in enumerate(tools):
+            if not isinstance(tool, dict) or tool.get("type") not in ("function", "custom"):
+                return f"tools[{index}]"
+    return ""
+
+
+def _string(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise bad_field(name, f"must be a string, not {_kind(value)}")
+    return value
+
+
+def _integer(fields: Mapping[str, object], name: str, *, least: int, most: int = 2**31 - 1) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise bad_field(name, f"must be a whole number, not {_kind(value)}")
+    if not least <= value <= most:
+        raise bad_field(name, f"must be from {least} to {most}")
+    return value
+
+
+def _flag(fields: Mapping[str, object], name: str, where: str) -> bool:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise bad_field(where, f"must be true or false, not {_kind(value)}")
+    return bool(value)
+
+
+def _object(fields: Mapping[str, object], name: str) -> Mapping[str, object]:
+    value = fields.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise bad_field(name, f"must be an object, not {_kind(value)}")
+    return value
+
+
+def _kind(value: object) -> str:
+    """Name a JSON value's type in the words of JSON."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _no_constant(text: str) -> object:
+    raise ValueError(f"{text} is no JSON number")

@@ -1,0 +1,97 @@
+"""Stage assign, its values in the sidecar: what is asked, and what was decided.
+
+In: `Ask` from the API modules through `router`. Out: `Decision` (forward, settle) and `Considered` (explain).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from modelfleet_core.assignment.problem import FloatArray
+from modelfleet_core.catalog import Pricing
+from modelfleet_core.policy import Tier
+from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, VariantKey
+
+from modelfleet_sidecar.chat import ChatCall
+
+
+class Reason(Enum):
+    """Why a model was chosen."""
+
+    BEST_VALUE = "BestValue"
+    PINNED = "Pinned"
+    """The caller named the model."""
+    ONLY_ELIGIBLE = "OnlyEligible"
+    BUDGET_BINDS = "BudgetBinds"
+    """A better one was too dear for the money left."""
+    SLOTS_BIND = "SlotsBind"
+    """A better one had no free slot, or others in the batch gained more from it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """One request to decide on. Times are on the sidecar's clock."""
+
+    call: ChatCall
+    tier: Tier
+    task: TaskName | None
+    """As the caller named it; None: found from the text."""
+    arrived: float
+    deadline: float
+    """The caller's, at most the policy's longest request from `arrived`."""
+    routed: bool = False
+    """The caller sends the request itself and settles later; otherwise the sidecar forwards it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """How good the batch's assignment is: none has an objective above `bound`."""
+
+    objective: float
+    bound: float
+    gap: float
+    termination: str
+    binding: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Considered:
+    """What the program saw of one request: one entry per variant of the fleet."""
+
+    variants: tuple[VariantKey, ...]
+    figures: FloatArray
+    """(5, m): quality, cost in USD, service seconds, slot price, value."""
+    excluded_by: tuple[str, ...]
+    """(m,) why a variant could not be chosen; empty: it could."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """One request's model, endpoint, slot and reserved money; held until it is settled."""
+
+    id: str
+    reservation: int
+    """Of the lease's `Holding`."""
+    variant: VariantKey
+    served_name: str
+    endpoint: EndpointUrl
+    tier: str
+    task: str
+    reason: Reason
+    quality: float
+    expected_cost: NanoUsd
+    reserved: NanoUsd
+    pricing: Pricing
+    max_output_tokens: int
+    """Per choice; enforced upstream, so that `reserved` is a bound."""
+    input_tokens: int
+    """Expected; counts as usage where the server sends none."""
+    settle_within: float
+    """Seconds from now after which it settles at its reserve by itself."""
+    considered: Considered
+    certificate: Certificate
+    batch_size: int
+    waited: float
+    """Seconds in the window and the queue."""

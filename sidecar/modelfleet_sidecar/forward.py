@@ -1,0 +1,268 @@
+"""Stage forward: one decided request to its model server and back, settled exactly once in every path.
+
+In: a `Decision` with its reservation, and the `ChatCall`. Out: an `Exchange` (answer or events), a `Receipt`.
+Next: the API modules relay it; the receipt's cost is booked in the lease.
+
+A request that never reached the server costs nothing; an answer with usage costs what it used; anything else
+(cut, cancelled, late, no usage) is booked at its reserve, so that the budget holds whatever the server did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from modelfleet_core.values import NanoUsd
+
+from modelfleet_sidecar.chat import ChatCall, upstream_body
+from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.sse import BadStreamError, EventStream, Usage, error_text, read_usage
+from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
+
+PATH = "/v1/chat/completions"
+MAX_ANSWER = 64 * 1024 * 1024
+MAX_ERROR = 64 * 1024
+HANG_UP_PATIENCE = 0.5
+"""Seconds that a cancelled request's slot waits for the server's word that it has noticed."""
+TAIL_PATIENCE = 1.0
+"""Seconds that a server has to end its response after the stream's last event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a request used and cost."""
+
+    usage: Usage
+    cost: NanoUsd
+
+
+Settle = Callable[[Decision, NanoUsd | None], NanoUsd]
+"""Book a decision's cost (None: its reserve), free its slot and return what was charged. Idempotent."""
+
+
+class Exchange:
+    """One request at a model server. Read `answer` or `events` to the end, then `receipt` is there."""
+
+    def __init__(self, decision: Decision, call: ChatCall, connection: Connection, settle: Settle) -> None:
+        self.decision = decision
+        self.receipt: Receipt | None = None
+        self._call = call
+        self._connection = connection
+        self._settle = settle
+        self.usage: Usage | None = None
+
+    async def answer(self) -> bytes:
+        """Return the whole JSON answer as it came. Raises Failure."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while data := await self._connection.read():
+                parts.append(data)
+                size += len(data)
+                if size > MAX_ANSWER:
+                    raise _malformed(self.decision, f"its answer is over {MAX_ANSWER} bytes")
+        except CutError as cut:
+            raise _cut(self.decision, cut) from None
+        whole = b"".join(parts)
+        try:
+            value = json.loads(whole)
+        except (ValueError, RecursionError):
+            raise _malformed(self.decision, "its answer is no JSON") from None
+        if not isinstance(value, dict):
+            raise _malformed(self.decision, "its answer is no JSON object")
+        if value.get("error") and not value.get("choices"):
+            raise _broke(self.decision, error_text(value))
+        self.usage = read_usage(value)
+        self._finish(math.ceil(len(whole) / 4))
+        return whole
+
+    async def events(self, *, keep_usage: bool) -> AsyncGenerator[bytes, None]:
+        """Yield whole events as they come, the last one `[DONE]`. Raises Failure where the stream breaks."""
+        stream = EventStream(keep_usage=keep_usage)
+        try:
+            while data := await self._connection.read():
+                relay = stream.feed(data)
+                self.usage = stream.usage
+                if stream.done:
+                    # The model is through: book first, so that a caller who has the end finds it settled.
+                    await self._tail()
+                    self._finish(stream.events)
+                if relay:
+                    yield relay
+                if stream.error is not None:
+                    raise _broke(self.decision, stream.error)
+                if stream.done:
+                    return
+        except CutError as cut:
+            raise _cut(self.decision, cut) from None
+        except BadStreamError as bad:
+            raise _malformed(self.decision, str(bad)) from None
+        raise _cut(self.decision, CutError("the stream ended without its last event"))
+
+    async def _tail(self) -> None:
+        """Read the end of the response, which tells that the server's slot is free."""
+        try:
+            async with asyncio.timeout(TAIL_PATIENCE):
+                while await self._connection.read():
+                    pass
+        except (TimeoutError, CutError):
+            await self._connection.hang_up(HANG_UP_PATIENCE)
+
+    def _finish(self, guessed_output: int) -> None:
+        decision = self.decision
+        if self.usage is not None:
+            usage = self.usage
+            actual: NanoUsd | None = decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+        else:
+            most = decision.max_output_tokens * self._call.choices
+            usage = Usage(decision.input_tokens, min(guessed_output, most), estimated=True)
+            actual = None
+        self.receipt = Receipt(usage, self._settle(decision, actual))
+
+
+class Forwarder:
+    """Sends decided requests to their endpoints."""
+
+    def __init__(self, *, pool: Pool, settle: Settle) -> None:
+        self._pool = pool
+        self._settle = settle
+        self._hanging_up: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def open(self, decision: Decision, call: ChatCall, *, stream: bool) -> AsyncIterator[Exchange]:
+        """Send the request; enter once the server has answered 200. Leaving early cancels it at the server.
+
+        Raises Failure: unreachable, refused, cut or not understood.
+        """
+        connection: Connection | None = None
+        exchange: Exchange | None = None
+        actual: NanoUsd | None = NanoUsd(0)
+        try:
+            body = upstream_body(
+                call,
+                served_name=decision.served_name,
+                max_output_tokens=decision.max_output_tokens,
+                stream=stream,
+            )
+            try:
+                target = Target.parse(decision.endpoint)
+                connection = await self._pool.acquire(target)
+            except ConnectError as error:
+                raise Failure(
+                    Fault.UNAVAILABLE,
+                    "UpstreamUnreachable",
+                    f"model {decision.variant} at {decision.endpoint} can not be reached: {error}",
+                    retry_after=1.0,
+                ) from None
+            actual = None
+            try:
+                await connection.send(target, PATH, body, decision.id)
+                status, headers = await connection.head()
+            except CutError as cut:
+                raise _cut(decision, cut) from None
+            if status != 200:
+                failure = await _refused(decision, status, headers, connection)
+                actual = NanoUsd(0)
+                raise failure
+            exchange = Exchange(decision, call, connection, self._settle)
+            yield exchange
+        finally:
+            if exchange is not None and exchange.usage is not None:
+                usage = exchange.usage
+                actual = decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+            self._part(decision, connection, actual)
+
+    def _part(self, decision: Decision, connection: Connection | None, actual: NanoUsd | None) -> None:
+        """Settle, at once where the server is through, otherwise when it has noticed that we left."""
+        if connection is None:
+            self._settle(decision, actual)
+        elif connection.complete or not connection.usable:
+            self._pool.release(connection)
+            self._settle(decision, actual)
+        else:
+            task = asyncio.create_task(self._hang_up(decision, connection, actual))
+            self._hanging_up.add(task)
+            task.add_done_callback(self._hanging_up.discard)
+
+    async def _hang_up(self, decision: Decision, connection: Connection, actual: NanoUsd | None) -> None:
+        try:
+            await connection.hang_up(HANG_UP_PATIENCE)
+        finally:
+            connection.abort()
+            self._settle(decision, actual)
+
+    async def close(self) -> None:
+        """Wait until every cancelled request is settled, then close all connections."""
+        if self._hanging_up:
+            await asyncio.wait(self._hanging_up)
+        await self._pool.close()
+
+
+async def _refused(
+    decision: Decision, status: int, headers: dict[bytes, bytes], connection: Connection
+) -> Failure:
+    """Return the error of an answer other than 200, with what the server said."""
+    text = b""
+    try:
+        while data := await connection.read():
+            text += data
+            if len(text) > MAX_ERROR:
+                break
+    except CutError:
+        pass  # what came of the reason is enough
+    try:
+        said = error_text(json.loads(text))
+    except (ValueError, RecursionError):
+        said = "no reason given"
+    who = f"model {decision.variant} at {decision.endpoint}"
+    if status == 429:
+        return Failure(
+            Fault.EXHAUSTED,
+            "UpstreamRateLimited",
+            f"{who} is rate limited: {said}",
+            retry_after=_seconds(headers.get(b"retry-after")),
+        )
+    if status in (400, 422):
+        return Failure(Fault.BAD_REQUEST, "UpstreamRejected", f"{who} rejects the request: {said}")
+    if status == 413:
+        return Failure(Fault.TOO_LARGE, "UpstreamRejected", f"{who} finds the request too large: {said}")
+    return Failure(Fault.UNAVAILABLE, "UpstreamError", f"{who} answered {status}: {said}", retry_after=1.0)
+
+
+def _seconds(value: bytes | None) -> float:
+    """Read a Retry-After in seconds; a date or nonsense counts as one second."""
+    try:
+        return min(max(float(value or b"1"), 0.0), 3600.0)
+    except ValueError:
+        return 1.0
+
+
+def _cut(decision: Decision, cut: CutError) -> Failure:
+    return Failure(
+        Fault.UNAVAILABLE,
+        "UpstreamCut",
+        f"model {decision.variant} at {decision.endpoint} broke off: {cut}",
+        retry_after=1.0,
+    )
+
+
+def _broke(decision: Decision, said: str) -> Failure:
+    return Failure(
+        Fault.UNAVAILABLE,
+        "UpstreamError",
+        f"model {decision.variant} at {decision.endpoint} failed while it answered: {said}",
+        retry_after=1.0,
+    )
+
+
+def _malformed(decision: Decision, problem: str) -> Failure:
+    return Failure(
+        Fault.UNAVAILABLE,
+        "UpstreamMalformed",
+        f"model {decision.variant} at {decision.endpoint} can not be understood: {problem}",
+    )

@@ -1,0 +1,329 @@
+"""The gRPC Router API over the same router as HTTP: protobuf to asks and back, failures to rich statuses.
+
+In: calls of `modelfleet.v1.Router`. Out: its messages; the decision as initial metadata, cost as trailing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import NoReturn
+
+import grpc
+import grpc.aio
+from google.protobuf import any_pb2, duration_pb2, json_format
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+from modelfleet.v1 import router_pb2, router_pb2_grpc
+from modelfleet_core.values import usd
+
+from modelfleet_sidecar.chat import ChatCall, parse_fields
+from modelfleet_sidecar.decision import Ask, Certificate, Decision
+from modelfleet_sidecar.explain import options
+from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
+from modelfleet_sidecar.forward import Exchange, Receipt
+from modelfleet_sidecar.router import Router
+from modelfleet_sidecar.sse import Usage, event_data
+from modelfleet_sidecar.telemetry import Telemetry
+
+Context = grpc.aio.ServicerContext[object, object]
+Metadata = tuple[tuple[str, str], ...]
+DOMAIN = "modelfleet.io"
+MAX_BATCH = 10_000
+OWN_FIELDS = ("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n")
+"""Fields that `parameters` may not hold: the message has its own, or they have no form here."""
+
+
+class GrpcApi(router_pb2_grpc.RouterServicer):
+    """The servicer."""
+
+    def __init__(self, *, router: Router, telemetry: Telemetry) -> None:
+        self._router = router
+        self._telemetry = telemetry
+
+    async def Route(  # noqa: N802 - named by the protocol
+        self, request: router_pb2.RouteRequest, context: Context
+    ) -> router_pb2.RouteDecision:
+        async with self._call(request, context):
+            return _decision(await self._router.decide(self._ask(request.chat, context, routed=True)))
+
+    async def RouteBatch(  # noqa: N802
+        self, request: router_pb2.RouteBatchRequest, context: Context
+    ) -> router_pb2.RouteBatchResponse:
+        async with self._call(request, context):
+            if len(request.requests) > MAX_BATCH:
+                raise bad_field(
+                    "requests", f"holds {len(request.requests)} requests; send at most {MAX_BATCH}"
+                )
+            self._router.models()  # without a lease the whole call fails, not each request
+            asks: list[Ask | Failure] = []
+            for index, one in enumerate(request.requests):
+                if index % 100 == 99:
+                    await asyncio.sleep(0)
+                try:
+                    asks.append(self._ask(one.chat, context, routed=True))
+                except Failure as failure:
+                    asks.append(failure)
+            outcomes, certificate = await self._router.decide_all(asks)
+            return router_pb2.RouteBatchResponse(
+                outcomes=[_outcome(outcome) for outcome in outcomes],
+                certificate=None if certificate is None else _certificate(certificate),
+            )
+
+    async def Chat(  # type: ignore[override]  # noqa: N802 - written by `context.write`, not as a generator:
+        # a cancelled call must end the exchange at once, whatever it is doing.
+        self,
+        request: router_pb2.ChatRequest,
+        context: Context,
+    ) -> None:
+        async with self._call(request, context):
+            ask = self._ask(request, context)
+            async with self._router.serve(ask, stream=True) as exchange:
+                await context.send_initial_metadata(_initial(exchange.decision))
+                await context.write(router_pb2.ChatChunk(decision=_decision(exchange.decision)))
+                async with aclosing(exchange.events(keep_usage=False)) as events:
+                    async for block in events:
+                        if (piece := _piece(block, exchange.decision)) is not None:
+                            await context.write(piece)
+                receipt = _receipt(exchange)
+                context.set_trailing_metadata(_trailing(receipt))
+                await context.write(router_pb2.ChatChunk(usage=_usage(receipt), cost_nano_usd=receipt.cost))
+
+    async def Complete(  # noqa: N802
+        self, request: router_pb2.ChatRequest, context: Context
+    ) -> router_pb2.ChatResponse:
+        async with self._call(request, context):
+            ask = self._ask(request, context)
+            async with self._router.serve(ask, stream=False) as exchange:
+                await context.send_initial_metadata(_initial(exchange.decision))
+                raw = await exchange.answer()
+            receipt = _receipt(exchange)
+            context.set_trailing_metadata(_trailing(receipt))
+            content, finish_reason = _first_choice(json.loads(raw), "message")
+            return router_pb2.ChatResponse(
+                decision=_decision(exchange.decision),
+                content=content,
+                finish_reason=finish_reason,
+                usage=_usage(receipt),
+                cost_nano_usd=receipt.cost,
+                raw=raw,
+            )
+
+    async def Settle(  # noqa: N802
+        self, request: router_pb2.SettleRequest, context: Context
+    ) -> router_pb2.SettleResponse:
+        async with self._call(request, context):
+            usage = None
+            if request.HasField("usage"):
+                usage = Usage(request.usage.input_tokens, request.usage.output_tokens)
+            settled = self._router.settle(request.decision_id, usage)
+            return router_pb2.SettleResponse(cost_nano_usd=settled.cost, repeated=settled.repeated)
+
+    async def Explain(  # noqa: N802
+        self, request: router_pb2.ExplainRequest, context: Context
+    ) -> router_pb2.Explanation:
+        async with self._call(request, context):
+            decision = self._router.explain(request.decision_id).decision
+            return router_pb2.Explanation(
+                decision=_decision(decision),
+                candidates=[
+                    router_pb2.Candidate(
+                        model=option.variant.model,
+                        variant=option.variant.variant,
+                        quality=option.quality,
+                        cost_nano_usd=round(option.cost * 1e9),
+                        service_seconds=option.service_time,
+                        slot_price=option.slot_price,
+                        value=option.value,
+                        excluded_by=option.excluded_by,
+                    )
+                    for option in options(decision)
+                ],
+                certificate=_certificate(decision.certificate),
+                batch_size=decision.batch_size,
+                waited_seconds=decision.waited,
+            )
+
+    @asynccontextmanager
+    async def _call(self, request: Message, context: Context) -> AsyncIterator[None]:
+        """Bound the request's size and end the call by the one status that its failure has."""
+        code = "OK"
+        try:
+            if request.ByteSize() > self._router.max_body:
+                raise Failure(
+                    Fault.TOO_LARGE,
+                    "BodyTooLarge",
+                    f"the request is over {self._router.max_body} bytes; send less or raise limits.maxBody",
+                )
+            yield
+        except Failure as failure:
+            code = failure.status.grpc
+            await _abort(context, failure)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except Exception as error:  # noqa: BLE001 - the caller must get one error whatever broke
+            code = "INTERNAL"
+            self._telemetry.bug("grpc", error)
+            await _abort(context, internal(error))
+        finally:
+            self._telemetry.response("grpc", code)
+
+    def _ask(self, chat: router_pb2.ChatRequest, context: Context, *, routed: bool = False) -> Ask:
+        headers = {name.lower(): value for name, value in chat.headers.items()}
+        for name, value in context.invocation_metadata() or ():
+            if isinstance(value, str):
+                headers[name] = value
+        # Without a deadline grpc says None, whatever its types promise.
+        remaining: float | None = context.time_remaining()
+        return self._router.ask(_chat_call(chat), headers, remaining=remaining, routed=routed)
+
+
+def _chat_call(chat: router_pb2.ChatRequest) -> ChatCall:
+    fields = {name: _plain(value) for name, value in json_format.MessageToDict(chat.parameters).items()}
+    for name in OWN_FIELDS:
+        if name in fields:
+            raise bad_field(f"parameters.{name}", "is not a parameter here; use the message's own field")
+    fields["messages"] = [{"role": message.role, "content": message.content} for message in chat.messages]
+    fields["model"] = chat.model
+    if chat.HasField("max_output_tokens"):
+        fields["max_tokens"] = chat.max_output_tokens
+    return parse_fields(fields, chat.ByteSize())
+
+
+def _plain(value: object) -> object:
+    """Give back their form to whole numbers, which a Struct keeps as floats."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+async def _abort(context: Context, failure: Failure) -> NoReturn:
+    details = [any_pb2.Any()]
+    details[0].Pack(
+        error_details_pb2.ErrorInfo(
+            reason=failure.reason,
+            domain=DOMAIN,
+            metadata={} if failure.field is None else {"field": failure.field},
+        )
+    )
+    if failure.retry_after is not None:
+        details.append(any_pb2.Any())
+        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=_duration(failure.retry_after)))
+    code: grpc.StatusCode = getattr(grpc.StatusCode, failure.status.grpc)
+    message = f"{failure.reason}: {failure.message}"
+    rich = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=details))
+    await context.abort(code, message, rich.trailing_metadata)
+
+
+def _piece(block: bytes, decision: Decision) -> router_pb2.ChatChunk | None:
+    """Return what one or more whole events say; None: nothing that the message has a place for."""
+    texts: list[str] = []
+    finish_reason = ""
+    for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
+        payload = event_data(event)
+        if not payload or payload == b"[DONE]":
+            continue
+        try:
+            text, reason = _first_choice(json.loads(payload), "delta")
+        except (ValueError, RecursionError):
+            raise Failure(
+                Fault.UNAVAILABLE, "UpstreamMalformed", f"model {decision.variant} sent an event without JSON"
+            ) from None
+        texts.append(text)
+        finish_reason = reason or finish_reason
+    content = "".join(texts)
+    if not content and not finish_reason:
+        return None
+    return router_pb2.ChatChunk(content=content, finish_reason=finish_reason)
+
+
+def _first_choice(answer: object, part: str) -> tuple[str, str]:
+    """Return text and finish reason of the first choice, empty where there is none."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict):
+        return "", ""
+    message = choice.get(part)
+    content = message.get("content") if isinstance(message, dict) else None
+    reason = choice.get("finish_reason")
+    return content if isinstance(content, str) else "", reason if isinstance(reason, str) else ""
+
+
+def _receipt(exchange: Exchange) -> Receipt:
+    assert exchange.receipt is not None  # noqa: S101 - it is there once the answer was read to its end
+    return exchange.receipt
+
+
+def _initial(decision: Decision) -> Metadata:
+    return (
+        ("x-modelfleet-model", decision.variant.model),
+        ("x-modelfleet-variant", decision.variant.variant),
+        ("x-modelfleet-decision-id", decision.id),
+        ("x-modelfleet-reason", decision.reason.value),
+        ("x-modelfleet-tier", decision.tier),
+    )
+
+
+def _trailing(receipt: Receipt) -> Metadata:
+    return (
+        ("x-modelfleet-cost-usd", f"{usd(receipt.cost):.9f}"),
+        ("x-modelfleet-input-tokens", str(receipt.usage.input_tokens)),
+        ("x-modelfleet-output-tokens", str(receipt.usage.output_tokens)),
+    )
+
+
+def _usage(receipt: Receipt) -> router_pb2.Usage:
+    usage = receipt.usage
+    return router_pb2.Usage(
+        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, estimated=usage.estimated
+    )
+
+
+def _decision(decision: Decision) -> router_pb2.RouteDecision:
+    return router_pb2.RouteDecision(
+        decision_id=decision.id,
+        model=decision.variant.model,
+        variant=decision.variant.variant,
+        served_name=decision.served_name,
+        endpoint=decision.endpoint,
+        tier=decision.tier,
+        task=decision.task,
+        reason=decision.reason.value,
+        expected_quality=decision.quality,
+        expected_cost_nano_usd=decision.expected_cost,
+        reserved_nano_usd=decision.reserved,
+        max_output_tokens=decision.max_output_tokens,
+        settle_within=_duration(decision.settle_within),
+    )
+
+
+def _outcome(outcome: Decision | Failure) -> router_pb2.RouteOutcome:
+    if isinstance(outcome, Decision):
+        return router_pb2.RouteOutcome(decision=_decision(outcome))
+    refusal = router_pb2.Refusal(reason=outcome.reason, message=outcome.message)
+    if outcome.retry_after is not None:
+        refusal.retry_after.CopyFrom(_duration(outcome.retry_after))
+    return router_pb2.RouteOutcome(refusal=refusal)
+
+
+def _certificate(certificate: Certificate) -> router_pb2.Certificate:
+    return router_pb2.Certificate(
+        objective=certificate.objective,
+        bound=certificate.bound,
+        gap=certificate.gap,
+        termination=certificate.termination,
+        binding=certificate.binding,
+        seconds=certificate.seconds,
+    )
+
+
+def _duration(seconds: float) -> duration_pb2.Duration:
+    return duration_pb2.Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))

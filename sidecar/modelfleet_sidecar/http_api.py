@@ -1,0 +1,246 @@
+"""The OpenAI-compatible HTTP API, as a raw ASGI app: unchanged clients speak to the router.
+
+In: ASGI requests from uvicorn. Out: OpenAI's answers, event streams, error envelopes. `router` works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+
+from modelfleet_core.values import usd
+
+from modelfleet_sidecar.chat import AUTO, ChatCall, parse_json
+from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.explain import Entry, options
+from modelfleet_sidecar.failures import Failure, Fault, internal
+from modelfleet_sidecar.forward import Exchange
+from modelfleet_sidecar.router import Router
+from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
+
+Headers = list[tuple[bytes, bytes]]
+JSON = (b"content-type", b"application/json")
+LAST_WORDS = 0.5
+"""Seconds that a caller whose deadline has passed gets to take its error."""
+
+
+class DisconnectedError(Exception):
+    """The caller went away."""
+
+
+class Caller:
+    """One HTTP exchange with a caller."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self.started = False
+        self.status = 0
+        self._receive = receive
+        self._send = send
+
+    async def body(self, limit: int) -> bytes:
+        """Return the request's body. Raises Failure as soon as it is over `limit`, DisconnectedError."""
+        declared = self.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise _too_large(limit)
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise DisconnectedError
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    async def gone(self) -> None:
+        """Return when the caller has gone away; call it once the body is read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def reply(self, status: int, body: bytes, headers: Headers) -> None:
+        await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])
+        await self.write(body, more=False)
+
+
+class HttpApi:
+    """The ASGI app."""
+
+    def __init__(self, *, router: Router, telemetry: Telemetry) -> None:
+        self._router = router
+        self._telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise RuntimeError(f"no {scope['type']} is served here")
+        caller = Caller(scope, receive, send)
+        try:
+            await self._route(scope["method"], scope["path"], caller)
+        except DisconnectedError:
+            caller.status = 499
+        except Failure as failure:
+            await self._tell(caller, failure)
+        except Exception as error:  # noqa: BLE001 - the caller must get one error whatever broke
+            self._telemetry.bug("http", error)
+            await self._tell(caller, internal(error))
+        finally:
+            self._telemetry.response("http", str(caller.status))
+
+    async def _route(self, method: str, path: str, caller: Caller) -> None:
+        handlers: Mapping[str, tuple[str, Callable[[Caller], Awaitable[None]]]] = {
+            "/v1/chat/completions": ("POST", self._chat),
+            "/v1/models": ("GET", self._models),
+            "/v1/decisions": ("GET", partial(self._decision, path.rpartition("/")[2])),
+        }
+        known = "/v1/decisions" if path.startswith("/v1/decisions/") else path
+        allowed, handler = handlers.get(known, ("", None))
+        if handler is None:
+            raise Failure(Fault.NOT_FOUND, "PathNotFound", f"nothing is served at {path[:200]}")
+        if method != allowed:
+            raise Failure(Fault.WRONG_METHOD, "WrongMethod", f"{path} takes {allowed}, not {method}")
+        await handler(caller)
+
+    async def _chat(self, caller: Caller) -> None:
+        body = await caller.body(self._router.max_body)
+        call = parse_json(body)
+        # The handler stays free to be cancelled: whoever goes away ends the model's work.
+        work = asyncio.ensure_future(self._answer(caller, call))
+        gone = asyncio.ensure_future(caller.gone())
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise DisconnectedError
+            await work
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.wait((work, gone))
+
+    async def _answer(self, caller: Caller, call: ChatCall) -> None:
+        ask = self._router.ask(call, caller.headers, remaining=None)
+        async with self._router.serve(ask, stream=call.stream) as exchange:
+            if call.stream:
+                await self._stream(caller, call, exchange)
+                return
+            answer = await exchange.answer()
+            headers = [JSON, *_decision_headers(exchange.decision)]
+            if exchange.receipt is not None:
+                headers.append((b"x-modelfleet-cost-usd", f"{usd(exchange.receipt.cost):.9f}".encode()))
+            await caller.reply(200, answer, headers)
+
+    async def _stream(self, caller: Caller, call: ChatCall, exchange: Exchange) -> None:
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            *_decision_headers(exchange.decision),
+        ]
+        await caller.start(200, headers)
+        async with aclosing(exchange.events(keep_usage=call.wants_usage)) as events:
+            async for data in events:
+                await caller.write(data, more=True)
+        await caller.write(b"", more=False)
+
+    async def _models(self, caller: Caller) -> None:
+        names = (AUTO, *self._router.models())
+        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "modelfleet"} for name in names]
+        await caller.reply(200, _json({"object": "list", "data": listed}), [JSON])
+
+    async def _decision(self, decision_id: str, caller: Caller) -> None:
+        await caller.reply(200, _json(_explanation(self._router.explain(decision_id))), [JSON])
+
+    async def _tell(self, caller: Caller, failure: Failure) -> None:
+        """Say what went wrong: as a status, or as an event where the stream has begun."""
+        envelope = _json(failure.envelope())
+        try:
+            async with asyncio.timeout(LAST_WORDS if caller.started else None):
+                if caller.started:
+                    # Not a clean end: no [DONE] follows.
+                    await caller.write(b"data: " + envelope + b"\n\n", more=False)
+                    return
+                headers = [JSON, (b"x-modelfleet-reason", failure.reason.encode())]
+                if failure.retry_after is not None:
+                    headers.append((b"retry-after", str(math.ceil(failure.retry_after)).encode()))
+                await caller.reply(failure.status.http, envelope, headers)
+        except TimeoutError:
+            return  # the caller does not read; it has its deadline's end already
+
+
+def _decision_headers(decision: Decision) -> Headers:
+    named = {
+        "model": decision.variant.model,
+        "variant": decision.variant.variant,
+        "decision-id": decision.id,
+        "reason": decision.reason.value,
+        "tier": decision.tier,
+    }
+    return [
+        (f"x-modelfleet-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items()
+    ]
+
+
+def _explanation(entry: Entry) -> dict[str, object]:
+    decision = entry.decision
+    certificate = decision.certificate
+    return {
+        "id": decision.id,
+        "model": decision.variant.model,
+        "variant": decision.variant.variant,
+        "endpoint": decision.endpoint,
+        "tier": decision.tier,
+        "task": decision.task,
+        "reason": decision.reason.value,
+        "expected_quality": decision.quality,
+        "expected_cost_usd": usd(decision.expected_cost),
+        "reserved_usd": usd(decision.reserved),
+        "cost_usd": None if entry.cost is None else usd(entry.cost),
+        "max_output_tokens": decision.max_output_tokens,
+        "waited_seconds": decision.waited,
+        "batch_size": decision.batch_size,
+        "certificate": {
+            "objective": certificate.objective,
+            "bound": certificate.bound,
+            "gap": certificate.gap,
+            "termination": certificate.termination,
+            "binding": list(certificate.binding),
+            "seconds": certificate.seconds,
+        },
+        "candidates": [
+            {
+                "model": option.variant.model,
+                "variant": option.variant.variant,
+                "quality": option.quality,
+                "cost_usd": option.cost,
+                "service_seconds": option.service_time,
+                "slot_price": option.slot_price,
+                "value": option.value,
+                "excluded_by": option.excluded_by,
+            }
+            for option in options(decision)
+        ],
+    }
+
+
+def _too_large(limit: int) -> Failure:
+    return Failure(
+        Fault.TOO_LARGE, "BodyTooLarge", f"the body is over {limit} bytes; send less or raise limits.maxBody"
+    )
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,277 @@
+"""The one object behind both APIs: ask -> decide -> forward -> settle, and what may be asked about it later.
+
+In: `ChatCall`s with their headers and time left. Out: `Decision`s, `Exchange`s, receipts, explanations.
+`http_api` and `grpc_api` only translate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from modelfleet_core.values import ModelName, NanoUsd, TaskName
+
+from modelfleet_sidecar.assign import Assigner, Estimator, Lease
+from modelfleet_sidecar.batch import Batcher, no_lease
+from modelfleet_sidecar.chat import AUTO, ChatCall
+from modelfleet_sidecar.decision import Ask, Certificate, Decision
+from modelfleet_sidecar.explain import DecisionLog, Entry
+from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.sse import Usage
+from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.upstream import Pool
+
+TASK_HEADER = "x-modelfleet-task"
+DEFAULT_MAX_BODY = 16 * 1024 * 1024
+CONNECT_TIMEOUT = 2.0
+HOUSEKEEPING = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    cost: NanoUsd
+    repeated: bool
+    """It was settled before; nothing was booked again."""
+
+
+class Router:
+    """Decides, forwards and accounts requests within the lease."""
+
+    def __init__(
+        self, *, lease: Lease, estimator: Estimator, telemetry: Telemetry, clock: Callable[[], float]
+    ) -> None:
+        self._lease = lease
+        self._estimator = estimator
+        self._telemetry = telemetry
+        self._clock = clock
+        self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
+        self._forwarder = Forwarder(pool=self._pool, settle=self._settle)
+        self._batcher = Batcher(
+            lease=lease,
+            estimator=estimator,
+            assigner=Assigner(lease=lease, clock=clock),
+            release=self._release,
+            reserved=lambda: sum(decision.reserved for decision in self._open.values()),
+            clock=clock,
+            telemetry=telemetry,
+        )
+        self._decisions = DecisionLog()
+        self._open: dict[int, Decision] = {}
+        """Decisions not settled yet, by reservation."""
+        self._draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        return self._batcher.waiting
+
+    @property
+    def unsettled(self) -> int:
+        return len(self._open)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests would be accepted now, if only to be told that there is no lease."""
+        return not self._draining
+
+    @property
+    def max_body(self) -> int:
+        """Bytes that a request may have."""
+        policy = self._lease.policy
+        return policy.limits.max_body if policy is not None else DEFAULT_MAX_BODY
+
+    def models(self) -> tuple[ModelName, ...]:
+        """Return the fleet's models. Raises Failure without a lease."""
+        if self._lease.fleet is None:
+            raise no_lease(self._lease.refusal)
+        return tuple(model.name for model in self._lease.fleet.models)
+
+    def ask(
+        self, call: ChatCall, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
+    ) -> Ask:
+        """Return what is asked, with its tier, task and deadline. Raises Failure when it can never be served.
+
+        `headers` have lower-case names; `remaining` is the caller's deadline in seconds from now.
+        """
+        fleet, policy = self._lease.fleet, self._lease.policy
+        if self._draining:
+            raise Failure(Fault.UNAVAILABLE, "Draining", "this sidecar is shutting down", retry_after=1.0)
+        if fleet is None or policy is None:
+            raise no_lease(self._lease.refusal)
+        if call.model != AUTO and fleet.model(ModelName(call.model)) is None:
+            known = ", ".join(model.name for model in fleet.models)
+            raise Failure(
+                Fault.NOT_FOUND,
+                "ModelNotFound",
+                f"the model {call.model[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
+                field="model",
+            )
+        if call.unbounded and policy.budget is not None:
+            raise Failure(
+                Fault.BAD_REQUEST,
+                "UnboundedCost",
+                f"{call.unbounded} leaves the cost of the request without an upper bound, which the budget of"
+                f" policy {policy.key} needs",
+                field=call.unbounded,
+            )
+        now = self._clock()
+        allowed = policy.limits.max_request
+        left = allowed if remaining is None else min(remaining, allowed)
+        if left <= 0:
+            raise late(0.0)
+        named = headers.get(TASK_HEADER)
+        tasks = {task for model in fleet.models for task in model.quality.by_task}
+        return Ask(
+            call=call,
+            tier=policy.tier_of(headers),
+            # Only tasks that the fleet tells apart: others change no estimate, and callers could make up any
+            # number of them.
+            task=TaskName(named) if named in tasks else None,
+            arrived=now,
+            deadline=now + left,
+            routed=routed,
+        )
+
+    async def decide(self, ask: Ask) -> Decision:
+        """Return a decision that holds its slot and money until it is settled. Raises Failure."""
+        try:
+            decision = await self._batcher.decide(ask)
+        except Failure as failure:
+            self._telemetry.refused(failure.reason)
+            raise
+        self._note(decision)
+        return decision
+
+    async def decide_all(
+        self, asks: Sequence[Ask | Failure]
+    ) -> tuple[list[Decision | Failure], Certificate | None]:
+        """Assign an offline batch jointly; outcomes in the order of `asks`. Raises Failure."""
+        outcomes, certificate = await self._batcher.decide_all(asks)
+        for outcome in outcomes:
+            if isinstance(outcome, Decision):
+                self._note(outcome)
+            else:
+                self._telemetry.refused(outcome.reason)
+        return outcomes, certificate
+
+    @asynccontextmanager
+    async def serve(self, ask: Ask, *, stream: bool) -> AsyncIterator[Exchange]:
+        """Decide and forward; the body relays. Leaving it, however, settles the request. Raises Failure."""
+        self._active += 1
+        outcome = "error"
+        decision: Decision | None = None
+        try:
+            async with asyncio.timeout(max(0.0, ask.deadline - self._clock())):
+                decision = await self.decide(ask)
+                async with self._forwarder.open(decision, ask.call, stream=stream) as exchange:
+                    yield exchange
+            outcome = "ok"
+            if exchange.usage is not None:
+                self._estimator.answered(TaskName(decision.task), exchange.usage.output_tokens)
+        except TimeoutError:
+            outcome = "deadline"
+            raise late(self._clock() - ask.arrived) from None
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._active -= 1
+            self._rest()
+            model = decision.variant.model if decision is not None else ""
+            self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
+
+    def settle(self, decision_id: str, usage: Usage | None) -> Settled:
+        """Book a routed decision by what it used; None: it never reached the model. Raises Failure."""
+        entry = self.explain(decision_id)
+        if entry.cost is not None:
+            return Settled(entry.cost, repeated=True)
+        actual = NanoUsd(0)
+        if usage is not None:
+            actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+        return Settled(self._settle(entry.decision, actual), repeated=False)
+
+    def explain(self, decision_id: str) -> Entry:
+        """Return a recent decision. Raises Failure."""
+        entry = self._decisions.find(decision_id)
+        if entry is None:
+            raise Failure(
+                Fault.NOT_FOUND,
+                "DecisionNotFound",
+                f"no decision {decision_id[:100]!r} is known here; the last 10,000 of this process are kept",
+                field="decision_id",
+            )
+        return entry
+
+    async def run(self) -> None:
+        """Follow the lease, and expire what nobody settled, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._batcher.run())
+            tasks.create_task(self._keep_house())
+
+    async def drain(self, grace: float) -> bool:
+        """Accept nothing more and wait until nothing is in flight or unsettled; False: time was up."""
+        self._draining = True
+        self._rest()
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Refuse what still waits, wait for cancelled requests' settlement and close all connections."""
+        self._draining = True
+        self._batcher.shed(
+            Failure(Fault.UNAVAILABLE, "Draining", "this sidecar is shutting down", retry_after=1.0)
+        )
+        await self._forwarder.close()
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING)
+            self._pool.sweep()
+            for reservation, settlement in self._lease.holding.expire(self._clock()):
+                decision = self._open.pop(reservation.id, None)
+                if decision is not None:
+                    self._decisions.settled(decision.id, settlement.charged)
+                    self._telemetry.settled(decision, settlement.charged, expired=True)
+            self._rest()
+            self._telemetry.lease(self._lease.holding, self._clock())
+
+    def _rest(self) -> None:
+        """Tell `drain` when nothing is left to do."""
+        if self._draining and not self._active and not self._open:
+            self._idle.set()
+
+    def _note(self, decision: Decision) -> None:
+        self._open[decision.reservation] = decision
+        self._decisions.add(decision)
+        self._telemetry.decided(decision)
+
+    def _settle(self, decision: Decision, actual: NanoUsd | None) -> NanoUsd:
+        settlement = self._lease.holding.settle(decision.reservation, actual)
+        if self._open.pop(decision.reservation, None) is None or not settlement.first:
+            entry = self._decisions.find(decision.id)
+            return entry.cost if entry is not None and entry.cost is not None else NanoUsd(0)
+        self._decisions.settled(decision.id, settlement.charged)
+        self._telemetry.settled(decision, settlement.charged, expired=False)
+        if settlement.excess:
+            self._telemetry.excess(decision, settlement.excess)
+        self._batcher.look_again()
+        self._rest()
+        return settlement.charged
+
+    def _release(self, decision: Decision) -> None:
+        """Give back what a decision holds whose caller went away before it got it."""
+        self._lease.holding.settle(decision.reservation, NanoUsd(0))
+        self._batcher.look_again()
+
+
+def late(seconds: float) -> Failure:
+    """Return the error of a request whose time is up."""
+    return Failure(Fault.DEADLINE, "DeadlineExceeded", f"the request's deadline passed after {seconds:.3g} s")

@@ -1,0 +1,144 @@
+"""Settings of the sidecar: environment variables, each also a flag, read once at start.
+
+In: `sys.argv` and the environment. Out: `Settings`. Next: `app.py` builds everything from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+
+class SettingsError(ValueError):
+    """A setting that can not be used; the message names it and says what to set."""
+
+
+class Address(NamedTuple):
+    """Where to listen or to connect; port 0 listens on any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the sidecar must be told; everything else comes with its lease."""
+
+    operator: Address
+    """The operator's capacity service."""
+    namespace: str
+    pod_name: str
+    pod_uid: str
+    grpc_listen: Address
+    """The Router API; plaintext, so loopback only."""
+    http_listen: Address
+    """The OpenAI-compatible API; plaintext, so loopback only."""
+    admin_listen: Address
+    """Health and metrics; carries no requests, so any address."""
+    drain_grace: float
+    """Seconds that requests in flight get to finish after SIGTERM."""
+
+
+class _Setting(NamedTuple):
+    default: str | None
+    help: str
+
+    @property
+    def required(self) -> bool:
+        return self.default is None
+
+
+SETTINGS: dict[str, _Setting] = {
+    "operator": _Setting("127.0.0.1:7443", "host:port of the operator's capacity service"),
+    "namespace": _Setting(None, "namespace of this pod"),
+    "pod_name": _Setting(None, "name of this pod"),
+    "pod_uid": _Setting(None, "UID of this pod"),
+    "grpc_listen": _Setting("127.0.0.1:17070", "address of the gRPC Router API (loopback)"),
+    "http_listen": _Setting("127.0.0.1:18080", "address of the OpenAI-compatible API (loopback)"),
+    "admin_listen": _Setting("127.0.0.1:19090", "address of /healthz, /readyz and /metrics"),
+    "drain_grace": _Setting("25", "seconds to finish requests in flight after SIGTERM"),
+}
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"MODELFLEET_{name.upper()}"
+
+
+def parse_address(name: str, text: str) -> Address:
+    """Parse `host:port` or `[ipv6]:port`."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise SettingsError(
+            f"{variable(name)}={text!r} is no address; write host:port such as 127.0.0.1:8080"
+        )
+    return Address(host, int(port))
+
+
+def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Settings:
+    """Read flags, then the environment, then defaults. Raises SettingsError; `--help` exits."""
+    environ = os.environ if environ is None else environ
+    parser = argparse.ArgumentParser(
+        prog="modelfleet-sidecar",
+        description="Routes the requests of one pod to the models of a fleet, within its lease.",
+    )
+    for name, setting in SETTINGS.items():
+        default = "required" if setting.required else f"default {setting.default}"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", help=f"{setting.help} ({variable(name)}; {default})"
+        )
+    flags = vars(parser.parse_args(argv))
+    text: dict[str, str] = {}
+    for name, setting in SETTINGS.items():
+        value = flags[name] or environ.get(variable(name)) or setting.default
+        if value is None:
+            raise SettingsError(f"{variable(name)} is not set; it must be the {setting.help}")
+        text[name] = value
+    return _settings(text)
+
+
+def _settings(text: Mapping[str, str]) -> Settings:
+    addresses = {
+        name: parse_address(name, text[name]) for name in text if name == "operator" or "listen" in name
+    }
+    for name in ("grpc_listen", "http_listen"):
+        if not addresses[name].is_loopback:
+            raise SettingsError(
+                f"{variable(name)}={addresses[name]} is reachable from outside the pod, but this API is"
+                " plaintext and has no authentication; use 127.0.0.1 or [::1]"
+            )
+    try:
+        grace = float(text["drain_grace"])
+    except ValueError:
+        grace = -1.0
+    if not 0 <= grace <= 3600:
+        raise SettingsError(
+            f"{variable('drain_grace')}={text['drain_grace']!r} must be seconds from 0 to 3600"
+        )
+    settings = Settings(
+        operator=addresses["operator"],
+        namespace=text["namespace"],
+        pod_name=text["pod_name"],
+        pod_uid=text["pod_uid"],
+        grpc_listen=addresses["grpc_listen"],
+        http_listen=addresses["http_listen"],
+        admin_listen=addresses["admin_listen"],
+        drain_grace=grace,
+    )
+    assert {field.name for field in fields(settings)} == set(SETTINGS)  # noqa: S101 - a flag for each field
+    return settings

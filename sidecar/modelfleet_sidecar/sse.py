@@ -1,0 +1,112 @@
+"""Stage forward, streams: cuts a model server's events apart without parsing what is only relayed.
+
+In: bytes as they arrive. Out: whole events to relay; on the way it finds usage, errors and the end.
+Next: `forward` settles by `usage` and tells a whole stream from a cut one by `done`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+MAX_EVENT = 1024 * 1024
+_MARKS = (b'"usage"', b'"error"', b"[DONE]")
+"""An event without any of these is relayed unread."""
+
+
+class BadStreamError(Exception):
+    """The stream breaks a bound or its form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer; `estimated`: the server did not say, so these are the sidecar's guess."""
+
+    input_tokens: int
+    output_tokens: int
+    estimated: bool = False
+
+
+def read_usage(answer: object) -> Usage | None:
+    """Return the usage in an answer's or chunk's JSON; None: there is none that makes sense."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    tokens = [usage.get("prompt_tokens"), usage.get("completion_tokens", 0)]
+    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in tokens):
+        return None
+    return Usage(int(tokens[0]), int(tokens[1]))
+
+
+class EventStream:
+    """State of one stream. `keep_usage`: the caller asked for the event that carries only usage."""
+
+    def __init__(self, *, keep_usage: bool) -> None:
+        self.usage: Usage | None = None
+        self.done = False
+        self.error: str | None = None
+        """What the server said in an error event."""
+        self.events = 0
+        self._keep_usage = keep_usage
+        self._partial = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what to relay: whole events only. Raises BadStreamError."""
+        if not self._partial and data.endswith(b"\n\n") and not any(mark in data for mark in _MARKS):
+            self.events += data.count(b"data:")
+            return data
+        data = self._partial + data
+        end = max(
+            data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0,
+            data.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0,
+        )
+        self._partial = data[end:]
+        if len(self._partial) > MAX_EVENT:
+            raise BadStreamError(f"an event is over {MAX_EVENT} bytes")
+        return b"".join(event for event in _events(data[:end]) if self._relays(event))
+
+    @property
+    def partial(self) -> bool:
+        """Whether an event has begun but not ended."""
+        return bool(self._partial.strip())
+
+    def _relays(self, event: bytes) -> bool:
+        self.events += 1
+        if self.done or self.error is not None:
+            return False
+        if not any(mark in event for mark in _MARKS):
+            return True
+        payload = event_data(event)
+        if payload.strip() == b"[DONE]":
+            self.done = True
+            return True
+        try:
+            chunk = json.loads(payload)
+        except (ValueError, RecursionError):
+            raise BadStreamError("an event holds no JSON") from None
+        if not isinstance(chunk, dict):
+            return True
+        if chunk.get("error"):
+            self.error = error_text(chunk)
+            return False
+        self.usage = read_usage(chunk) or self.usage
+        return bool(chunk.get("choices")) or self._keep_usage
+
+
+def _events(data: bytes) -> list[bytes]:
+    """Split whole events, each with its blank line."""
+    mark = b"\r\n\r\n" if b"\r\n\r\n" in data else b"\n\n"
+    return [part + mark for part in data.split(mark) if part.strip()]
+
+
+def event_data(event: bytes) -> bytes:
+    """Return the joined `data:` lines of one event."""
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def error_text(answer: object) -> str:
+    """Return what a model server said of an error, at most 500 characters."""
+    error = answer.get("error", answer) if isinstance(answer, dict) else answer
+    text = error.get("message") if isinstance(error, dict) else error
+    return text[:500] if isinstance(text, str) and text else "no reason given"

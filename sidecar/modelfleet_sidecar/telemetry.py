@@ -1,0 +1,182 @@
+"""Metrics of the sidecar, on a registry of its own, and the admin port's `/healthz`, `/readyz`, `/metrics`.
+
+In: what router, batcher and APIs saw. Out: Prometheus text. Labels are names from fleet and policy, fixed
+words or status codes: nothing that callers can make up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from modelfleet_core.leasing.holding import Holding
+from modelfleet_core.values import NanoUsd, usd
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from modelfleet_sidecar.decision import Certificate, Decision
+
+log = logging.getLogger(__name__)
+
+LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+SOLVES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+class Telemetry:
+    """Counters of one sidecar."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        name = "modelfleet_sidecar_"
+        self._requests = Counter(
+            f"{name}requests",
+            "Forwarded requests by how they ended",
+            ["model", "tier", "outcome"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            f"{name}request_seconds",
+            "Time from arrival to the end of the answer",
+            ["model"],
+            buckets=LATENCIES,
+            registry=registry,
+        )
+        self._waited = Histogram(
+            f"{name}wait_seconds",
+            "Time in the batching window and the queue",
+            ["tier"],
+            buckets=LATENCIES,
+            registry=registry,
+        )
+        self._decisions = Counter(
+            f"{name}decisions",
+            "Decisions by model and reason",
+            ["model", "variant", "reason"],
+            registry=registry,
+        )
+        self._refusals = Counter(
+            f"{name}refusals", "Requests that got no decision, by reason", ["reason"], registry=registry
+        )
+        self._batches = Counter(
+            f"{name}batches", "Solved batches by how the solver ended", ["termination"], registry=registry
+        )
+        self._batch_size = Histogram(
+            f"{name}batch_size",
+            "Requests per batch",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
+            registry=registry,
+        )
+        self._solve_seconds = Histogram(
+            f"{name}solve_seconds", "Time to assign one batch", buckets=SOLVES, registry=registry
+        )
+        self._gap = Histogram(
+            f"{name}gap",
+            "Proven distance of an assignment from the best conceivable, as a share of quality",
+            buckets=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+            registry=registry,
+        )
+        self._queue = Gauge(f"{name}queue_length", "Requests that wait for a place", registry=registry)
+        self._cost = Counter(f"{name}cost_usd", "Money booked, by model", ["model"], registry=registry)
+        self._expired = Counter(
+            f"{name}expired_decisions", "Routed decisions that nobody settled in time", registry=registry
+        )
+        self._excess = Counter(
+            f"{name}excess_usd",
+            "Money that servers billed above the bound set upstream; must stay 0",
+            registry=registry,
+        )
+        self._slots = Gauge(f"{name}slots", "Leased slots by state", ["state"], registry=registry)
+        self._money = Gauge(f"{name}free_money_usd", "Money that can be reserved now", registry=registry)
+        self._live = Gauge(f"{name}lease_live", "1 while the lease gives slots", registry=registry)
+        self._bugs = Counter(
+            f"{name}internal_errors", "Failures of the sidecar itself", ["stage"], registry=registry
+        )
+        self._responses = Counter(
+            f"{name}responses",
+            "Answers to callers by protocol and status",
+            ["api", "status"],
+            registry=registry,
+        )
+
+    def request(self, model: str, tier: str, outcome: str, seconds: float) -> None:
+        self._requests.labels(model, tier, outcome).inc()
+        self._seconds.labels(model).observe(seconds)
+
+    def response(self, api: str, status: str) -> None:
+        self._responses.labels(api, status).inc()
+
+    def decided(self, decision: Decision) -> None:
+        variant = decision.variant
+        self._decisions.labels(variant.model, variant.variant, decision.reason.value).inc()
+        self._waited.labels(decision.tier).observe(decision.waited)
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def batch(self, size: int, certificate: Certificate) -> None:
+        self._batches.labels(certificate.termination).inc()
+        self._batch_size.observe(size)
+        self._solve_seconds.observe(certificate.seconds)
+        self._gap.observe(certificate.gap)
+
+    def queue(self, length: int) -> None:
+        self._queue.set(length)
+
+    def settled(self, decision: Decision, cost: NanoUsd, *, expired: bool) -> None:
+        self._cost.labels(decision.variant.model).inc(usd(cost))
+        if expired:
+            self._expired.inc()
+
+    def excess(self, decision: Decision, amount: NanoUsd) -> None:
+        self._excess.inc(usd(amount))
+        log.error(
+            "%s at %s billed %.9f USD more than its token limit allows; it breaks the limits sent to it",
+            decision.variant,
+            decision.endpoint,
+            usd(amount),
+        )
+
+    def lease(self, holding: Holding, now: float) -> None:
+        self._slots.labels("free").set(sum(holding.free(now).values()))
+        self._slots.labels("in_flight").set(sum(holding.in_flight().values()))
+        self._live.set(holding.live(now))
+        money = holding.money(now)
+        self._money.set(usd(money) if money is not None else 0.0)
+
+    def bug(self, stage: str, error: BaseException) -> None:
+        """Count and log a failure of our own; the traceback names code, never a request's text."""
+        self._bugs.labels(stage).inc()
+        log.error("stage %s failed", stage, exc_info=error)
+
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class AdminApp:
+    """The admin port as an ASGI app; it answers these three paths and nothing else."""
+
+    def __init__(self, *, telemetry: Telemetry, ready: Callable[[], bool]) -> None:
+        self._telemetry = telemetry
+        self._ready = ready
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        status, body, kind = self._answer(scope["path"])
+        headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _answer(self, path: str) -> tuple[int, bytes, str]:
+        text = "text/plain; charset=utf-8"
+        if path == "/healthz":
+            return 200, b"ok\n", text
+        if path == "/readyz":
+            return (200, b"ok\n", text) if self._ready() else (503, b"draining\n", text)
+        if path == "/metrics":
+            return 200, generate_latest(self._telemetry.registry), CONTENT_TYPE_LATEST
+        return 404, b"only /healthz, /readyz and /metrics are here\n", text

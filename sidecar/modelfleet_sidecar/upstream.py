@@ -1,0 +1,328 @@
+"""Stage forward, the wire: a lean HTTP/1.1 client to model servers with keep-alive.
+
+In: a request's bytes for an endpoint. Out: status, headers and body chunks as they come. Next: `forward`.
+
+A client of our own, since slots must be exact: after a cancel it closes its sending side and then waits until
+the server has closed too, which tells that the server has noticed and its slot is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+import httptools
+from modelfleet_core.values import EndpointUrl
+
+MAX_HEAD = 64 * 1024
+HIGH_WATER = 256 * 1024
+"""Bytes read ahead of the caller before the server is held back."""
+KEEP_ALIVE = 4.0
+"""Seconds. Servers commonly close an idle connection after 5: ours goes first, or a request meets that."""
+MAX_IDLE = 256
+
+
+class ConnectError(Exception):
+    """No connection came about: the server got nothing."""
+
+
+class CutError(Exception):
+    """The connection ended, or made no sense, before the response was whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What connections are pooled by."""
+
+    secure: bool
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint's parsed URL."""
+
+    origin: Origin
+    authority: str
+    path: str
+
+    @classmethod
+    def parse(cls, endpoint: EndpointUrl) -> Target:
+        """Raises ConnectError where `endpoint` is no http(s) URL."""
+        try:
+            url = urlsplit(endpoint)
+            port = url.port
+        except ValueError as error:
+            raise ConnectError(f"{endpoint!r} is no URL: {error}") from None
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ConnectError(f"{endpoint!r} is no http or https URL")
+        secure = url.scheme == "https"
+        authority = url.netloc.rpartition("@")[2]
+        return cls(
+            Origin(secure, url.hostname, port or (443 if secure else 80)), authority, url.path.rstrip("/")
+        )
+
+
+class Connection(asyncio.Protocol):
+    """One connection; `send`, `head`, then `read` until it returns b""."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> None:
+        self.origin = origin
+        self.idle_since = 0.0
+        self.closed = loop.create_future()
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._waiter: asyncio.Future[None] | None = None
+        self._reading = True
+        self._problem = ""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._status = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._head_size = 0
+        self._head_done = False
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._complete = False
+        self._keep = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can take another request."""
+        return self._transport is not None and not self._transport.is_closing() and not self._problem
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole response has come (not all of it need be read)."""
+        return self._complete
+
+    @property
+    def reusable(self) -> bool:
+        return self._complete and self._keep and self.usable
+
+    async def send(self, target: Target, path: str, body: bytes, request_id: str) -> None:
+        """POST `body`; waits while the server does not take it. A lost connection shows in `head`."""
+        assert self._transport is not None  # noqa: S101 - set before the pool hands it out
+        self._begin()
+        head = (
+            f"POST {target.path}{path} HTTP/1.1\r\nhost: {target.authority}\r\n"
+            "content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
+            f"accept-encoding: identity\r\nuser-agent: modelfleet\r\nx-request-id: {request_id}\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        self._transport.write(head.encode("latin-1") + body)
+        await self._writable.wait()
+
+    async def head(self) -> tuple[int, dict[bytes, bytes]]:
+        """Return status and headers (lower-case names). Raises CutError."""
+        while not self._head_done:
+            await self._more()
+        return self._status, self._headers
+
+    async def read(self) -> bytes:
+        """Return what has come since the last read; b"" once the response is whole. Raises CutError."""
+        while not self._chunks:
+            if self._complete:
+                return b""
+            await self._more()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        if not self._reading and self._transport is not None and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+        return data
+
+    async def hang_up(self, patience: float) -> None:
+        """End the request at once; return when the server has closed too, or after `patience` seconds."""
+        if self._transport is None or self.closed.done():
+            return
+        self._chunks.clear()
+        self._buffered = 0
+        self._problem = self._problem or "given up"
+        if not self._reading and not self._transport.is_closing():
+            self._reading = True
+            self._transport.resume_reading()
+        if not self._transport.is_closing():
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:  # TLS has no half-close
+                self._transport.close()
+        await asyncio.wait([self.closed], timeout=patience)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close without waiting for anything."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _more(self) -> None:
+        if self._problem:
+            raise CutError(self._problem)
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, problem: str) -> None:
+        self._problem = self._problem or problem
+        self._wake()
+        self.abort()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._head_done and not self._complete and not self._framed():
+            self._complete = True  # a body without a length ends with the connection
+        self._problem = self._problem or (
+            f"connection lost: {exc}" if exc else "connection closed by the server"
+        )
+        self._writable.set()
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._problem:
+            return  # given up; only the close is awaited
+        if self._complete:
+            self._fail("the server sent more than its response")
+            return
+        if not self._head_done:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(f"no HTTP response: {type(error).__name__}")
+            return
+        if not self._head_done and self._head_size > MAX_HEAD:
+            self._fail(f"the response's headers are over {MAX_HEAD} bytes")
+        elif self._buffered > HIGH_WATER and self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._fail("the server sent more than its response")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        self._keep = self._parser.should_keep_alive()
+        if self._status >= 200:  # interim responses announce nothing that we asked for
+            self._head_done = True
+            self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        if self._head_done:
+            self._complete = True
+            self._wake()
+        else:
+            self._headers = {}
+
+    def _framed(self) -> bool:
+        return b"content-length" in self._headers or b"transfer-encoding" in self._headers
+
+
+class Pool:
+    """Idle connections by origin; opens new ones as needed. The lease's slots bound how many are in use."""
+
+    def __init__(self, *, connect_timeout: float, clock: Callable[[], float]) -> None:
+        self._connect_timeout = connect_timeout
+        self._clock = clock
+        self._idle: dict[Origin, deque[Connection]] = {}
+        self._open: set[Connection] = set()
+        self._tls: ssl.SSLContext | None = None
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._open)
+
+    async def acquire(self, target: Target) -> Connection:
+        """Return a connection for one request. Raises ConnectError."""
+        idle = self._idle.get(target.origin)
+        while idle:
+            connection = idle.pop()
+            if connection.usable and self._clock() - connection.idle_since < KEEP_ALIVE:
+                return connection
+            connection.abort()
+        return await self._connect(target.origin)
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back after a whole response."""
+        idle = self._idle.setdefault(connection.origin, deque())
+        if not connection.reusable or len(idle) >= MAX_IDLE:
+            connection.abort()
+            return
+        connection.idle_since = self._clock()
+        idle.append(connection)
+
+    def sweep(self) -> None:
+        """Close what has been idle too long; call it now and then."""
+        horizon = self._clock() - KEEP_ALIVE
+        for origin, idle in list(self._idle.items()):
+            while idle and (not idle[0].usable or idle[0].idle_since < horizon):
+                idle.popleft().abort()
+            if not idle:
+                del self._idle[origin]
+
+    async def close(self) -> None:
+        """Close every connection, also those in use."""
+        for connection in list(self._open):
+            connection.abort()
+        if self._open:
+            await asyncio.wait([connection.closed for connection in self._open], timeout=1.0)
+        self._idle.clear()
+
+    async def _connect(self, origin: Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        if origin.secure and self._tls is None:
+            self._tls = ssl.create_default_context()
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop, origin),
+                    origin.host,
+                    origin.port,
+                    ssl=self._tls if origin.secure else None,
+                )
+        except TimeoutError:
+            raise ConnectError(f"no connection within {self._connect_timeout:g} s") from None
+        except OSError as error:
+            raise ConnectError(error.strerror or str(error) or type(error).__name__) from None
+        self._open.add(connection)
+        connection.closed.add_done_callback(lambda _: self._open.discard(connection))
+        return connection
