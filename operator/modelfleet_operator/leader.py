@@ -1,7 +1,7 @@
 """Serves stages scale and publish: only one operator writes, and older ones are told apart by their epoch.
 
-In: a Lease object and a record of the last epoch. Out: the epoch once the Lease is ours, later its loss. Next:
-`app` starts the writing stages with the epoch and ends the process when leadership is lost.
+In: a Lease object and a record of the last epoch. Out: the epoch once the Lease is ours, later its loss.
+Next: `app` starts the writing stages with the epoch and ends the process when leadership is lost.
 
 A leader renews every 2 s, gives up when it could not for 7 s, and is replaced after 10 s, so that the old one
 has stopped before a new one starts. Clocks of different machines are not compared: a candidate waits until it

@@ -53,7 +53,7 @@ class NotLeadingError(Exception):
 
 
 def gpus_left(view: FleetView) -> dict[PoolName, int]:
-    """Return the GPUs of each pool that no pod holds, not even a pending or terminating one; may be below 0."""
+    """Return the GPUs of each pool that no pod holds, pending and terminating ones included; may be < 0."""
     left = {pool.name: min(pool.limit, view.stock.get(pool.name, 0)) for pool in view.fleet.pools}
     occupied = view.occupied()
     for key, placement in _placements(view):

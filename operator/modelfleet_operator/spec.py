@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from modelfleet_core.catalog import Fleet, PoolPlacement, Variant
+from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ObjectKey, VariantKey
@@ -49,18 +50,10 @@ class ResolvedPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Selected:
-    """Which policy and fleet a sidecar follows."""
-
-    policy: ObjectKey
-    fleet: ObjectKey
-
-
-@dataclass(frozen=True, slots=True)
 class Resolution:
     fleets: Mapping[ObjectKey, ResolvedFleet]
     policies: Mapping[ObjectKey, ResolvedPolicy]
-    selection: Mapping[ObjectKey, Selected | str]
+    selection: Mapping[ObjectKey, Follows | str]
     """Of every sidecar's pod; a text says why none."""
 
     def fleets_in_force(self) -> Iterator[Fleet]:
@@ -212,7 +205,7 @@ def _conflicts(snapshot: Snapshot) -> dict[ObjectKey, str]:
 
 def _selected(
     pod: SidecarPod, snapshot: Snapshot, policies: Mapping[ObjectKey, ResolvedPolicy]
-) -> Selected | str:
+) -> Follows | str:
     if pod.policy:
         key = ObjectKey(pod.key.namespace, pod.policy)
         if key not in policies:
@@ -233,4 +226,4 @@ def _selected(
         return f"RoutingPolicy {key.name} is not accepted: {resolved.accepted.message}"
     if not resolved.in_force:
         return f"RoutingPolicy {key.name}: {resolved.resolved_refs.message}"
-    return Selected(key, resolved.policy.fleet)
+    return Follows(key, resolved.policy.fleet)

@@ -1,0 +1,173 @@
+"""Serves stage status: what the operator decided and sees, as figures for metrics.
+
+In: the newest figures of each fleet and policy. Out: Prometheus families, made when they are scraped, so that
+a deleted object leaves no figure behind. Next: `telemetry` serves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from modelfleet_core.values import ObjectKey, PoolName, VariantKey
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFigures:
+    current: int = 0
+    desired: int = 0
+    ready: int = 0
+    terminating: int = 0
+    slots: int = 0
+    leased: int = 0
+    slot_price: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    planned: int
+    occupied: int
+    limit: int
+    stock: int
+    price: float
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFigures:
+    variants: Mapping[VariantKey, VariantFigures]
+    pools: Mapping[PoolName, PoolFigures]
+    hourly_cost: float
+    hourly_budget: float | None
+    gap: float
+    solve_seconds: float
+    demand: float
+    """Requests per second."""
+    sidecars: int
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFigures:
+    limit: float | None
+    granted: float
+    spent: float
+    sidecars: int
+    ready: bool
+
+
+class Figures(Collector):
+    """The newest figures of everything; `collect` is what prometheus-client calls."""
+
+    def __init__(self) -> None:
+        self.fleets: dict[ObjectKey, FleetFigures] = {}
+        self.policies: dict[ObjectKey, PolicyFigures] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        fleets, policies = dict(self.fleets), dict(self.policies)
+        for name, text, state in _VARIANT_GAUGES:
+            yield _family(
+                f"modelfleet_{name}",
+                text,
+                ("namespace", "fleet", "model", "variant", "state"),
+                [
+                    (_of(key, variant.model, variant.variant, label), float(read(found)))
+                    for key, fleet in fleets.items()
+                    for variant, found in fleet.variants.items()
+                    for label, read in state.items()
+                ],
+            )
+        yield _family(
+            "modelfleet_pool_gpus",
+            "GPUs of a pool: planned, occupied (by pending and terminating pods too), limit, stock of nodes.",
+            ("namespace", "fleet", "pool", "state"),
+            [
+                (_of(key, pool, label), float(value))
+                for key, fleet in fleets.items()
+                for pool, found in fleet.pools.items()
+                for label, value in (
+                    ("planned", found.planned),
+                    ("occupied", found.occupied),
+                    ("limit", found.limit),
+                    ("stock", found.stock),
+                )
+            ],
+        )
+        yield _family(
+            "modelfleet_gpu_price",
+            "Weighted quality per second that one more GPU of the pool is worth.",
+            ("namespace", "fleet", "pool"),
+            [
+                (_of(k, pool), found.price)
+                for k, fleet in fleets.items()
+                for pool, found in fleet.pools.items()
+            ],
+        )
+        for name, text, fleet_value in _FLEET_GAUGES:
+            values = [(_of(key), fleet_value(fleet)) for key, fleet in fleets.items()]
+            yield _family(f"modelfleet_{name}", text, ("namespace", "fleet"), _present(values))
+        for name, text, policy_value in _POLICY_GAUGES:
+            values = [(_of(key), policy_value(policy)) for key, policy in policies.items()]
+            yield _family(f"modelfleet_{name}", text, ("namespace", "policy"), _present(values))
+
+
+_VARIANT_GAUGES: tuple[tuple[str, str, Mapping[str, Callable[[VariantFigures], float]]], ...] = (
+    (
+        "replicas",
+        "Replicas of a variant: current (asked of its Deployment), desired (planned), ready, terminating.",
+        {
+            "current": lambda found: found.current,
+            "desired": lambda found: found.desired,
+            "ready": lambda found: found.ready,
+            "terminating": lambda found: found.terminating,
+        },
+    ),
+    (
+        "slots",
+        "Slots of a variant: live (of ready endpoints), leased (held by sidecars).",
+        {"live": lambda found: found.slots, "leased": lambda found: found.leased},
+    ),
+    (
+        "slot_price",
+        "Weighted quality that one second of a slot is worth.",
+        {"published": lambda found: found.slot_price},
+    ),
+)
+
+_FLEET_GAUGES: tuple[tuple[str, str, Callable[[FleetFigures], float | None]], ...] = (
+    ("hourly_cost_usd", "USD per hour of the plan.", lambda found: found.hourly_cost),
+    ("hourly_budget_usd", "USD per hour that no plan exceeds.", lambda found: found.hourly_budget),
+    ("plan_gap", "Part of the bound that the plan may miss.", lambda found: found.gap),
+    ("plan_seconds", "Seconds that the last solution took.", lambda found: found.solve_seconds),
+    ("demand_requests_per_second", "Demand that sidecars report.", lambda found: found.demand),
+    ("fleet_sidecars", "Sidecars of the fleet.", lambda found: found.sidecars),
+    ("fleet_ready", "1 while the fleet's condition Ready holds.", lambda found: found.ready),
+)
+
+_POLICY_GAUGES: tuple[tuple[str, str, Callable[[PolicyFigures], float | None]], ...] = (
+    ("budget_limit_usd", "Limit of the present period.", lambda found: found.limit),
+    ("budget_granted_usd", "Handed to sidecars in the present period.", lambda found: found.granted),
+    ("budget_spent_usd", "Spent in the present period.", lambda found: found.spent),
+    ("policy_sidecars", "Sidecars that follow the policy.", lambda found: found.sidecars),
+    ("policy_ready", "1 while the policy's condition Ready holds.", lambda found: found.ready),
+)
+
+
+def _of(key: ObjectKey, *labels: str) -> tuple[str, ...]:
+    return (key.namespace, key.name, *labels)
+
+
+def _present(
+    values: Iterable[tuple[tuple[str, ...], float | None]],
+) -> list[tuple[tuple[str, ...], float]]:
+    return [(labels, float(value)) for labels, value in values if value is not None]
+
+
+def _family(
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[tuple[str, ...], float]]
+) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for found, value in values:
+        family.add_metric(found, value)
+    return family

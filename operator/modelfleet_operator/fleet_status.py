@@ -1,0 +1,241 @@
+"""Stage status: a fleet's plan and capacity in the words of its status.
+
+In: what a pass found and decided. Out: the body of the status and its conditions, pure values. Next: `status`
+writes them when they say something new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from modelfleet_core.allocation.result import Termination
+from modelfleet_core.catalog import Model
+from modelfleet_core.values import EndpointUrl, ModelName, VariantKey
+
+from modelfleet_operator.cluster.fields import integer, items, mapping, text
+from modelfleet_operator.conditions import Condition, no, unknown, yes
+from modelfleet_operator.planning import Basis, Planned
+from modelfleet_operator.scale import Outcome, Scaled, money_left
+from modelfleet_operator.spec import ResolvedFleet
+from modelfleet_operator.status import timestamp
+from modelfleet_operator.views import FleetView
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """What the capacity service says of a fleet."""
+
+    epoch: int
+    leased: Mapping[EndpointUrl, int]
+    slot_prices: Mapping[VariantKey, float]
+    sidecars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass over a fleet that is in force."""
+
+    view: FleetView
+    planned: Planned
+    scaled: tuple[Scaled, ...]
+    solved_at: datetime
+    seconds: float
+    leases: Leases
+
+
+def decimal(number: float) -> str:
+    """Return a figure as the decimal text that statuses hold, with four significant digits."""
+    return f"{float(f'{number:.4g}'):.9f}".rstrip("0").rstrip(".")
+
+
+def refused_conditions(resolved: ResolvedFleet) -> tuple[Condition, ...]:
+    """Return the conditions of a fleet that is not in force."""
+    accepted = resolved.accepted
+    rest = [
+        unknown(kind, accepted.reason, "the fleet is not accepted")
+        for kind in ("Solved", "WithinBudget", "Programmed")
+    ]
+    return (
+        accepted,
+        resolved.resolved_refs,
+        *rest,
+        no("Ready", accepted.reason, accepted.message),
+        no("Reconciling", accepted.reason, "waits for a spec that can be accepted"),
+        yes("Stalled", accepted.reason, accepted.message),
+    )
+
+
+def failed_conditions(resolved: ResolvedFleet, problem: str) -> tuple[Condition, ...]:
+    """Return the conditions of a fleet whose pass failed; the last plan stays in force."""
+    return (
+        resolved.accepted,
+        resolved.resolved_refs,
+        no("Ready", "PassFailed", problem),
+        yes("Reconciling", "Retrying", "the last plan stays in force; it is tried again"),
+        yes("Stalled", "PassFailed", problem),
+    )
+
+
+def fleet_conditions(resolved: ResolvedFleet, done: Pass) -> tuple[Condition, ...]:
+    solved, budget, programmed = _solved(done.planned), _within_budget(done), _programmed(done)
+    starting = [
+        f"{key} ({workload.ready}/{workload.replicas})"
+        for key, workload in sorted(done.view.workloads.items())
+        if workload.ready < workload.replicas
+    ]
+    failing = [c for c in (resolved.accepted, resolved.resolved_refs, solved, programmed) if not c.holds]
+    if failing:
+        ready = no("Ready", failing[0].reason, failing[0].message)
+    elif starting:
+        ready = no("Ready", "StartingReplicas", f"replicas are not ready yet: {', '.join(starting)}")
+    else:
+        ready = yes("Ready", "Ready", "every replica of the plan is ready")
+    moving = not programmed.holds or bool(starting)
+    reconciling = (
+        yes("Reconciling", "InProgress", "replicas are being added or removed")
+        if moving
+        else no("Reconciling", "Done", "the plan is in force")
+    )
+    return (
+        resolved.accepted,
+        resolved.resolved_refs,
+        solved,
+        budget,
+        programmed,
+        ready,
+        reconciling,
+        _stalled(done),
+    )
+
+
+def _solved(planned: Planned) -> Condition:
+    plan = planned.plan
+    if plan.termination is Termination.INFEASIBLE:
+        return no("Solved", plan.termination.value, plan.message)
+    if planned.basis is Basis.ASSUMED:
+        message = "no sidecar has reported yet: planned for a small assumed demand"
+        return yes("Solved", "NoDemandYet", message)
+    if planned.basis is Basis.HELD:
+        message = "sidecars have not reported their demand: the last plan is held"
+        return yes("Solved", "DemandMissing", message)
+    return yes("Solved", plan.termination.value, plan.message or "the plan follows the reported demand")
+
+
+def _within_budget(done: Pass) -> Condition:
+    budget = done.view.fleet.hourly_budget
+    cost = done.planned.plan.hourly_cost
+    if budget is None:
+        return yes("WithinBudget", "NoBudget", f"the plan costs {cost:.2f} USD per hour; no budget is set")
+    if cost > budget * (1 + 1e-6):
+        message = f"the plan costs {cost:.2f} USD per hour, the budget is {budget:.2f}"
+        return no("WithinBudget", "OverBudget", message)
+    if (over := -money_left(done.view, 0.0)) > 1e-6:
+        message = (
+            f"pods that exist, those that terminate included, cost {over:.2f} USD per hour more than the "
+            f"budget of {budget:.2f}; the plan costs {cost:.2f}"
+        )
+        return no("WithinBudget", "PodsOverBudget", message)
+    return yes("WithinBudget", "WithinBudget", f"the plan costs {cost:.2f} of {budget:.2f} USD per hour")
+
+
+def _programmed(done: Pass) -> Condition:
+    refused = [scaled for scaled in done.scaled if scaled.outcome is Outcome.REFUSED]
+    if refused:
+        message = f"Deployment {refused[0].patch.target.name} can not be scaled: {refused[0].message}"
+        return no("Programmed", "ScaleRefused", message)
+    current = done.view.current()
+    open_ = [
+        f"{key} ({current[key]}, planned {variant.replicas})"
+        for key, variant in sorted(done.planned.plan.variants.items())
+        if key in done.view.scalable and current[key] != variant.replicas
+    ]
+    if open_:
+        return no("Programmed", "Scaling", f"not yet scaled: {', '.join(open_)}")
+    return yes("Programmed", "Programmed", "every Deployment has the replicas of the plan")
+
+
+def _stalled(done: Pass) -> Condition:
+    late = sorted(str(key) for key in done.planned.stalled)
+    if late:
+        message = (
+            f"replicas should have become ready by now: {', '.join(late)}; look at their pods' events, and "
+            "raise startup if they only need longer"
+        )
+        return yes("Stalled", "ReplicasNotReady", message)
+    return no("Stalled", "Progressing", "nothing is stuck")
+
+
+def fleet_body(done: Pass) -> dict[str, object]:
+    """Return the status apart from conditions."""
+    return {
+        "plan": _plan(done),
+        "capacity": {
+            "epoch": done.leases.epoch,
+            "models": [_capacity(model, done) for model in done.view.fleet.models],
+        },
+        "sidecars": done.leases.sidecars,
+    }
+
+
+def _plan(done: Pass) -> dict[str, object]:
+    plan, view = done.planned.plan, done.view
+    limits = {pool.name: min(pool.limit, view.stock.get(pool.name, 0)) for pool in view.fleet.pools}
+    current = view.current()
+    return {
+        "solvedAt": timestamp(done.solved_at),
+        "termination": plan.termination.value,
+        "objective": decimal(plan.objective),
+        "bound": decimal(plan.bound),
+        "gap": f"{max(0.0, plan.gap) * 100:.1f}%",
+        "seconds": decimal(done.seconds),
+        "hourlyCost": f"{plan.hourly_cost:.2f}",
+        "hourlyValue": decimal(plan.budget_price),
+        "gpus": f"{sum(plan.gpus.values())}/{sum(limits.values())}",
+        "message": plan.message,
+        "pools": [
+            {
+                "name": pool,
+                "used": plan.gpus.get(pool, 0),
+                "limit": limit,
+                "price": decimal(plan.pool_prices.get(pool, 0.0)),
+            }
+            for pool, limit in limits.items()
+        ],
+        "variants": [
+            {
+                "model": key.model,
+                "variant": key.variant,
+                "current": current.get(key, 0),
+                "desired": variant.replicas,
+                "ready": len(view.endpoints.get(key, {})),
+                "reason": variant.reason.value,
+                "message": variant.message,
+            }
+            for key, variant in plan.variants.items()
+        ],
+    }
+
+
+def _capacity(model: Model, done: Pass) -> dict[str, object]:
+    live = [done.view.endpoints.get(variant.key, {}) for variant in model.variants]
+    leased = done.leases.leased
+    prices = [done.leases.slot_prices.get(variant.key, 0.0) for variant in model.variants]
+    return {
+        "name": model.name,
+        "readyReplicas": sum(len(endpoints) for endpoints in live),
+        "slots": sum(sum(endpoints.values()) for endpoints in live),
+        "leased": sum(leased.get(url, 0) for endpoints in live for url in endpoints),
+        "price": decimal(max(prices, default=0.0)),
+    }
+
+
+def planned_replicas(status: Mapping[str, object]) -> dict[VariantKey, int] | None:
+    """Return the replicas of the plan that a status tells of; None: it tells of none."""
+    plan = mapping(status, "plan")
+    found = {
+        VariantKey(ModelName(text(item, "model")), text(item, "variant")): integer(item, "desired")
+        for item in items(plan, "variants")
+    }
+    return found if plan else None

@@ -1,0 +1,181 @@
+"""Stage allocate: one fleet's demand and view become a plan and the patches that are safe now.
+
+In: `FleetView`, `Demand` and the memory of earlier passes. Out: `Planned`, a pure value. Next: `reconcile`
+writes the patches, `fleet_status` tells users.
+
+Replicas never follow missing data. Where sidecars exist but none reports, the last plan is held; a fleet
+that was never planned is planned for a small assumed demand, so that a model is up when the first sidecar
+comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from modelfleet_core.allocation.problem import AllocationProblem
+from modelfleet_core.allocation.result import Plan, Reason
+from modelfleet_core.allocation.solver import allocate
+from modelfleet_core.allocation.stabilise import Stabiliser
+from modelfleet_core.catalog import Fleet, PoolPlacement, Replicas
+from modelfleet_core.demand import DemandClass, ModelOffer
+from modelfleet_core.values import TaskName, TierName, VariantKey, usd
+
+from modelfleet_operator.scale import Patch, next_patches
+from modelfleet_operator.views import FleetView
+
+ASSUMED_RATE = 0.1
+"""Requests per second of each task that the manifest names, and of others, while no sidecar has reported."""
+ASSUMED_INPUT, ASSUMED_OUTPUT = 500, 250
+"""Tokens of an assumed request."""
+PATIENCE = 2.0
+"""Start-up times that a variant may take before it holds back the removal of others no longer."""
+
+
+class Basis(Enum):
+    """What a plan rests on."""
+
+    REPORTED = "Reported"
+    HELD = "Held"
+    """Demand is missing: the last plan stays."""
+    ASSUMED = "Assumed"
+    """Demand was never known: a small one is assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Of one fleet."""
+
+    classes: tuple[DemandClass, ...]
+    reporting: int
+    """Sidecars that report now."""
+    pods: int
+    """Pods of sidecars that exist."""
+    heard: bool
+    """Any sidecar has reported since this leader began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one pass leaves to the next."""
+
+    planned: Mapping[VariantKey, int] | None = None
+    """Replicas of the last plan; None: there never was one."""
+    basis: Basis | None = None
+    """Of the last plan; None: it comes from the object's status."""
+    stabiliser: Stabiliser | None = None
+    starting: Mapping[VariantKey, float] = field(default_factory=dict)
+    """Since when each variant has had fewer ready replicas than asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    plan: Plan
+    basis: Basis
+    patches: tuple[Patch, ...]
+    stalled: frozenset[VariantKey]
+    """Variants that should have become ready by now."""
+    memory: Memory
+
+
+def basis_of(demand: Demand, memory: Memory) -> Basis:
+    """Return what the next plan may rest on."""
+    if demand.reporting or (demand.heard and not demand.pods):
+        return Basis.REPORTED
+    if memory.planned is None or memory.basis is Basis.ASSUMED:
+        return Basis.ASSUMED
+    return Basis.HELD
+
+
+def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, time_limit: float) -> Planned:
+    """Plan one fleet; takes up to `time_limit` seconds of computing."""
+    basis = basis_of(demand, memory)
+    fleet, classes = view.fleet, demand.classes
+    if basis is Basis.ASSUMED:
+        classes = assumed_demand(fleet)
+    elif basis is Basis.HELD:
+        fleet, classes = _held(fleet, memory.planned or {}), ()
+    problem = AllocationProblem(
+        fleet=fleet, classes=classes, current=view.current(), occupied=view.occupied(), stock=view.stock
+    )
+    plan = allocate(problem, time_limit=time_limit)
+    window = fleet.scaling.scale_down_stabilization
+    before = memory.stabiliser or Stabiliser(window)
+    stabiliser, plan = replace(before, window=window).settle(plan, problem, now)
+    if basis is Basis.HELD:
+        plan = _said_held(plan)
+    starting = {
+        key: memory.starting.get(key, now)
+        for key, workload in view.workloads.items()
+        if workload.ready < workload.replicas
+    }
+    stalled = frozenset(key for key, since in starting.items() if now > since + _patience(view.fleet, key))
+    desired = {key: variant.replicas for key, variant in plan.variants.items()}
+    patches = next_patches(view, desired, external=external_spend(view.fleet, plan), stalled=stalled)
+    return Planned(plan, basis, patches, stalled, Memory(desired, basis, stabiliser, starting))
+
+
+def external_spend(fleet: Fleet, plan: Plan) -> float:
+    """Return the USD per hour that `plan` spends at external endpoints."""
+    prices = {pool.name: pool.hourly_cost for pool in fleet.pools}
+    return max(0.0, plan.hourly_cost - sum(prices[pool] * gpus for pool, gpus in plan.gpus.items()))
+
+
+def assumed_demand(fleet: Fleet) -> tuple[DemandClass, ...]:
+    """Return a small demand for every task that the manifest names, and for all others."""
+    tasks = sorted({task for model in fleet.models for task in model.quality.by_task})
+    return tuple(_assumed_class(fleet, task) for task in (*tasks, None))
+
+
+def _assumed_class(fleet: Fleet, task: TaskName | None) -> DemandClass:
+    return DemandClass(
+        policy=fleet.key,
+        tier=TierName("assumed"),
+        task=task or TaskName(""),
+        weight=1.0,
+        shed_penalty=0.5,
+        rate=ASSUMED_RATE,
+        offers={
+            model.name: ModelOffer(
+                quality=model.quality.of(task),
+                cost_usd=usd(model.pricing.cost(ASSUMED_INPUT, ASSUMED_OUTPUT)),
+                service_time=model.variants[0].latency.service_time(ASSUMED_OUTPUT),
+            )
+            for model in fleet.models
+        },
+    )
+
+
+def _held(fleet: Fleet, planned: Mapping[VariantKey, int]) -> Fleet:
+    """Return the fleet with every variant fixed at what was planned, within its bounds."""
+    models = []
+    for model in fleet.models:
+        variants = []
+        for variant in model.variants:
+            if isinstance(variant.placement, PoolPlacement):
+                bounds = variant.placement.replicas
+                count = min(bounds.max, max(bounds.min, planned.get(variant.key, 0)))
+                placement = replace(variant.placement, replicas=Replicas(count, count))
+                variants.append(replace(variant, placement=placement))
+            else:
+                variants.append(variant)
+        models.append(replace(model, variants=tuple(variants)))
+    return replace(fleet, models=tuple(models))
+
+
+def _said_held(plan: Plan) -> Plan:
+    message = "held: sidecars have not reported their demand"
+    variants = {
+        key: replace(variant, reason=Reason.HELD_BY_STABILISATION, message=message)
+        if variant.reason in (Reason.AT_MIN, Reason.AT_MAX, Reason.NO_DEMAND, Reason.DEMAND_MET)
+        else variant
+        for key, variant in plan.variants.items()
+    }
+    return replace(plan, variants=variants)
+
+
+def _patience(fleet: Fleet, key: VariantKey) -> float:
+    variant = fleet.variant(key)
+    placement = variant.placement if variant is not None else None
+    return PATIENCE * placement.startup if isinstance(placement, PoolPlacement) else 0.0
