@@ -18,6 +18,7 @@ import kopf
 from modelfleet_core.values import ObjectKey
 
 from modelfleet_operator.cluster import INJECT_LABEL, Kind, ObjectEvent
+from modelfleet_operator.cluster.credentials import connection
 
 _WATCHED = {
     Kind.FLEET: ("modelfleet.io", "v1alpha1", "modelfleets"),
@@ -35,9 +36,13 @@ class WatchEnded(RuntimeError):  # noqa: N818 - it is what happened
     """kopf stopped watching by itself: the operator is blind and must end, so that it is started again."""
 
 
-def register(registry: kopf.OperatorRegistry, sink: Sink) -> None:
+def register(registry: kopf.OperatorRegistry, sink: Sink, *, kubeconfig: str | None = None) -> None:
     """Make kopf call `sink`, in its own loop, with each event of the watched kinds."""
-    kopf.on.login(registry=registry, id="login")(kopf.login_via_client)
+
+    async def login(**_: object) -> kopf.ConnectionInfo:
+        return await connection(kubeconfig)
+
+    kopf.on.login(registry=registry, id="login")(login)
     for kind, (group, version, plural) in _WATCHED.items():
         labels = {INJECT_LABEL: "true"} if kind is Kind.POD else None
         watch = kopf.on.event(group, version, plural, registry=registry, id=f"watch-{plural}", labels=labels)
@@ -71,9 +76,10 @@ def settings() -> kopf.OperatorSettings:
 class Watching:
     """A running watch: `async with Watching(sink, namespace="") as watching: await watching.ended()`."""
 
-    def __init__(self, sink: Sink, *, namespace: str) -> None:
+    def __init__(self, sink: Sink, *, namespace: str, kubeconfig: str | None = None) -> None:
         self._sink = sink
         self._namespace = namespace
+        self._kubeconfig = kubeconfig
         self._stop = threading.Event()
         self._ended: asyncio.Future[None]
         self._thread: threading.Thread
@@ -103,7 +109,7 @@ class Watching:
 
     async def _watch(self, sink: Sink) -> None:
         registry = kopf.OperatorRegistry()
-        register(registry, sink)
+        register(registry, sink, kubeconfig=self._kubeconfig)
         await kopf.operator(
             registry=registry,
             settings=settings(),

@@ -62,14 +62,15 @@ _LEASES = _Resource("/apis/coordination.k8s.io/v1", "leases")
 class KubernetesCluster:
     """A `Cluster` over a real API server; `namespace` limits what is watched (`""`: all)."""
 
-    def __init__(self, transport: Transport, *, namespace: str) -> None:
+    def __init__(self, transport: Transport, *, namespace: str, kubeconfig: str | None) -> None:
         self._transport = transport
         self._namespace = namespace
+        self._kubeconfig = kubeconfig
 
     @classmethod
-    async def connect(cls, *, namespace: str = "") -> KubernetesCluster:
-        """Use the pod's own credentials, else `$KUBECONFIG`. Raises `Unavailable` when there are none."""
-        return cls(await Transport.connect(), namespace=namespace)
+    async def connect(cls, *, namespace: str = "", kubeconfig: str | None = None) -> KubernetesCluster:
+        """Use the credentials that `credentials` finds. Raises `Unavailable` when there are none."""
+        return cls(await Transport.connect(kubeconfig), namespace=namespace, kubeconfig=kubeconfig)
 
     async def run(self, sink: Callable[[ObjectEvent], None], synced: asyncio.Event) -> None:
         """Watch until cancelled. Raises `WatchEnded` when kopf's thread ends by itself.
@@ -97,7 +98,7 @@ class KubernetesCluster:
 
         syncing = asyncio.create_task(sync())
         try:
-            async with Watching(note, namespace=self._namespace) as watching:
+            async with Watching(note, namespace=self._namespace, kubeconfig=self._kubeconfig) as watching:
                 await watching.ended()
         finally:
             syncing.cancel()

@@ -1,8 +1,8 @@
-"""A stand-in for scheduler and kubelets where there are none: pods of a real API server run as local processes.
+"""A stand-in for scheduler and kubelets where there are none: a real API server's pods as local processes.
 
-In come the API server's nodes and pods; out go bindings within the nodes' GPUs, one process for each pod on an
-address of its own (10.244.x.y, which must be local to this machine) and the pods' status. It acts for every
-Node object there is, so use it only on a control plane that has no other kubelets, such as the lab's.
+In come the API server's nodes and pods; out go bindings within the nodes' GPUs, one process for each pod on
+an address of its own (10.244.x.y, which must be local to this machine) and the pods' status. It acts for all
+Node objects there are, so use it only on a control plane that has no other kubelets, such as the lab's.
 Run as `python -m modelfleet_operator.cluster.node --kubeconfig FILE [--logs FOLDER]`.
 """
 
@@ -280,8 +280,6 @@ def _path(pod: Manifest) -> str:
 
 
 async def _main(kubeconfig: str | None, logs: Path | None) -> None:
-    if logs:
-        logs.mkdir(parents=True, exist_ok=True)
     transport = await Transport.connect(kubeconfig)
     node = asyncio.ensure_future(StandInNode(transport, logs=logs).run())
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -299,6 +297,8 @@ def main() -> int:
     parser.add_argument("--kubeconfig", help="default: $KUBECONFIG")
     parser.add_argument("--logs", type=Path, help="folder for the pods' output; default: discard it")
     arguments = parser.parse_args()
+    if arguments.logs:
+        arguments.logs.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         asyncio.run(_main(arguments.kubeconfig, arguments.logs))

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
 import aiohttp
-from kubernetes.aio import client, config
+from kubernetes.aio import client
 
 from modelfleet_operator.cluster import ClusterError, Conflict, NotFound, Rejected, Unavailable
+from modelfleet_operator.cluster.credentials import credentials
 from modelfleet_operator.cluster.fields import text
 
 JSON_PATCH = "application/json-patch+json"
@@ -35,23 +36,8 @@ class Transport:
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Transport:
-        """Use `kubeconfig`, else `$KUBECONFIG` or `~/.kube/config`, else the pod's own credentials.
-
-        Raises `Unavailable` when none of them is there or can be read.
-        """
-        settings = client.Configuration()
-        try:
-            try:
-                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-            except config.ConfigException:
-                await config.load_kube_config(  # type: ignore[no-untyped-call]
-                    config_file=kubeconfig, client_configuration=settings
-                )
-        except config.ConfigException as error:
-            raise Unavailable(
-                f"no credentials for a Kubernetes API server: {error}; set KUBECONFIG or run in a pod"
-            ) from error
-        return cls(client.ApiClient(settings))
+        """Reach the API server that `credentials` finds. Raises `Unavailable` when there are none."""
+        return cls(client.ApiClient(await credentials(kubeconfig)))
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
