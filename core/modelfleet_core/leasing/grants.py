@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from modelfleet_core.leasing.holders import Follows, Holder
+from modelfleet_core.leasing.holders import Follows, Holder, held_by
 from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord, budget_period, ended
 from modelfleet_core.leasing.messages import (
     AccountGrant,
@@ -30,14 +30,12 @@ from modelfleet_core.leasing.messages import (
     SlotGrant,
 )
 from modelfleet_core.leasing.purse import Purse
-from modelfleet_core.leasing.slots import even_shares, place, water_fill
+from modelfleet_core.leasing.slots import Capacity, SlotDivider
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
 
 UPSTREAM_NOTICES = 5.0
 """Seconds after which model servers have dropped the requests of a pod that is gone."""
-REBALANCE = 1.0
-"""Seconds between even spreadings of slots that nobody wants."""
 UNHEARD = 10.0
 """Seconds without a report after which a sidecar gets no more than it has."""
 RENEWALS = 10
@@ -46,9 +44,6 @@ MOST_UNACKNOWLEDGED = 64
 """Grants on their way to one sidecar; then it hears nothing new until it reports."""
 RETIRED_FOR = 3600.0
 """Seconds for which a sidecar is remembered after all it held was reclaimed."""
-
-Capacity = Mapping[VariantKey, Mapping[EndpointUrl, int]]
-"""Live slots by endpoint of each variant of one fleet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +83,7 @@ class LeaseBook:
         self._purses: dict[PeriodId, Purse] = {}
         self._current: dict[ObjectKey, PeriodId] = {}
         self._at = datetime.min.replace(tzinfo=UTC)
-        self._divided: dict[tuple[ObjectKey, VariantKey], tuple[dict[EndpointUrl, int], set[SidecarId]]] = {}
-        self._even_at = now
+        self._divider = SlotDivider()
 
     # What the caller learns.
 
@@ -226,6 +220,17 @@ class LeaseBook:
         budget = known[0].budget if known is not None else None
         return budget.limit if budget is not None else NanoUsd(0)
 
+    # Views.
+
+    def holders(self) -> tuple[Holder, ...]:
+        """Return all sidecars known, also those whose slots were reclaimed."""
+        return tuple(self._holders.values())
+
+    def purse(self, policy: ObjectKey) -> Purse | None:
+        """Return a policy's money in the present period; None: no budget, or its ledger is not open yet."""
+        period = self._current.get(policy)
+        return self._purses[period] if period is not None else None
+
     # Grants.
 
     def turn(self, now: float, ready: Collection[SidecarId]) -> tuple[tuple[SidecarId, Grant], ...]:
@@ -240,9 +245,14 @@ class LeaseBook:
         ]
         live = self._live(now)
         held = held_by(self._holders.values())
+        taking = {holder.id for holder, _ in takers}
         for holder in self._holders.values():
-            holder.stay_within_told()
-        self._divide_slots(takers, live, held, now)
+            if holder.id not in taking:
+                holder.stay_within_told()
+        by_fleet: dict[ObjectKey, list[Holder]] = {}
+        for holder, follows in takers:
+            by_fleet.setdefault(follows.fleet, []).append(holder)
+        self._divider.divide(self._capacity, by_fleet, live, held, now)
         self._divide_money(takers)
         grants = []
         for holder in self._holders.values():
@@ -282,50 +292,6 @@ class LeaseBook:
                     most = min(slots, self._reported.get(endpoint, 0)) if recovering else slots
                     live[endpoint] = max(live.get(endpoint, 0), most)
         return live
-
-    def _divide_slots(
-        self,
-        takers: Iterable[tuple[Holder, Follows]],
-        live: Mapping[EndpointUrl, int],
-        held: Mapping[EndpointUrl, int],
-        now: float,
-    ) -> None:
-        by_fleet: dict[ObjectKey, dict[SidecarId, Holder]] = {}
-        for holder, follows in takers:
-            by_fleet.setdefault(follows.fleet, {})[holder.id] = holder
-        even = now >= self._even_at
-        if even:
-            self._even_at = now + REBALANCE
-        for fleet, holders in by_fleet.items():
-            targets: dict[SidecarId, dict[EndpointUrl, int]] = {sidecar: {} for sidecar in holders}
-            theirs = held_by(holders.values())
-            for variant, endpoints in self._capacity.get(fleet, {}).items():
-                free = {
-                    endpoint: max(0, live[endpoint] - held.get(endpoint, 0) + theirs.get(endpoint, 0))
-                    for endpoint in endpoints
-                }
-                wants = {sidecar: holder.report.wants.get(variant, 0) for sidecar, holder in holders.items()}
-                standing = {
-                    sidecar: {e: n for e, n in holder.target.items() if e in endpoints}
-                    for sidecar, holder in holders.items()
-                }
-                known = (free, set(holders))
-                if (
-                    even
-                    or self._divided.get((fleet, variant)) != known
-                    or not _suffices(standing, wants, free)
-                ):
-                    told = {
-                        sidecar: {e: n for e, n in holder.told.items() if e in endpoints}
-                        for sidecar, holder in holders.items()
-                    }
-                    sums = {sidecar: sum(slots.values()) for sidecar, slots in told.items()}
-                    standing = place(even_shares(wants, sum(free.values()), sums), free, told)
-                    self._divided[fleet, variant] = known
-                for sidecar, slots in standing.items():
-                    targets[sidecar].update(slots)
-            for sidecar, holder in holders.items():
-                holder.target = targets[sidecar]
 
     def _divide_money(self, takers: Iterable[tuple[Holder, Follows]]) -> None:
         by_policy: dict[ObjectKey, list[Holder]] = {}
@@ -427,26 +393,6 @@ class LeaseBook:
             for period, account in grant.accounts.items()
             for before in (last.accounts[period],)
         )
-
-
-def held_by(holders: Iterable[Holder]) -> dict[EndpointUrl, int]:
-    """Return the slots that all `holders` together may hold, by endpoint."""
-    held: dict[EndpointUrl, int] = {}
-    for holder in holders:
-        for endpoint, slots in holder.held().items():
-            held[endpoint] = held.get(endpoint, 0) + slots
-    return held
-
-
-def _suffices(
-    standing: Mapping[SidecarId, Mapping[EndpointUrl, int]],
-    wants: Mapping[SidecarId, int],
-    free: Mapping[EndpointUrl, int],
-) -> bool:
-    """Return whether everyone has its fair share of what it wants, so that nothing needs to move."""
-    sums = {sidecar: sum(slots.values()) for sidecar, slots in standing.items()}
-    fair = water_fill(wants, sum(free.values()), sums)
-    return all(sums[sidecar] >= share for sidecar, share in fair.items())
 
 
 def _settled(state: AccountState, granted: NanoUsd) -> bool:

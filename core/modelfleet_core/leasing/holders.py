@@ -5,7 +5,7 @@ In come its reports and the grants made for it; out goes what it may hold. `gran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from modelfleet_core.leasing.messages import Grant, Report, SidecarId
@@ -113,3 +113,12 @@ class Holder:
         self.target = {}
         self.connected = False
         self.retired_at = now
+
+
+def held_by(holders: Iterable[Holder]) -> dict[EndpointUrl, int]:
+    """Return the slots that all `holders` together may hold, by endpoint."""
+    held: dict[EndpointUrl, int] = {}
+    for holder in holders:
+        for endpoint, slots in holder.held().items():
+            held[endpoint] = held.get(endpoint, 0) + slots
+    return held

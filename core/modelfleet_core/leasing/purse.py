@@ -252,7 +252,7 @@ class Purse:
         self._opened = stored is not None and stored.epoch == self.epoch
 
     def grant(self, sidecar: SidecarId, limit: NanoUsd, takers: int, ends_in: float) -> AccountGrant:
-        """Return a sidecar's account for a grant; it was heard before. The allowance is paced over `takers`."""
+        """Return the account of a sidecar heard before; what is left is paced over `takers` sidecars."""
         account = self._accounts[sidecar]
         allowance = 0.0
         if ends_in > 0 and takers > 0:

@@ -1,0 +1,441 @@
+"""Stage publish: the capacity service, one lease stream per sidecar.
+
+In come live capacity, documents, prices and the sidecars' reports; out go grants, at once when anything
+changed, and the demand seen for the next allocation. Decisions are the `LeaseBook`'s; here are the streams,
+the clocks and the ledger's writes, each of which ends before a grant that rests on it leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
+from modelfleet_core.demand import DemandClass
+from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
+from modelfleet_core.leasing.holders import Follows, held_by
+from modelfleet_core.leasing.ledger import BudgetPeriod
+from modelfleet_core.leasing.messages import Document, Grant, SidecarId, SlotState
+from modelfleet_core.leasing.slots import Capacity
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
+
+from modelfleet_operator.demand import DemandMeter
+from modelfleet_operator.ledgers import LedgerStore, open_ledger, write_ledger
+from modelfleet_operator.wire import WireError, grant_to, greeting, identity_to, report_from
+
+log = logging.getLogger(__name__)
+
+TTL = 30.0
+TICK = 0.5
+"""Seconds between passes when nothing happens: leases run out and periods end."""
+GATHER = 0.005
+"""Seconds between passes, so that changes at one moment make one grant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One policy's money in its present period. `granted`: spent or still in sidecars' hands, at most."""
+
+    period: PeriodId
+    starts: datetime
+    ends: datetime
+    limit: NanoUsd
+    granted: NanoUsd
+    spent: NanoUsd
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarView:
+    """One sidecar as the leader sees it."""
+
+    id: SidecarId
+    follows: Follows | str
+    """A text says why it gets nothing."""
+    report_age: float
+    """Seconds."""
+    connected: bool
+    slots: Mapping[EndpointUrl, SlotState]
+
+
+PolicyOf = Callable[[SidecarId], tuple[ObjectKey, ObjectKey] | str]
+"""Returns the policy and the fleet that a sidecar follows, or why it gets nothing."""
+
+
+def _not_yet(sidecar: SidecarId) -> str:
+    return f"the operator has not listed pods yet, so it does not know {sidecar.namespace}/{sidecar.pod}"
+
+
+class _Stream:
+    """One sidecar's stream, as the divider sees it."""
+
+    def __init__(self) -> None:
+        self.sidecar: SidecarId | None = None
+        self.busy = False
+        self._outbox: deque[Grant] = deque()
+        self._end: tuple[grpc.StatusCode, str] | None = None
+        self._event = asyncio.Event()
+
+    def offer(self, grant: Grant) -> None:
+        self.busy = True
+        self._outbox.append(grant)
+        self._event.set()
+
+    def end(self, code: grpc.StatusCode, reason: str) -> None:
+        self._end = self._end or (code, reason)
+        self._event.set()
+
+    def heard_out(self, reader: asyncio.Task[None]) -> None:
+        """The sidecar sends nothing more: nor does the leader."""
+        error = None if reader.cancelled() else reader.exception()
+        if error is not None:
+            log.error("reports of %s could not be taken", self.sidecar, exc_info=error)
+            self.end(grpc.StatusCode.INTERNAL, "the report could not be taken; the operator's log says why")
+        self.end(grpc.StatusCode.OK, "")
+
+    async def next(self) -> Grant | tuple[grpc.StatusCode, str]:
+        """Return the next grant to send, or why the stream ends."""
+        while True:
+            if self._outbox:
+                return self._outbox.popleft()
+            if self._end is not None:
+                return self._end
+            self._event.clear()
+            await self._event.wait()
+
+
+class Publisher(capacity_pb2_grpc.CapacityServicer):
+    """Serves `modelfleet.v1.Capacity` while this process leads. Everything runs in one event loop.
+
+    `clock` gives seconds that never go back and count suspend, `wall_clock` UTC for budget periods.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: LedgerStore,
+        ttl: float = TTL,
+        clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._policy_of: PolicyOf = _not_yet
+        self._ttl = ttl
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._book: LeaseBook | None = None
+        self._stopping = False
+        self._capacity: Mapping[ObjectKey, Capacity] = {}
+        self._documents = Documents({}, {})
+        self._prices = Prices({}, {})
+        self._streams: dict[SidecarId, _Stream] = {}
+        self._meter = DemandMeter()
+        self._opening: set[PeriodId] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._woken = asyncio.Event()
+
+    # What the operator's other stages say.
+
+    def set_capacity(self, capacity: Mapping[ObjectKey, Capacity]) -> None:
+        """Publish the live slots of every fleet, by variant and endpoint."""
+        self._capacity = capacity
+        if self._book is not None:
+            self._book.set_capacity(capacity)
+        self._wake()
+
+    def set_documents(
+        self, fleets: Mapping[ObjectKey, Document], policies: Mapping[ObjectKey, tuple[Policy, Document]]
+    ) -> None:
+        """Publish the accepted fleets and policies."""
+        self._documents = Documents(fleets, policies)
+        if self._book is not None:
+            self._book.set_documents(self._documents)
+        self._follow_anew()
+
+    def set_prices(
+        self, slots: Mapping[ObjectKey, Mapping[VariantKey, float]], money: Mapping[ObjectKey, float]
+    ) -> None:
+        """Publish prices: quality per slot-second by fleet and variant, quality per USD by policy."""
+        self._prices = Prices(slots, money)
+        if self._book is not None:
+            self._book.set_prices(self._prices)
+        self._wake()
+
+    def set_policy_of(self, policy_of: PolicyOf) -> None:
+        """Say how to find a sidecar's policy; call it anew when pods or policies changed."""
+        self._policy_of = policy_of
+        self._follow_anew()
+
+    def _follow_anew(self) -> None:
+        if self._book is not None:
+            for holder in self._book.holders():
+                self._book.follow(holder.id, self._follows(holder.id))
+        self._wake()
+
+    def forget(self, uid: str) -> None:
+        """The API server shows this pod gone."""
+        if self._book is not None:
+            self._book.forget(uid, self._clock())
+        self._wake()
+
+    # Leading.
+
+    async def open_epoch(self, epoch: int, may_hold: Collection[str] | None = None) -> None:
+        """Lead from now on: write the epoch into every ledger, then greet sidecars.
+
+        `may_hold`: UIDs of the pods that may hold an older leader's lease; None: not known, so nothing beyond
+        what is reported is granted until every old lease is over. The first epoch has no older one.
+        Raises `LeadershipLostError` if a ledger is another leader's.
+        """
+        nobody = epoch <= 1
+        book = LeaseBook(epoch=epoch, ttl=self._ttl, now=self._clock(), may_hold=() if nobody else may_hold)
+        book.set_capacity(self._capacity)
+        book.set_documents(self._documents)
+        book.set_prices(self._prices)
+        self._book = book
+        for policy, period in book.unopened(self._wall_clock()):
+            await self._open(book, policy, period)
+        for record in book.due(self._clock()):
+            await write_ledger(self._store, book, record)
+        self._wake()
+
+    async def run(self) -> NoReturn:
+        """Divide and grant until cancelled; raises `LeadershipLostError` when another leader is found."""
+        while True:
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass  # time alone changes leases
+            self._woken.clear()
+            if self._failure is not None:
+                raise self._failure
+            if self._book is not None and not self._stopping:
+                self._pass(self._book)
+            await asyncio.sleep(GATHER)
+
+    async def stop(self) -> None:
+        """Grant nothing more, leave no spare money behind in the ledgers, and end all streams.
+
+        Sidecars keep their leases until these end or another leader renews them.
+        """
+        self._stopping = True
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._book is not None and self._failure is None:
+            for record in self._book.due(self._clock(), exact=True):
+                await write_ledger(self._store, self._book, record)
+        for stream in self._streams.values():
+            stream.end(grpc.StatusCode.UNAVAILABLE, "this operator stops leading; connect again")
+
+    def _pass(self, book: LeaseBook) -> None:
+        now = self._clock()
+        book.prune(now)
+        for policy, period in book.unopened(self._wall_clock()):
+            if period.id not in self._opening:
+                self._opening.add(period.id)
+                self._start(self._open(book, policy, period))
+        ready = {sidecar for sidecar, stream in self._streams.items() if not stream.busy}
+        for sidecar, grant in book.turn(now, ready):
+            self._streams[sidecar].offer(grant)
+        for record in book.due(now):
+            self._start(write_ledger(self._store, book, record))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+        self._wake()
+
+    async def _open(self, book: LeaseBook, policy: ObjectKey, period: BudgetPeriod) -> None:
+        try:
+            await open_ledger(self._store, book, policy, period, self._clock)
+        finally:
+            self._opening.discard(period.id)
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _follows(self, sidecar: SidecarId) -> Follows | str:
+        found = self._policy_of(sidecar)
+        if isinstance(found, str):
+            return found
+        follows = Follows(*found)
+        if follows.policy not in self._documents.policies:
+            return f"RoutingPolicy {follows.policy} is not accepted; its status says why"
+        if follows.fleet not in self._documents.fleets:
+            return f"ModelFleet {follows.fleet} does not exist or is not accepted; its status says why"
+        return follows
+
+    # The service.
+
+    async def Lease(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[capacity_pb2.LeaseReport],
+        context: grpc.aio.ServicerContext[capacity_pb2.LeaseReport, capacity_pb2.LeaseGrant],
+    ) -> AsyncIterator[capacity_pb2.LeaseGrant]:
+        """Greet with the epoch, then send this sidecar's grants while its reports come in."""
+        book = self._book
+        if book is None or self._stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
+        stream = _Stream()
+        yield greeting(book.epoch)
+        reader = asyncio.create_task(self._hear(book, stream, request_iterator))
+        reader.add_done_callback(stream.heard_out)
+        try:
+            while True:
+                step = await stream.next()
+                if isinstance(step, tuple):
+                    if step[0] is grpc.StatusCode.OK:
+                        return
+                    await context.abort(*step)
+                yield grant_to(step)
+                stream.busy = False
+                self._wake()
+        finally:
+            reader.cancel()
+            self._part(book, stream)
+
+    async def _hear(
+        self, book: LeaseBook, stream: _Stream, reports: AsyncIterator[capacity_pb2.LeaseReport]
+    ) -> None:
+        try:
+            async for message in reports:
+                report = report_from(message)
+                if stream.sidecar is None:
+                    self._arrive(book, stream, report.sidecar)
+                elif stream.sidecar != report.sidecar:
+                    raise WireError("identity", "it changed within one stream")
+                if self._streams.get(report.sidecar) is not stream:
+                    break
+                if book.hear(report, self._clock()):
+                    book.follow(report.sidecar, self._follows(report.sidecar))
+                    self._meter.hear(report.sidecar, report.demand, self._clock())
+                    self._wake()
+        except WireError as error:
+            log.warning("a report of %s was refused: %s", stream.sidecar, error)
+            stream.end(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    def _arrive(self, book: LeaseBook, stream: _Stream, sidecar: SidecarId) -> None:
+        stream.sidecar = sidecar
+        older = self._streams.get(sidecar)
+        if older is not None:
+            older.end(grpc.StatusCode.ABORTED, "a newer stream of this sidecar replaced it")
+        self._streams[sidecar] = stream
+        book.connect(sidecar)
+        for holder in book.holders():
+            if holder.id.uid == sidecar.uid and holder.id != sidecar and holder.id not in self._streams:
+                book.replaced(holder.id, self._clock())
+
+    def _part(self, book: LeaseBook, stream: _Stream) -> None:
+        sidecar = stream.sidecar
+        if sidecar is None or self._streams.get(sidecar) is not stream:
+            return
+        del self._streams[sidecar]
+        book.part(sidecar)
+        if any(other.uid == sidecar.uid for other in self._streams):
+            book.replaced(sidecar, self._clock())
+        self._wake()
+
+    # Views.
+
+    async def Snapshot(  # noqa: N802
+        self,
+        request: capacity_pb2.SnapshotRequest,
+        context: grpc.aio.ServicerContext[capacity_pb2.SnapshotRequest, capacity_pb2.SnapshotResponse],
+    ) -> capacity_pb2.SnapshotResponse:
+        """Return the leader's present view of sidecars, endpoints and ledgers."""
+        if self._book is None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
+        response = capacity_pb2.SnapshotResponse(epoch=self._book.epoch)
+        for view in self.sidecars():
+            entry = response.sidecars.add(
+                identity=identity_to(view.id),
+                policy=str(view.follows.policy) if isinstance(view.follows, Follows) else "",
+                report_age_seconds=view.report_age,
+            )
+            for endpoint, state in view.slots.items():
+                entry.slots.add(endpoint=endpoint, in_flight=state.in_flight, kept=state.kept)
+        for fleet, variants in self.leased().items():
+            for variant, endpoints in variants.items():
+                for endpoint, held in endpoints.items():
+                    response.endpoints.add(
+                        fleet=str(fleet),
+                        model=variant.model,
+                        variant=variant.variant,
+                        endpoint=endpoint,
+                        slots=self._capacity[fleet][variant][endpoint],
+                        held=held,
+                    )
+        for policy in self._documents.policies:
+            usage = self.usage(policy)
+            if usage is not None:
+                response.ledgers.add(
+                    policy=str(policy),
+                    period=usage.period,
+                    limit=usage.limit,
+                    granted=usage.granted,
+                    spent=usage.spent,
+                )
+        return response
+
+    def demand(self) -> tuple[DemandClass, ...]:
+        """Return the smoothed demand over all sidecars that follow a policy."""
+        policies = {
+            view.id: view.follows.policy for view in self.sidecars() if isinstance(view.follows, Follows)
+        }
+        known = {key: policy for key, (policy, _) in self._documents.policies.items()}
+        return self._meter.classes(policies, known, self._clock())
+
+    def leased(self) -> Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]:
+        """Return the slots held at each live endpoint."""
+        held = held_by(self._book.holders()) if self._book is not None else {}
+        return {
+            fleet: {
+                variant: {endpoint: held.get(endpoint, 0) for endpoint in endpoints}
+                for variant, endpoints in capacity.items()
+            }
+            for fleet, capacity in self._capacity.items()
+        }
+
+    def usage(self, policy: ObjectKey) -> Usage | None:
+        """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""
+        purse = self._book.purse(policy) if self._book is not None else None
+        budget = self._documents.policies[policy][0].budget if policy in self._documents.policies else None
+        if purse is None or budget is None:
+            return None
+        return Usage(
+            period=purse.period.id,
+            starts=purse.period.starts,
+            ends=purse.period.ends,
+            limit=budget.limit,
+            granted=NanoUsd(purse.committed),
+            spent=purse.spent,
+        )
+
+    def sidecars(self) -> tuple[SidecarView, ...]:
+        """Return all sidecars that hold something or may soon."""
+        if self._book is None:
+            return ()
+        now = self._clock()
+        return tuple(
+            SidecarView(
+                holder.id, holder.follows, now - holder.heard_at, holder.connected, holder.report.slots
+            )
+            for holder in self._book.holders()
+            if holder.retired_at is None
+        )
