@@ -6,11 +6,11 @@ In: the operator's snapshot (observe). Out: an `AllocationProblem`. Next: `solve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import DemandClass
-from modelfleet_core.values import PoolName, VariantKey
+from modelfleet_core.values import ObjectKey, PoolName, VariantKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +25,5 @@ class AllocationProblem:
     """Pods that exist (ready, pending and terminating) and so hold GPUs; absent: as `current`."""
     stock: Mapping[PoolName, int]
     """GPUs that the nodes offer; an absent pool offers none."""
+    budget_rate: Mapping[ObjectKey, float] = field(default_factory=dict)
+    """USD per second that each policy may spend from now on; an absent policy has no budget."""

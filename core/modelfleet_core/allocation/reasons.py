@@ -1,0 +1,102 @@
+"""Stage allocate, why: a reason and a sentence for each variant's replicas.
+
+In: the chosen replicas and the duals with them fixed. Out: `VariantPlan`s. Next: status and scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelfleet_core.allocation.limits import Limits, PoolVariant
+from modelfleet_core.allocation.problem import AllocationProblem
+from modelfleet_core.allocation.result import Reason, VariantPlan
+from modelfleet_core.allocation.worth import Worth
+from modelfleet_core.values import ModelName, VariantKey
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Replicas on their way from declared minimum to what is asked for now."""
+
+    minimum: Mapping[VariantKey, int]
+    """As much of the declared minimum as fits."""
+    wished: Mapping[VariantKey, int]
+    """By the program alone."""
+    target: Mapping[VariantKey, int]
+    """After leaving out starts that gain too little."""
+    asked: Mapping[VariantKey, int]
+    """What fits now."""
+    model_prices: Mapping[ModelName, float]
+    """Value of one more busy slot, with `asked` fixed."""
+    external_spend: float
+    """USD per hour."""
+
+
+def explain(
+    problem: AllocationProblem, within: Limits, worth: Worth, choice: Choice
+) -> dict[VariantKey, VariantPlan]:
+    """Return the plan of every variant."""
+    wanted = {
+        name for demand in problem.classes if demand.rate > 0 for name in demand.offers
+    }  # models that some demand may use
+    used = within.used(choice.asked)
+    plans = {}
+    for key, v in within.variants.items():
+        reason, why = _reason(
+            problem, within, worth, choice, v, key.model in wanted, used.get(v.placement.pool, 0)
+        )
+        replicas = choice.asked[key]
+        plans[key] = VariantPlan(replicas=replicas, reason=reason, message=f"{_count(replicas)}: {why}")
+    return plans
+
+
+def _count(replicas: int) -> str:
+    return f"{replicas} replica" if replicas == 1 else f"{replicas} replicas"
+
+
+def _reason(
+    problem: AllocationProblem,
+    within: Limits,
+    worth: Worth,
+    choice: Choice,
+    v: PoolVariant,
+    wanted: bool,
+    used: int,
+) -> tuple[Reason, str]:
+    key, place = v.key, v.placement
+    asked, target, limit = choice.asked[key], choice.target[key], within.gpus.get(place.pool, 0)
+    if choice.minimum[key] < place.replicas.min:
+        return Reason.MINIMUM_DOES_NOT_FIT, (
+            f"the declared minimum of {place.replicas.min} does not fit pool {place.pool} "
+            f"({limit} GPUs, {place.gpus} per replica) or the hourly budget"
+        )
+    if asked < target:
+        return Reason.WAITING_FOR_GPUS, (
+            f"{target} are wanted once pods that stop have freed their GPUs in pool {place.pool}"
+        )
+    if choice.wished[key] != target:
+        return (
+            Reason.NOT_WORTH_MOVING,
+            f"{choice.wished[key]} would be better, but by less than the move costs",
+        )
+    gain = choice.model_prices.get(key.model, 0.0) * worth.slots[key] - worth.thrift[key]
+    if gain <= 0:
+        if not wanted:
+            return Reason.NO_DEMAND, "no request asks for this model"
+        if asked > 0 and asked == place.replicas.min:
+            return Reason.AT_MIN, "the declared minimum; demand needs no more"
+        return Reason.DEMAND_MET, "one more would gain nothing"
+    more = f"one more would gain {gain:.3g} quality per second"
+    if asked >= place.replicas.max:
+        return Reason.AT_MAX, f"{more}, but {place.replicas.max} is the declared maximum"
+    if used + place.gpus > limit:
+        declared = next((pool.limit for pool in problem.fleet.pools if pool.name == place.pool), 0)
+        full = f"but {used} of {limit} GPUs in pool {place.pool} are taken and a replica needs {place.gpus}"
+        if problem.stock.get(place.pool, 0) < declared:
+            return Reason.STOCK_BINDS, f"{more}, {full}; nodes offer fewer than the limit of {declared}"
+        return Reason.POOL_BINDS, f"{more}, {full}"
+    one_more = dict(choice.asked) | {key: asked + 1}
+    if not within.affordable(one_more, choice.external_spend):
+        return Reason.BUDGET_BINDS, f"{more}, but {v.hourly:.2f} USD per hour do not fit the hourly budget"
+    return Reason.DEMAND_MET, "one more would not gain as much as it costs"

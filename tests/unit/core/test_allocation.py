@@ -1,0 +1,203 @@
+import pytest
+from modelfleet_core.allocation.problem import AllocationProblem
+from modelfleet_core.allocation.result import Plan, Reason, Termination
+from modelfleet_core.allocation.solver import allocate
+from modelfleet_core.allocation.stabilise import Stabiliser
+from modelfleet_core.catalog import Fleet
+from modelfleet_core.demand import DemandClass
+from modelfleet_core.values import PoolName, VariantKey
+from support.fleets import POLICY, demand, external, fleet, key, model, on_pool, pool
+
+H100 = PoolName("h100")
+TWO = fleet(model(on_pool("small")), model(on_pool("large", gpus=4, replicas=(0, 2))))
+OFFERS = {"small": (0.5, 0.0, 1.0), "large": (0.9, 0.0, 1.0)}
+
+
+def ask(
+    it: Fleet = TWO,
+    *classes: DemandClass,
+    current: dict[VariantKey, int] | None = None,
+    occupied: dict[VariantKey, int] | None = None,
+    stock: int = 100,
+) -> AllocationProblem:
+    now = current or {}
+    return AllocationProblem(
+        fleet=it,
+        classes=classes,
+        current=now,
+        occupied=now if occupied is None else occupied,
+        stock={p.name: stock for p in it.pools},
+    )
+
+
+def replicas(plan: Plan) -> dict[str, int]:
+    return {variant.model: it.replicas for variant, it in plan.variants.items()}
+
+
+def reasons(plan: Plan) -> dict[str, Reason]:
+    return {variant.model: it.reason for variant, it in plan.variants.items()}
+
+
+def test_plain_demand_gets_the_replicas_that_it_needs_and_no_more():
+    plan = allocate(ask(TWO, demand(10.0, OFFERS)), time_limit=5.0)
+    assert replicas(plan) == {"small": 0, "large": 2}
+    assert plan.termination is Termination.OPTIMAL
+    assert plan.gap == pytest.approx(0.0, abs=1e-3)
+    assert plan.gpus == {H100: 8}
+    assert plan.hourly_cost == pytest.approx(24.0)
+
+
+def test_without_demand_nothing_runs_and_the_plan_says_so():
+    plan = allocate(ask(current={key("small"): 3}), time_limit=5.0)
+    assert replicas(plan) == {"small": 0, "large": 0}
+    assert set(reasons(plan).values()) == {Reason.NO_DEMAND}
+
+
+def test_a_little_demand_that_nothing_else_serves_starts_a_model():
+    classes = (demand(300.0, {"small": OFFERS["small"]}), demand(0.01, {"large": OFFERS["large"]}))
+    plan = allocate(ask(fleet(*TWO.models, pools=(pool(limit=12),)), *classes), time_limit=5.0)
+    assert replicas(plan)["large"] == 1
+
+
+def test_a_full_pool_binds_and_has_a_price():
+    plan = allocate(ask(TWO, demand(100.0, OFFERS)), time_limit=5.0)
+    assert replicas(plan) == {"small": 8, "large": 0}
+    assert plan.gpus[H100] == 8
+    assert plan.pool_prices[H100] > 0
+    assert reasons(plan) == {"small": Reason.AT_MAX, "large": Reason.DEMAND_MET} or reasons(plan)[
+        "large"
+    ] in (Reason.POOL_BINDS, Reason.DEMAND_MET)
+
+
+def test_pool_stock_maximum_and_budget_are_told_apart():
+    crowd = demand(500.0, {"small": OFFERS["small"]})
+    one = model(on_pool("small", replicas=(0, 8)))
+    cases = [
+        (fleet(one, pools=(pool(limit=5),)), 100, 5, Reason.POOL_BINDS),
+        (fleet(one, pools=(pool(limit=5),)), 3, 3, Reason.STOCK_BINDS),
+        (fleet(one, pools=(pool(limit=50),)), 100, 8, Reason.AT_MAX),
+        (fleet(one, pools=(pool(limit=50),), hourly_budget=13.0), 100, 4, Reason.BUDGET_BINDS),
+    ]
+    for it, stock, count, reason in cases:
+        plan = allocate(ask(it, crowd, stock=stock), time_limit=5.0)
+        assert (replicas(plan)["small"], reasons(plan)["small"]) == (count, reason)
+        assert str(count) in plan.variants[key("small")].message
+    assert plan.budget_price > 0
+
+
+def test_external_spend_and_gpus_share_the_hourly_budget():
+    it = fleet(
+        model(on_pool("small", replicas=(0, 4))),
+        model(external("api", concurrency=1000)),
+        hourly_budget=20.0,
+    )
+    offers = {"small": (0.5, 0.0, 1.0), "api": (0.9, 0.001, 1.0)}
+    plan = allocate(ask(it, demand(10.0, offers)), time_limit=5.0)
+    # 10 requests/s elsewhere would cost 36 USD/h; a replica for 3 USD/h serves what the rest can not pay.
+    assert replicas(plan)["small"] >= 1
+    assert plan.hourly_cost <= 20.0 + 1e-6
+    assert plan.objective > 10 * 0.5
+
+
+def test_a_policy_without_money_wants_no_costly_model():
+    offers = {"small": (0.5, 0.0, 1.0), "large": (0.9, 0.01, 1.0)}
+    problem = AllocationProblem(
+        fleet=TWO,
+        classes=(demand(5.0, offers),),
+        current={},
+        occupied={},
+        stock={H100: 8},
+        budget_rate={POLICY: 0.0},
+    )
+    assert replicas(allocate(problem, time_limit=5.0)) == {"small": 1, "large": 0}
+
+
+def test_minimums_that_do_not_fit_are_a_value_and_the_plan_stays_within_the_limits():
+    it = fleet(model(on_pool("small", replicas=(6, 8))), model(on_pool("large", gpus=4, replicas=(1, 2))))
+    plan = allocate(ask(it, demand(1.0, OFFERS)), time_limit=5.0)
+    assert plan.termination is Termination.INFEASIBLE
+    assert "small/gpu gets 4 of at least 6" in plan.message
+    assert reasons(plan)["small"] is Reason.MINIMUM_DOES_NOT_FIT
+    assert replicas(plan) == {"small": 4, "large": 1}
+
+
+def test_a_minimum_is_kept_without_demand():
+    it = fleet(model(on_pool("small", replicas=(2, 8))))
+    plan = allocate(ask(it, demand(1.0, {"small": OFFERS["small"]})), time_limit=5.0)
+    assert (replicas(plan), reasons(plan)) == ({"small": 2}, {"small": Reason.AT_MIN})
+
+
+def test_starts_wait_for_gpus_that_stopping_pods_still_hold():
+    busy = demand(10.0, {"large": OFFERS["large"]})
+    problem = ask(TWO, busy, current={key("small"): 6})
+    plan = allocate(problem, time_limit=5.0)
+    assert replicas(plan) == {"small": 0, "large": 0}
+    assert reasons(plan)["large"] is Reason.WAITING_FOR_GPUS
+    stopping = ask(TWO, busy, current={}, occupied={key("small"): 4})
+    assert replicas(allocate(stopping, time_limit=5.0)) == {"small": 0, "large": 1}
+    gone = ask(TWO, busy, current={key("large"): 1})
+    assert replicas(allocate(gone, time_limit=5.0)) == {"small": 0, "large": 2}
+
+
+def test_a_small_gain_starts_nothing_but_unanswered_requests_do():
+    it = fleet(model(on_pool("old")), model(on_pool("new")))
+    offers = {"old": (0.800, 0.0, 1.0), "new": (0.803, 0.0, 1.0)}
+    plan = allocate(ask(it, demand(5.0, offers), current={key("old"): 1}), time_limit=5.0)
+    assert replicas(plan) == {"old": 1, "new": 0}
+    assert reasons(plan)["new"] is Reason.NOT_WORTH_MOVING
+    crowd = allocate(ask(it, demand(30.0, offers), current={key("old"): 1}), time_limit=5.0)
+    assert sum(replicas(crowd).values()) >= 4
+    better = {"old": (0.800, 0.0, 1.0), "new": (0.9, 0.0, 1.0)}
+    worth_it = allocate(ask(it, demand(5.0, better), current={key("old"): 1}), time_limit=5.0)
+    assert replicas(worth_it)["new"] == 1
+
+
+def test_without_an_answer_of_the_program_the_plan_is_greedy_within_the_limits(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    best = allocate(ask(TWO, demand(40.0, OFFERS)), time_limit=5.0)
+    monkeypatch.setattr("modelfleet_core.allocation.program.solve", lambda *args, **kwargs: None)
+    plan = allocate(ask(TWO, demand(40.0, OFFERS)), time_limit=5.0)
+    assert plan.termination is Termination.FALLBACK
+    assert sum(plan.gpus.values()) <= 8
+    assert plan.objective <= best.objective <= plan.bound
+    assert plan.objective >= 0.9 * best.objective
+
+
+def test_scale_down_waits_until_no_recent_plan_wanted_more():
+    busy, calm = demand(30.0, {"small": OFFERS["small"]}), demand(5.0, {"small": OFFERS["small"]})
+    high = allocate(ask(TWO, busy), time_limit=5.0)
+    running = {key("small"): replicas(high)["small"]}
+    assert running[key("small")] > 1
+    problem = ask(TWO, calm, current=running)
+    low = allocate(problem, time_limit=5.0)
+    stabiliser, first = Stabiliser(window=300.0).settle(high, ask(TWO, busy, current=running), 0.0)
+    assert replicas(first) == replicas(high)
+    stabiliser, held = stabiliser.settle(low, problem, 100.0)
+    assert replicas(held)["small"] == running[key("small")]
+    assert reasons(held)["small"] is Reason.HELD_BY_STABILISATION
+    assert held.gpus[H100] == running[key("small")]
+    _, after = stabiliser.settle(low, problem, 301.0)
+    assert replicas(after) == replicas(low)
+
+
+def test_a_restart_scales_nothing_down_at_once_and_scaling_up_is_not_held():
+    calm = ask(TWO, demand(5.0, {"small": OFFERS["small"]}), current={key("small"): 4})
+    stabiliser, held = Stabiliser(window=300.0).settle(allocate(calm, time_limit=5.0), calm, 1000.0)
+    assert replicas(held)["small"] == 4
+    crowd = ask(TWO, demand(60.0, {"small": OFFERS["small"]}), current={key("small"): 4})
+    _, up = stabiliser.settle(allocate(crowd, time_limit=5.0), crowd, 1001.0)
+    assert replicas(up)["small"] > 4
+
+
+def test_no_hold_keeps_a_plan_over_its_pool_or_its_budget():
+    current = {key("small"): 6}
+    for it in (
+        fleet(*TWO.models, pools=(pool(limit=4),)),
+        fleet(*TWO.models, hourly_budget=9.0),
+    ):
+        problem = ask(it, demand(5.0, {"small": OFFERS["small"]}), current=current)
+        plan = allocate(problem, time_limit=5.0)
+        _, settled = Stabiliser(window=300.0).settle(plan, problem, 0.0)
+        assert replicas(settled) == replicas(plan)
+        assert replicas(plan)["small"] <= 4
