@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modelfleet_core.allocation import program
 from modelfleet_core.allocation.limits import limits
 from modelfleet_core.allocation.problem import AllocationProblem
-from modelfleet_core.allocation.result import Plan, Termination
+from modelfleet_core.allocation.result import Plan, Reason, Termination
 from modelfleet_core.allocation.solver import allocate
 from modelfleet_core.allocation.stabilise import Stabiliser
 from modelfleet_core.allocation.worth import worth
@@ -94,7 +94,7 @@ def assert_within(problem: AllocationProblem, plan: Plan) -> None:
         assert not starts[p.name] or held[p.name] <= cap
     if problem.fleet.hourly_budget is not None:
         assert cost <= plan.hourly_cost + 1e-9
-        assert plan.hourly_cost <= problem.fleet.hourly_budget + 1e-5
+        assert plan.hourly_cost <= problem.fleet.hourly_budget * (1 + 1e-9)
 
 
 @given(problems(), st.sampled_from([0.0, 2.0]))
@@ -104,20 +104,16 @@ def test_g5_a_plan_never_exceeds_pool_stock_or_budget(problem: AllocationProblem
     assert_within(problem, plan)
     assert plan.bound >= plan.objective - 1e-9
     if plan.termination is not Termination.INFEASIBLE:
+        least = {k: v.placement.replicas.min for k, v in limits(problem).variants.items()}
         for k, v in plan.variants.items():
-            variant = problem.fleet.variant(k)
-            assert variant is not None
-            starting = v.replicas < variant.placement.replicas.min  # type: ignore[union-attr]
-            assert not starting or v.reason.value == "WaitingForGpus"
+            assert v.replicas >= least[k] or v.reason is Reason.WAITING_FOR_GPUS
 
 
-@given(st.lists(problems(), min_size=1, max_size=1), st.lists(st.integers(0, 400), min_size=1, max_size=4))
+@given(problems(), st.lists(st.integers(0, 400), min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
-def test_g5_a_stabilised_plan_never_exceeds_them_either(
-    drawn: list[AllocationProblem], gaps: list[int]
-) -> None:
+def test_g5_a_stabilised_plan_never_exceeds_them_either(problem: AllocationProblem, gaps: list[int]):
     stabiliser = Stabiliser(window=300.0)
-    problem, now = drawn[0], 0.0
+    now = 0.0
     for gap in gaps:
         now += gap
         stabiliser, plan = stabiliser.settle(allocate(problem, time_limit=2.0), problem, now)

@@ -98,13 +98,17 @@ def allocate(problem: AllocationProblem, *, time_limit: float) -> Plan:
     )
     asked = step(run.within, target, order=order, external=external)
     fixed = run.solve(asked, asked, integer=False, share=0.9)
+    if fixed is not None:
+        external = fixed.external_spend
+    if run.within.budget is not None:  # the program keeps it up to its tolerance
+        external = max(0.0, min(external, run.within.budget - run.within.cost(asked)))
     choice = Choice(
         minimum=run.lower,
         wished=wished,
         target=target,
         asked=asked,
         model_prices=fixed.model_prices if fixed is not None else prices,
-        external_spend=fixed.external_spend if fixed is not None else external,
+        external_spend=external,
     )
     message = _shortfall(run)
     return Plan(
@@ -114,7 +118,7 @@ def allocate(problem: AllocationProblem, *, time_limit: float) -> Plan:
         gap=max(0.0, bound - objective) / max(1e-9, abs(bound)),
         termination=Termination.INFEASIBLE if message else termination,
         message=message,
-        hourly_cost=run.within.cost(asked) + choice.external_spend,
+        hourly_cost=run.within.cost(asked) + external,
         gpus=run.within.used(asked),
         pool_prices=relaxed.pool_prices if relaxed is not None else dict.fromkeys(run.within.gpus, 0.0),
         budget_price=relaxed.budget_price if relaxed is not None else 0.0,
