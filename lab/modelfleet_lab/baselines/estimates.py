@@ -15,15 +15,15 @@ from modelfleet_core.estimation.profile import RequestProfile, profile
 from modelfleet_core.values import TaskName
 
 from modelfleet_lab.baselines import Offer
-from modelfleet_lab.demo.scenario import MAX_OUTPUT_TOKENS
 from modelfleet_lab.questions import Question, QuestionSet
 
 
 class Estimates:
     """Offers to questions, one after the other."""
 
-    def __init__(self, fleet: Fleet, past: QuestionSet) -> None:
+    def __init__(self, fleet: Fleet, past: QuestionSet, max_tokens: int) -> None:
         self._fleet = fleet
+        self._max_tokens = max_tokens
         self._estimator = PriorEstimator()
         for index, question in enumerate(past.questions):
             self._estimator.saw(self._profile(question))
@@ -44,7 +44,7 @@ class Estimates:
         return profile(
             [question.prompt],
             task=TaskName(question.task),
-            asked_output_tokens=MAX_OUTPUT_TOKENS,
-            max_output_tokens=MAX_OUTPUT_TOKENS,
+            asked_output_tokens=self._max_tokens,
+            max_output_tokens=self._max_tokens,
             seen_output_tokens=self._estimator.output_tokens(),
         )

@@ -44,6 +44,7 @@ class Router:
         offers: Mapping[str, Sequence[Offer]],
         budget: float,
         deadline: float,
+        max_tokens: int,
         session: aiohttp.ClientSession,
     ) -> None:
         self._rule = rule
@@ -53,6 +54,7 @@ class Router:
         self._offers = offers
         self._budget = budget
         self._deadline = deadline
+        self._max_tokens = max_tokens
         self._session = session
         self._waiting: deque[tuple[Request, asyncio.Future[Server]]] = deque()
         self.spent = 0.0
@@ -81,7 +83,9 @@ class Router:
         if self.spent >= self._budget:
             return Reply(Ending.REFUSED, detail="the budget is spent")
         left = end - asyncio.get_running_loop().time()
-        reply = await ask_over_http(self._session, server.url, server.model, request, timeout=left)
+        reply = await ask_over_http(
+            self._session, server.url, server.model, request, max_tokens=self._max_tokens, timeout=left
+        )
         self.spent += self._models[server.model].cost(*reply.tokens)
         if reply.ending is Ending.LOST and asyncio.get_running_loop().time() >= end:
             return Reply(Ending.REFUSED, detail="no answer within the deadline")

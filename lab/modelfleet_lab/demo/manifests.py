@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modelfleet_lab.baselines.knowledge import Knowledge
-from modelfleet_lab.demo.scenario import DEADLINE, MAX_OUTPUT_TOKENS, SHARES, LabModel, Scenario
+from modelfleet_lab.demo.scenario import DEADLINE, SHARES, LabModel, Scenario
 
 NAMESPACE = "demo"
 API = "modelfleet.io/v1alpha1"
@@ -109,7 +109,7 @@ def policy_manifest(scenario: Scenario) -> Manifest:
         "spec": {
             "fleetRef": {"name": "demo"},
             "podSelector": {"matchLabels": {"app": "demo"}},
-            "limits": {"maxOutputTokens": MAX_OUTPUT_TOKENS, "maxRequest": f"{DEADLINE:g}s"},
+            "limits": {"maxOutputTokens": scenario.max_output_tokens, "maxRequest": f"{DEADLINE:g}s"},
             "batching": {"maxSize": 64, "maxWait": "20ms"},
             "budget": {"limit": f"{scenario.budget:.6f}", "period": "Hour"},
             "tiers": [{"name": "standard", "weight": 1}],

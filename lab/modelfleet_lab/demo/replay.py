@@ -15,7 +15,7 @@ from enum import Enum
 
 import aiohttp
 
-from modelfleet_lab.demo.scenario import MAX_OUTPUT_TOKENS, Request
+from modelfleet_lab.demo.scenario import Request
 from modelfleet_lab.questions import grade
 
 GRACE = 3.0
@@ -107,13 +107,19 @@ async def replay(requests: Sequence[Request], ask: Ask, progress: Progress) -> N
 
 
 async def ask_over_http(
-    session: aiohttp.ClientSession, base: str, model: str, request: Request, *, timeout: float
+    session: aiohttp.ClientSession,
+    base: str,
+    model: str,
+    request: Request,
+    *,
+    max_tokens: int,
+    timeout: float,
 ) -> Reply:
     """Ask `model` at `base` (no `/v1`) for a streamed answer; give up after `timeout` seconds."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": request.question.prompt}],
-        "max_tokens": MAX_OUTPUT_TOKENS,
+        "max_tokens": max_tokens,
         "stream": True,
         "stream_options": {"include_usage": True},
     }

@@ -38,7 +38,7 @@ class Rival:
 
 def make_rivals(scenario: Scenario, knowledge: Knowledge, fleet: Fleet) -> tuple[Rival, ...]:
     """Return the four baselines in the order of the table."""
-    estimates = Estimates(fleet, scenario.past)
+    estimates = Estimates(fleet, scenario.past, scenario.max_output_tokens)
     past = estimates.offers(scenario.past.questions[: scenario.past_count])
     questions = scenario.asked.questions
     offers = {
@@ -76,6 +76,7 @@ async def run_rival(
             offers=rival.offers,
             budget=scenario.budget,
             deadline=DEADLINE,
+            max_tokens=scenario.max_output_tokens,
             session=session,
         )
         await replay(scenario.requests, router.ask, progress)

@@ -22,7 +22,6 @@ PAST_SEED = 7919
 SHARES = (0.55, 0.3, 0.15)
 """How the requests spread over the applications."""
 GPUS = 6
-MAX_OUTPUT_TOKENS = 256
 DEADLINE = 4.0
 """Seconds within which a request must end."""
 
@@ -73,6 +72,8 @@ class Scenario:
     asked: QuestionSet
     past: QuestionSet
     """Other questions of the same kind, from which qualities and lengths are known beforehand."""
+    max_output_tokens: int
+    """What each caller asks at most, and the policy allows."""
     past_count: int
     """How many of `past` make up a run as long as this one."""
     duration: float
@@ -116,12 +117,12 @@ def make_scenario(
     figures = read_trace(trace) if trace is not None else shipped_arrivals()
     arrivals = scaled(figures, count=count, duration=duration, seed=seed)
     if data is None:
-        models, cost = GENERATED_MODELS, GENERATED_COST_PER_REQUEST
+        models, cost, limit = GENERATED_MODELS, GENERATED_COST_PER_REQUEST, 256
         past_arrivals = scaled(figures, count=count, duration=duration, seed=seed + PAST_SEED)
         past = make_questions(past_arrivals, SKILLS, seed=seed + PAST_SEED)
         asked = make_questions(arrivals, SKILLS, seed=seed)
     else:
-        models, cost = RECORDED_MODELS, RECORDED_COST_PER_REQUEST
+        models, cost, limit = RECORDED_MODELS, RECORDED_COST_PER_REQUEST, 1024
         names = [model.name for model in models]
         past, asked = recorded_questions(data, names, ask=count, seed=seed)
     trace_source = ATTRIBUTION if trace is None else f"Arrivals: {trace.name}, compressed in time."
@@ -132,6 +133,7 @@ def make_scenario(
         requests=_requests(arrivals, asked.questions, seed),
         asked=asked,
         past=past,
+        max_output_tokens=limit,
         past_count=count,
         duration=duration,
         seed=seed,

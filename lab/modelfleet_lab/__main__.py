@@ -1,0 +1,102 @@
+"""`modelfleet`: the lab's commands.
+
+In: the command line. Out: an exit status: 0 done, 1 a program failed, 2 wrong options or data, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from modelfleet_lab.demo.children import ChildError
+from modelfleet_lab.demo.run import Options, run_demo
+
+EXAMPLES = """examples:
+  modelfleet demo                         watch a fleet being planned, scaled and routed on this machine
+  modelfleet demo --seed 7                other questions at other times
+  modelfleet demo --data DIR --trace FILE real questions, recorded outcomes, the times of your trace
+"""
+DEMO_EXAMPLES = """examples:
+  modelfleet demo
+  modelfleet demo --seed 7 --output out/seed-7
+  modelfleet demo --data data/zeroeval --trace data/traces/azure_llm_2023_conv.parquet
+
+DIR holds queries.parquet, outcomes.parquet and models.csv of ZeroEval; FILE is a Parquet table with t_s,
+input_tokens and output_tokens. Needs no cluster; stops all it started, also when interrupted.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="modelfleet",
+        description="The lab of modelfleet.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="the product against four baselines on the same traffic",
+        description="Replays bursty traffic through the product and four baselines, and compares them by the "
+        "logs of the (simulated) model servers.",
+        epilog=DEMO_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo.add_argument("--seed", type=int, default=1, help="of questions, outcomes and the trace's excerpt")
+    demo.add_argument("--duration", type=_positive, default=14.0, metavar="SECONDS", help="of the traffic")
+    demo.add_argument("--rate", type=_positive, default=45.0, help="mean requests per second (default 45)")
+    demo.add_argument("--data", type=Path, metavar="DIR", help="real questions with recorded outcomes")
+    demo.add_argument("--trace", type=Path, metavar="FILE", help="arrivals as Parquet, compressed in time")
+    demo.add_argument("-o", "--output", type=Path, default=Path("out/demo"), metavar="DIR")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    options = _parser().parse_args(argv)
+    console = Console()
+    demo = Options(
+        seed=options.seed,
+        duration=options.duration,
+        rate=options.rate,
+        data=options.data,
+        trace=options.trace,
+        output=options.output,
+    )
+    try:
+        asyncio.run(_until_signal(demo, console))
+    except ChildError as error:
+        console.print(f"modelfleet demo: {error}", markup=False, highlight=False)
+        return 1
+    except (ValueError, OSError) as error:
+        console.print(f"modelfleet demo: {error}", markup=False, highlight=False)
+        return 2
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("modelfleet demo: interrupted; all it started has been stopped")
+        return 130
+    return 0
+
+
+async def _until_signal(options: Options, console: Console) -> None:
+    """Run the demo; SIGTERM ends it as Ctrl-C does, with everything cleaned up."""
+    task = asyncio.create_task(run_demo(options, console))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await task
+
+
+if __name__ == "__main__":
+    sys.exit(main())
