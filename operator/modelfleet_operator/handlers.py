@@ -19,6 +19,7 @@ from modelfleet_core.values import ObjectKey
 
 from modelfleet_operator.cluster import INJECT_LABEL, Kind, ObjectEvent
 from modelfleet_operator.cluster.credentials import connection
+from modelfleet_operator.cluster.transport import TURNS_SECONDS
 
 _WATCHED = {
     Kind.FLEET: ("modelfleet.io", "v1alpha1", "modelfleets"),
@@ -44,8 +45,7 @@ def register(registry: kopf.OperatorRegistry, sink: Sink, *, kubeconfig: str | N
 
     kopf.on.login(registry=registry, id="login")(login)
     for kind, (group, version, plural) in _WATCHED.items():
-        labels = {INJECT_LABEL: "true"} if kind is Kind.POD else None
-        watch = kopf.on.event(group, version, plural, registry=registry, id=f"watch-{plural}", labels=labels)
+        watch = kopf.on.event(group, version, plural, registry=registry, id=f"watch-{plural}")
         watch(_handler(kind, sink))
 
 
@@ -65,11 +65,15 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.level = logging.WARNING
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
+    chosen.watching.label_selectors[_WATCHED[Kind.POD]] = f"{INJECT_LABEL}=true"
     chosen.watching.server_timeout = 300
     chosen.watching.client_timeout = 330
     chosen.watching.connect_timeout = 10
     chosen.networking.request_timeout = 30
     chosen.networking.connect_timeout = 10
+    # An API server that was away for a while is followed again within 2 s; one that answers with errors for
+    # half a minute ends the watch, and with it the program.
+    chosen.networking.error_backoffs = (0.5, 1.0, *[2.0] * 15)
     return chosen
 
 
@@ -118,6 +122,7 @@ class Watching:
             namespaces=[self._namespace] if self._namespace else [],
             stop_flag=self._stop,
         )
+        await asyncio.sleep(TURNS_SECONDS)
 
     async def ended(self) -> None:
         """Wait for the watch to end by itself, which raises `WatchEnded`."""

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections import Counter
 from datetime import UTC, datetime
+from typing import Any
 
 import aiohttp
 import pytest
@@ -73,12 +74,32 @@ async def test_only_pods_with_a_sidecar_are_told(subject: ClusterUnderTest) -> N
     await log.until(lambda: (Kind.POD, "with") not in log.objects, "deletion of the pod")
 
 
+async def test_a_pod_that_loses_its_label_is_told_as_gone(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log = subject.log
+    pod: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "app",
+            "namespace": subject.namespace,
+            "labels": {"modelfleet.io/inject": "true"},
+        },
+        "spec": {"nodeName": "elsewhere", "containers": [{"name": "app", "image": "none"}]},
+    }
+    await subject.apply(pod)
+    await log.until(lambda: (Kind.POD, "app") in log.objects, "the pod")
+    pod["metadata"]["labels"] = {"modelfleet.io/inject": "false"}
+    await subject.apply(pod)
+    await log.until(lambda: (Kind.POD, "app") not in log.objects, "the pod's end")
+
+
 async def test_scaling_changes_only_the_replicas(subject: ClusterUnderTest) -> None:
     target = subject.key("large")
     await subject.apply(deployment(subject.namespace, "large", replicas=0))
     before = await subject.cluster.get(Kind.DEPLOYMENT, target)
     assert field(before, "spec", "replicas") == 0
-    await subject.cluster.scale(target, 2, version(before))
+    await subject.scale("large", 2)
     after = await subject.cluster.get(Kind.DEPLOYMENT, target)
     assert field(after, "spec", "replicas") == 2
     assert field(after, "spec", "template") == field(before, "spec", "template")
@@ -88,7 +109,7 @@ async def test_scaling_by_a_stale_version_is_a_conflict(subject: ClusterUnderTes
     target = subject.key("large")
     await subject.apply(deployment(subject.namespace, "large", replicas=0))
     stale = version(await subject.cluster.get(Kind.DEPLOYMENT, target))
-    await subject.cluster.scale(target, 1, stale)
+    await subject.scale("large", 1)
     with pytest.raises(Conflict):
         await subject.cluster.scale(target, 5, stale)
     now = await subject.cluster.get(Kind.DEPLOYMENT, target)
@@ -97,9 +118,8 @@ async def test_scaling_by_a_stale_version_is_a_conflict(subject: ClusterUnderTes
 
 async def test_scaling_below_zero_is_rejected_with_the_reason(subject: ClusterUnderTest) -> None:
     await subject.apply(deployment(subject.namespace, "large", replicas=0))
-    now = await subject.cluster.get(Kind.DEPLOYMENT, subject.key("large"))
     with pytest.raises(Rejected, match="must be greater than or equal to 0"):
-        await subject.cluster.scale(subject.key("large"), -1, version(now))
+        await subject.scale("large", -1)
 
 
 async def test_what_does_not_exist_is_not_found(subject: ClusterUnderTest) -> None:
@@ -215,8 +235,7 @@ async def test_replicas_become_ready_endpoints_and_leave_again(subject: ClusterU
         for url in log.ready_urls("large"):
             async with http.get(f"{url}/health") as response:
                 assert response.status == 200
-    now = await subject.cluster.get(Kind.DEPLOYMENT, target)
-    await subject.cluster.scale(target, 1, version(now))
+    await subject.scale("large", 1)
     await log.until(lambda: len(log.ready_urls("large")) == 1, "one ready endpoint")
     await log.until(
         lambda: field(log.state(Kind.DEPLOYMENT, "large"), "status", "replicas") == 1, "one replica"
@@ -252,13 +271,40 @@ async def test_a_server_that_fails_its_probe_leaves_the_endpoints(subject: Clust
         await log.until(lambda: log.ready_urls("large") == {url}, "the endpoint's return")
 
 
+async def test_a_replica_that_ends_slowly_counts_as_terminating_and_holds_its_gpus(
+    subject: ClusterUnderTest,
+) -> None:
+    await subject.watch()
+    log, host = subject.log, f"host-{subject.namespace}"
+    await subject.apply(node(host, gpus=2))
+    selector = {HOSTNAME: host}
+    await subject.apply(
+        deployment(subject.namespace, "slow", replicas=1, gpus=2, node_selector=selector, stubborn=True)
+    )
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "slow"), "status", "readyReplicas") == 1, "ready"
+    )
+    await subject.scale("slow", 0)
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "slow"), "status", "terminatingReplicas") == 1, "terminating"
+    )
+    assert not field(log.state(Kind.DEPLOYMENT, "slow"), "status", "replicas")
+    await subject.apply(deployment(subject.namespace, "next", replicas=1, gpus=2, node_selector=selector))
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "next"), "status", "unavailableReplicas") == 1, "waiting"
+    )
+    assert field(log.state(Kind.DEPLOYMENT, "slow"), "status", "terminatingReplicas") == 1
+    await log.until(lambda: field(log.state(Kind.DEPLOYMENT, "next"), "status", "readyReplicas") == 1, "room")
+    assert not field(log.state(Kind.DEPLOYMENT, "slow"), "status", "terminatingReplicas")
+
+
 async def test_replicas_beyond_the_nodes_gpus_stay_pending(subject: ClusterUnderTest) -> None:
     await subject.watch()
     log, host = subject.log, f"host-{subject.namespace}"
     await subject.apply(node(host, gpus=4))
     await subject.apply(service(subject.namespace, "large"))
     await subject.apply(
-        deployment(subject.namespace, "large", replicas=3, gpus=2, nodeSelector={HOSTNAME: host})
+        deployment(subject.namespace, "large", replicas=3, gpus=2, node_selector={HOSTNAME: host})
     )
     await log.until(lambda: len(log.ready_urls("large")) == 2, "two ready endpoints")
     await log.until(
@@ -271,10 +317,9 @@ async def test_replicas_beyond_the_nodes_gpus_stay_pending(subject: ClusterUnder
     assert field(log.state(Kind.NODE, host), "status", "allocatable", GPU) == "4"
     # A pod that goes makes room for the one that waits.
     await subject.apply(
-        deployment(subject.namespace, "small", replicas=1, gpus=2, nodeSelector={HOSTNAME: host})
+        deployment(subject.namespace, "small", replicas=1, gpus=2, node_selector={HOSTNAME: host})
     )
-    now = await subject.cluster.get(Kind.DEPLOYMENT, subject.key("large"))
-    await subject.cluster.scale(subject.key("large"), 1, version(now))
+    await subject.scale("large", 1)
     await log.until(
         lambda: field(log.state(Kind.DEPLOYMENT, "small"), "status", "readyReplicas") == 1, "room"
     )

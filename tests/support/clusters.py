@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from modelfleet_core.values import ObjectKey
-from modelfleet_operator.cluster import Cluster, Kind, ObjectEvent
+from modelfleet_operator.cluster import Cluster, Conflict, Kind, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
 
 from support.manifests import Manifest, fleet_manifest, policy_manifest
@@ -94,6 +94,14 @@ class ClusterUnderTest(ABC):
     def key(self, name: str) -> ObjectKey:
         return ObjectKey(self.namespace, name)
 
+    async def scale(self, name: str, replicas: int) -> None:
+        """Scale a Deployment, again if its controller wrote to it in between."""
+        while True:
+            now = await self.cluster.get(Kind.DEPLOYMENT, self.key(name))
+            with contextlib.suppress(Conflict):
+                await self.cluster.scale(self.key(name), replicas, version(now))
+                return
+
     async def watch(self) -> None:
         """Run the adapter into `log` and return once it has synced."""
         synced = asyncio.Event()
@@ -164,9 +172,15 @@ def node(name: str, gpus: int) -> Mapping[str, object]:
 
 
 def deployment(
-    namespace: str, name: str, *, replicas: int, gpus: int = 0, **pod: object
+    namespace: str,
+    name: str,
+    *,
+    replicas: int,
+    gpus: int = 0,
+    stubborn: bool = False,
+    node_selector: Mapping[str, str] | None = None,
 ) -> Mapping[str, object]:
-    """Return a Deployment of test pods, which become ready and end at once; `pod` adds to the pod's spec."""
+    """Return a Deployment of test pods, which become ready at once and end at once, or late if `stubborn`."""
     labels = {"app": name}
     probe = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1, "failureThreshold": 1}
     container: dict[str, object] = {
@@ -174,6 +188,7 @@ def deployment(
         "image": "none",
         "command": [sys.executable, str(POD_SERVER)],
         "env": [
+            {"name": "STUBBORN", "value": "yes" if stubborn else ""},
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         ],
         "ports": [{"name": "http", "containerPort": 8000}],
@@ -190,7 +205,11 @@ def deployment(
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
-                "spec": {"terminationGracePeriodSeconds": 5, "containers": [container]} | pod,
+                "spec": {
+                    "terminationGracePeriodSeconds": 4,
+                    "nodeSelector": dict(node_selector or {}),
+                    "containers": [container],
+                },
             },
         },
     }

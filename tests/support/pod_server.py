@@ -1,7 +1,11 @@
 """A pod for tests: answers `GET /health` at `$POD_IP:$PORT`; `POST /exit` ends it, `POST /unready`, back."""
 
 import os
+import signal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+if os.environ.get("STUBBORN"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Handler(BaseHTTPRequestHandler):

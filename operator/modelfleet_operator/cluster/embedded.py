@@ -81,11 +81,17 @@ class EmbeddedCluster:
         self._store.delete(ObjectId(kind, key))
 
     async def run(self, sink: Callable[[ObjectEvent], None], synced: asyncio.Event) -> None:
+        told: set[ObjectId] = set()
+
         def tell(name: ObjectId, deleted: bool, manifest: Mapping[str, object]) -> None:
-            kind = _KINDS.get(name.kind)
-            labels = texts(mapping(manifest, "metadata"), "labels")
-            if kind is not None and (kind is not Kind.POD or labels.get(INJECT_LABEL) == "true"):
-                sink(ObjectEvent(kind, name.key, deleted, manifest))
+            if name.kind not in _KINDS:
+                return
+            kind, labels = _KINDS[name.kind], texts(mapping(manifest, "metadata"), "labels")
+            # As with a label selector on a real API server, a pod that loses its label is told as deleted.
+            wanted = not deleted and (kind is not Kind.POD or labels.get(INJECT_LABEL) == "true")
+            if wanted or name in told:
+                sink(ObjectEvent(kind, name.key, not wanted, manifest))
+            (told.add if wanted else told.discard)(name)
 
         for kind in Kind:
             for manifest in self._store.objects(kind.value):

@@ -16,12 +16,12 @@ from modelfleet_core.values import ObjectKey
 
 from modelfleet_operator.cluster import (
     INJECT_LABEL,
-    ClusterError,
     Kind,
     LeaderLease,
     NotFound,
     ObjectEvent,
     Record,
+    Unavailable,
 )
 from modelfleet_operator.cluster.fields import items, mapping, text
 from modelfleet_operator.cluster.objects import config_map, lease_object, lease_of, record_of
@@ -30,6 +30,9 @@ from modelfleet_operator.handlers import Watching
 
 _log = logging.getLogger(__name__)
 _LOOK_AGAIN_SECONDS = 2.0
+_COMPARE_SECONDS = 120.0
+
+_Name = tuple[Kind, ObjectKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,43 +78,60 @@ class KubernetesCluster:
     async def run(self, sink: Callable[[ObjectEvent], None], synced: asyncio.Event) -> None:
         """Watch until cancelled. Raises `WatchEnded` when kopf's thread ends by itself.
 
-        kopf does not say when it has told everything that existed, so that is listed here: synced means that
-        each listed object was told, or is no more.
+        kopf neither says when it has told everything that existed, nor what vanished while its watch was
+        broken for so long that it had to start anew. So now and then all objects are listed by name here.
         """
+        known: dict[_Name, Mapping[str, object]] = {}
         awaited = await self._existing()
-        done = asyncio.Event()
+        told = asyncio.Event()
 
         def note(event: ObjectEvent) -> None:
+            name = (event.kind, event.key)
+            if event.deleted:
+                known.pop(name, None)
+            else:
+                known[name] = event.manifest
             sink(event)
-            awaited.discard((event.kind, event.key))
+            awaited.discard(name)
             if not awaited:
-                done.set()
+                told.set()
 
-        async def sync() -> None:
+        async def compare() -> None:
             while awaited:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(done.wait(), _LOOK_AGAIN_SECONDS)
-                for kind, key in tuple(awaited):
-                    with contextlib.suppress(ClusterError):
-                        await self._forget_if_gone(kind, key, awaited)
+                    await asyncio.wait_for(told.wait(), _LOOK_AGAIN_SECONDS)
+                awaited.intersection_update(await self._existing())
             synced.set()
+            while True:
+                await asyncio.sleep(_COMPARE_SECONDS)
+                try:
+                    await self._tell_vanished(known, note)
+                except Unavailable as error:
+                    _log.warning("can not compare what is known with the API server: %s", error)
 
-        syncing = asyncio.create_task(sync())
-        try:
-            async with Watching(note, namespace=self._namespace, kubeconfig=self._kubeconfig) as watching:
-                await watching.ended()
-        finally:
-            syncing.cancel()
+        async with Watching(note, namespace=self._namespace, kubeconfig=self._kubeconfig) as watching:
+            comparing = asyncio.ensure_future(compare())
+            ended = asyncio.ensure_future(watching.ended())
+            try:
+                done, _ = await asyncio.wait({comparing, ended}, return_when=asyncio.FIRST_COMPLETED)
+                done.pop().result()
+            finally:
+                comparing.cancel()
+                ended.cancel()
 
-    async def _forget_if_gone(self, kind: Kind, key: ObjectKey, awaited: set[tuple[Kind, ObjectKey]]) -> None:
-        try:
-            await self.get(kind, key)
-        except NotFound:
-            awaited.discard((kind, key))
+    async def _tell_vanished(
+        self, known: Mapping[_Name, Mapping[str, object]], note: Callable[[ObjectEvent], None]
+    ) -> None:
+        for kind, key in known.keys() - await self._existing():
+            try:
+                await self.get(kind, key)  # it may have been created after the listing
+            except NotFound:
+                if (manifest := known.get((kind, key))) is not None:
+                    note(ObjectEvent(kind, key, True, manifest))
 
-    async def _existing(self) -> set[tuple[Kind, ObjectKey]]:
+    async def _existing(self) -> set[_Name]:
         """Return the name of every object there is, waiting for kinds that the server does not know yet."""
-        existing: set[tuple[Kind, ObjectKey]] = set()
+        existing: set[_Name] = set()
         for kind, resource in _RESOURCES.items():
             query = {"labelSelector": f"{INJECT_LABEL}=true"} if kind is Kind.POD else {}
             answer = await self._list(kind, resource.collection(self._namespace), query)
@@ -124,7 +144,7 @@ class KubernetesCluster:
         told = False
         while True:
             try:
-                return await self._transport.request("GET", path, query=query)
+                return await self._transport.request("GET", path, query=query, names_only=True)
             except NotFound:
                 if not told:
                     _log.warning(

@@ -6,6 +6,7 @@ client brings connection, trust and credentials; its typed models are not used, 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -20,10 +21,14 @@ from modelfleet_operator.cluster.fields import text
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
+_JSON = "application/json"
+_NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Body = Mapping[str, object] | list[Mapping[str, object]]
 REQUEST_SECONDS = 10.0
+TURNS_SECONDS = 0.05
+"""TLS connections end in the turns of the loop after they were closed, not at once."""
 WATCH_SECONDS = 300.0
 """How long one watch lasts before it is asked anew, so that a silently dead connection is not kept."""
 
@@ -41,6 +46,7 @@ class Transport:
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
+        await asyncio.sleep(TURNS_SECONDS)
 
     async def request(
         self,
@@ -49,13 +55,15 @@ class Transport:
         *,
         body: Body | None = None,
         query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
+        content_type: str = _JSON,
+        names_only: bool = False,
     ) -> Mapping[str, object]:
-        """Return the object that the API server answers with.
+        """Return the object that the API server answers with; a list's items as metadata if `names_only`.
 
         Raises `NotFound`, `Conflict`, `Rejected` (with its message) or `Unavailable`.
         """
-        response = await self._send(method, path, body, query, content_type, REQUEST_SECONDS)
+        accept = _NAMES_ONLY if names_only else _JSON
+        response = await self._send(method, path, body, query, content_type, accept, REQUEST_SECONDS)
         try:
             content = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -78,7 +86,7 @@ class Transport:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": f"{WATCH_SECONDS:.0f}",
         }
-        response = await self._send("GET", path, None, query, "application/json", WATCH_SECONDS + 10)
+        response = await self._send("GET", path, None, query, _JSON, _JSON, WATCH_SECONDS + 10)
         raw = response.response
         try:
             if raw.status >= 400:
@@ -100,13 +108,14 @@ class Transport:
         body: Body | None,
         query: Mapping[str, str] | None,
         content_type: str,
+        accept: str,
         seconds: float,
     ) -> client.rest.RESTResponse:
         request = await self._api.param_serialize(
             method,
             path,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
+            header_params={"Accept": accept, "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
         )
