@@ -93,7 +93,7 @@ class _Dual:
         cross = weighted.sum(axis=1) - mean @ share
         hessian[m:, :m] = cross
         hessian[:m, m:] = cross.T
-        flat = (r, -1)
+        flat = (r, share.size)
         hessian[m:, m:] = weighted.reshape(flat) @ self.use.reshape(flat).T - mean @ mean.T
         return hessian / temperature
 

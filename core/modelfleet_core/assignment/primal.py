@@ -15,12 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from modelfleet_core.assignment.certificate import usage
 from modelfleet_core.assignment.problem import AssignmentProblem, FloatArray, IntArray
 from modelfleet_core.assignment.result import Prices
 
 _EPS = 1e-9
-_SLACK = 1e-12
-"""Relative room kept below a row's limit, so that another order of summing does not exceed it."""
 
 
 class _Primal:
@@ -35,7 +34,8 @@ class _Primal:
         self.use: FloatArray = np.zeros((len(problem.rows), n, m + 1))
         for r, row in enumerate(problem.rows):
             self.use[r, :, :m] = np.where(usable, row.use, 0.0)
-        self.limit: FloatArray = np.array([max(row.limit, 0.0) for row in problem.rows]) * (1 - _SLACK)
+        most = self.use.max(axis=2).sum(axis=1) if problem.rows else np.zeros(0)
+        self.limit: FloatArray = np.clip([row.limit for row in problem.rows], 0.0, 2.0 * most)
         self.priced: FloatArray = self.value.copy()
         for use, price in zip(self.use, prices.rows, strict=True):
             if price > 0:
@@ -45,9 +45,6 @@ class _Primal:
         self.used: FloatArray = np.zeros(len(problem.rows))
         self.choice: IntArray = np.full(n, m, dtype=np.int64)
         self.at = np.arange(n)
-
-    def answer(self) -> IntArray:
-        return np.where(self.choice == self.waiting, -1, self.choice)
 
     def take(self, choice: IntArray) -> None:
         """Start from a given choice."""
@@ -111,6 +108,21 @@ class _Primal:
             if a not in moved and self.room[b] > 0:
                 self._move(a, b)
                 moved.add(a)
+
+    def answer(self) -> IntArray:
+        """Return the choice, after sums that do not depend on their order have confirmed every row."""
+        while True:
+            choice = np.where(self.choice == self.waiting, -1, self.choice)
+            over = [
+                r
+                for r, used in enumerate(usage(self.problem, choice)[1])
+                if used > max(self.problem.rows[r].limit, 0.0)
+            ]
+            if not over:
+                return choice
+            share = self.use[over][:, self.at, self.choice].sum(axis=0)
+            loss = self.value[self.at, self.choice] - self.value[:, self.waiting]
+            self._move(int(np.where(share > 0, loss, np.inf).argmin()), self.waiting)
 
     def _evict(self) -> None:
         """Send to waiting what gains least per share of the rows, until every row fits."""
