@@ -115,7 +115,7 @@ def _solved(planned: Planned) -> Condition:
     if plan.termination is Termination.INFEASIBLE:
         return no("Solved", plan.termination.value, plan.message)
     if planned.basis is Basis.ASSUMED:
-        message = "no sidecar has reported yet: planned for a small assumed demand"
+        message = "no sidecar has reported a request yet: planned for a small assumed demand"
         return yes("Solved", "NoDemandYet", message)
     if planned.basis is Basis.HELD:
         message = "sidecars have not reported their demand: the last plan is held"

@@ -1,7 +1,7 @@
-"""Stage allocate: one fleet's demand and view become a plan and the patches that are safe now.
+"""Stage allocate: one fleet's demand and view become a plan.
 
 In: `FleetView`, `Demand` and the memory of earlier passes. Out: `Planned`, a pure value. Next: `reconcile`
-writes the patches, `fleet_status` tells users.
+scales to it, `fleet_status` tells users.
 
 Replicas never follow missing data. Where sidecars exist but none reports, the last plan is held; a fleet
 that was never planned is planned for a small assumed demand, so that a model is up when the first sidecar
@@ -22,7 +22,6 @@ from modelfleet_core.catalog import Fleet, PoolPlacement, Replicas
 from modelfleet_core.demand import DemandClass, ModelOffer
 from modelfleet_core.values import TaskName, TierName, VariantKey, usd
 
-from modelfleet_operator.scale import Patch, next_patches
 from modelfleet_operator.views import FleetView
 
 ASSUMED_RATE = 0.1
@@ -48,12 +47,13 @@ class Demand:
     """Of one fleet."""
 
     classes: tuple[DemandClass, ...]
+    """With the requests that sidecars report now."""
     reporting: int
     """Sidecars that report now."""
     pods: int
     """Pods of sidecars that exist."""
     heard: bool
-    """Any sidecar has reported since this leader began."""
+    """Any request was ever reported since this leader began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,18 @@ class Memory:
 class Planned:
     plan: Plan
     basis: Basis
-    patches: tuple[Patch, ...]
     stalled: frozenset[VariantKey]
     """Variants that should have become ready by now."""
     memory: Memory
 
+    @property
+    def desired(self) -> dict[VariantKey, int]:
+        return {key: variant.replicas for key, variant in self.plan.variants.items()}
+
 
 def basis_of(demand: Demand, memory: Memory) -> Basis:
     """Return what the next plan may rest on."""
-    if demand.reporting or (demand.heard and not demand.pods):
+    if demand.classes or (demand.heard and (demand.reporting or not demand.pods)):
         return Basis.REPORTED
     if memory.planned is None or memory.basis is Basis.ASSUMED:
         return Basis.ASSUMED
@@ -111,9 +114,8 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
         if workload.ready < workload.replicas
     }
     stalled = frozenset(key for key, since in starting.items() if now > since + _patience(view.fleet, key))
-    desired = {key: variant.replicas for key, variant in plan.variants.items()}
-    patches = next_patches(view, desired, external=external_spend(view.fleet, plan), stalled=stalled)
-    return Planned(plan, basis, patches, stalled, Memory(desired, basis, stabiliser, starting))
+    planned = {key: variant.replicas for key, variant in plan.variants.items()}
+    return Planned(plan, basis, stalled, Memory(planned, basis, stabiliser, starting))
 
 
 def external_spend(fleet: Fleet, plan: Plan) -> float:

@@ -54,20 +54,19 @@ class NotLeadingError(Exception):
 
 def gpus_left(view: FleetView) -> dict[PoolName, int]:
     """Return the GPUs of each pool that no pod holds, pending and terminating ones included; may be < 0."""
-    left = {pool.name: min(pool.limit, view.stock.get(pool.name, 0)) for pool in view.fleet.pools}
-    occupied = view.occupied()
-    for key, placement in _placements(view):
-        left[placement.pool] -= placement.gpus * occupied.get(key, 0)
-    return left
+    occupied = view.gpus_occupied()
+    return {
+        pool.name: min(pool.limit, view.stock.get(pool.name, 0)) - occupied[pool.name]
+        for pool in view.fleet.pools
+    }
 
 
 def money_left(view: FleetView, external: float) -> float:
     """Return the USD per hour that neither pods nor `external` spend use; infinite without a budget."""
     if view.fleet.hourly_budget is None:
         return float("inf")
-    prices = {pool.name: pool.hourly_cost for pool in view.fleet.pools}
-    occupied = view.occupied()
-    spent = sum(p.gpus * prices[p.pool] * occupied.get(key, 0) for key, p in _placements(view))
+    occupied = view.gpus_occupied()
+    spent = sum(pool.hourly_cost * occupied[pool.name] for pool in view.fleet.pools)
     return view.fleet.hourly_budget - external - spent
 
 

@@ -55,12 +55,6 @@ class Telemetry:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.publish_seconds = Histogram(
-            "modelfleet_publish_seconds",
-            "Seconds from an event of the cluster to the capacity that follows from it.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
         self.scales = Counter(
             "modelfleet_scale_patches",
             "Patches of /scale, by outcome.",

@@ -36,9 +36,14 @@ class FleetView:
         """Return the pods that hold GPUs or soon will, terminating ones too."""
         return {key: workload.occupied for key, workload in self.workloads.items()}
 
-    def slots(self) -> dict[VariantKey, int]:
-        """Return the live slots of every variant."""
-        return {key: sum(slots.values()) for key, slots in self.endpoints.items()}
+    def gpus_occupied(self) -> dict[PoolName, int]:
+        """Return the GPUs of each pool that pods hold or soon will."""
+        total = {pool.name: 0 for pool in self.fleet.pools}
+        occupied = self.occupied()
+        for variant in self.fleet.variants():
+            if isinstance(variant.placement, PoolPlacement):
+                total[variant.placement.pool] += variant.placement.gpus * occupied.get(variant.key, 0)
+        return total
 
 
 def fleet_view(fleet: Fleet, snapshot: Snapshot, resolution: Resolution) -> FleetView:

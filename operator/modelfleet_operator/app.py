@@ -1,0 +1,218 @@
+"""The composition root: builds every stage, runs them while this process leads, and ends them in order.
+
+In: `Settings` and a stop event. Out: returns on a clean stop, raises when leadership or the watch is lost.
+Next: `__main__` turns the end into an exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
+
+from modelfleet_operator.cluster import Cluster, Kind, ObjectEvent
+from modelfleet_operator.cluster.embedded import EmbeddedCluster, read_manifests
+from modelfleet_operator.cluster.kubernetes import KubernetesCluster
+from modelfleet_operator.health import Health
+from modelfleet_operator.leader import Leader
+from modelfleet_operator.ledger_records import RecordLedgers
+from modelfleet_operator.ledgers import LeadershipLostError
+from modelfleet_operator.observe import Observer
+from modelfleet_operator.policies import Policies
+from modelfleet_operator.prices import Pricing
+from modelfleet_operator.publish import Publisher
+from modelfleet_operator.publishing import Publishing
+from modelfleet_operator.reconcile import Reconciler, Tools
+from modelfleet_operator.scale import NotLeadingError, Scaler
+from modelfleet_operator.settings import Address, ClusterKind, Settings
+from modelfleet_operator.status import StatusWriter
+from modelfleet_operator.telemetry import Probes, Telemetry
+from modelfleet_operator.world import World
+
+log = logging.getLogger(__name__)
+
+WATCHED, LEADING = "the cluster is observed", "this process leads"
+STREAMS_END = 2.0
+"""Seconds that open streams have to end on a stop."""
+_CAPACITY = capacity_pb2.DESCRIPTOR.services_by_name["Capacity"].full_name
+
+
+class Operator:
+    """One operator process. `cluster` is given by `run_operator`, or by tests."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._clock = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._synced = asyncio.Event()
+        self._observer = Observer()
+        self._world = World(self._observer)
+        self._telemetry = Telemetry()
+        self._health = Health(clock=self._clock, awaited=(WATCHED, LEADING))
+        self._probes = Probes(self._telemetry, self._health)
+        self._grpc_health = health.aio.HealthServicer()
+        self._leader = Leader(
+            cluster,
+            settings.namespace,
+            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            clock=self._clock,
+            wall_clock=lambda: datetime.now(UTC),
+        )
+        self._publisher = Publisher(
+            store=RecordLedgers(cluster),
+            clock=self._clock,
+            wall_clock=self._budget_clock,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set; raises `NotLeadingError` when another leads, and what the watch raises."""
+        server = grpc.aio.server()
+        try:
+            await self._serve(server)
+            watch = asyncio.create_task(self._cluster.run(self._take, self._synced), name="watch")
+            stages = asyncio.create_task(self._lead(), name="stages")
+            stopped = asyncio.create_task(stop.wait(), name="stop")
+            try:
+                await asyncio.wait({watch, stages, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                for task in (watch, stages):
+                    if task.done():
+                        task.result()
+            finally:
+                # The stages first: while they end they still need what the watch keeps going.
+                await _end(stages)
+                await _end(stopped)
+                await self._stop_leading()
+                await _end(watch)
+        finally:
+            await server.stop(STREAMS_END)
+            await self._probes.stop()
+            await self._cluster.close()
+
+    async def _serve(self, server: grpc.aio.Server) -> None:
+        http = await self._probes.start(self._settings.http_listen)
+        capacity_pb2_grpc.add_CapacityServicer_to_server(self._publisher, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._grpc_health, server)
+        names = (_CAPACITY, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.NOT_SERVING)
+        listen = self._settings.capacity_listen
+        try:
+            port = server.add_insecure_port(str(listen))
+        except RuntimeError as error:
+            raise OSError(f"can not listen on {listen}: {error}") from error
+        await server.start()
+        log.info("listening", extra={"capacity": str(Address(listen.host, port)), "http": str(http)})
+
+    def _take(self, event: ObjectEvent) -> None:
+        self._telemetry.events.labels(event.kind.value).inc()
+        self._observer.apply(event)
+
+    async def _lead(self) -> None:
+        await self._synced.wait()
+        self._health.done(WATCHED)
+        log.info("the cluster is observed; waiting for the Lease")
+        epoch = await self._leader.win()
+        log.info("this process leads", extra={"epoch": epoch})
+        self._telemetry.leading.set(1)
+        self._telemetry.epoch.set(epoch)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hold())
+                await self._start(group, epoch)
+        except* (NotLeadingError, LeadershipLostError) as lost:
+            raise NotLeadingError(_first(lost)) from None
+        finally:
+            self._telemetry.leading.set(0)
+            await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _start(self, group: asyncio.TaskGroup, epoch: int) -> None:
+        """Open the epoch and start every stage."""
+        publishing = Publishing(self._world, self._publisher)
+        publishing.publish(self._world.now())
+        pods = self._world.now().snapshot.pods.values()
+        await self._publisher.open_epoch(epoch, {pod.uid for pod in pods})
+        pricing = Pricing(self._world, self._publisher, self._health, wall_clock=self._budget_clock)
+        fleets = Reconciler(
+            Tools(
+                world=self._world,
+                capacity=self._publisher,
+                prices=pricing,
+                scaler=Scaler(self._cluster, self._observer, leads=self._leader.leads),
+                writer=StatusWriter(
+                    self._cluster, Kind.FLEET, clock=self._clock, wall_clock=lambda: datetime.now(UTC)
+                ),
+                telemetry=self._telemetry,
+                health=self._health,
+                epoch=epoch,
+                clock=self._clock,
+                wall_clock=lambda: datetime.now(UTC),
+                rng=random.Random(),  # noqa: S311 - spreads retries
+                scaling=asyncio.Lock(),
+            )
+        )
+        policies = Policies(
+            self._world,
+            self._publisher,
+            StatusWriter(self._cluster, Kind.POLICY, clock=self._clock, wall_clock=lambda: datetime.now(UTC)),
+            self._telemetry.figures,
+            self._health,
+        )
+        for stage in (publishing.run(), self._publisher.run(), pricing.run(), policies.run(), fleets.run()):
+            group.create_task(stage)
+        await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.SERVING)
+        self._health.done(LEADING)
+
+    async def _hold(self) -> None:
+        raise NotLeadingError(await self._leader.hold())
+
+    async def _stop_leading(self) -> None:
+        """Leave ledgers and Lease so that a successor starts at once; nothing rests on it."""
+        try:
+            async with asyncio.timeout(STREAMS_END):
+                await self._publisher.stop()
+        except TimeoutError:
+            log.warning("the ledgers could not be closed in time; at most a chunk of each stays idle")
+        except LeadershipLostError as error:
+            log.warning("the ledgers belong to another leader already: %s", error)
+        await self._leader.release()
+
+    def _budget_clock(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self._settings.clock_offset)
+
+
+async def run_operator(settings: Settings, stop: asyncio.Event) -> None:
+    """Build the cluster that `settings` names and run the operator on it."""
+    if settings.cluster is ClusterKind.EMBEDDED:
+        if settings.logs is not None:
+            settings.logs.mkdir(parents=True, exist_ok=True)
+        cluster: Cluster = EmbeddedCluster(read_manifests(settings.manifests), logs=settings.logs)
+    else:
+        cluster = await KubernetesCluster.connect(namespace=settings.watch_namespace)
+    await Operator(settings, cluster).run(stop)
+
+
+async def _end(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait; what it raised is told by whoever waited for it first."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("%s ended: %s", task.get_name(), error)
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> str:
+    """Return the message of the first error within nested groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

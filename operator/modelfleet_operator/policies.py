@@ -1,0 +1,145 @@
+"""Stage status: what users see of their policies.
+
+In: `World` and the money that the capacity service accounts for. Out: the status of every RoutingPolicy, at
+every change and every few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NoReturn, Protocol
+
+from modelfleet_core.leasing.holders import Follows
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import ObjectKey, usd
+
+from modelfleet_operator.cluster import ClusterError
+from modelfleet_operator.conditions import Condition, no, unknown, yes
+from modelfleet_operator.figures import Figures, PolicyFigures
+from modelfleet_operator.health import Health
+from modelfleet_operator.publish import SidecarView, Usage
+from modelfleet_operator.spec import ResolvedPolicy
+from modelfleet_operator.status import StatusWriter, timestamp
+from modelfleet_operator.world import Present, World
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 2.0
+LATE = 60.0
+NEARLY = 0.01
+"""Part of the limit that is too little to serve requests in general."""
+
+
+class Accounts(Protocol):
+    """What this module asks of the capacity service."""
+
+    def usage(self, policy: ObjectKey) -> Usage | None: ...
+    def sidecars(self) -> tuple[SidecarView, ...]: ...
+
+
+def policy_conditions(resolved: ResolvedPolicy, usage: Usage | None) -> tuple[Condition, ...]:
+    accepted, refs = resolved.accepted, resolved.resolved_refs
+    policy = resolved.policy
+    if policy is None:
+        failed = accepted
+        programmed = no("Programmed", failed.reason, failed.message)
+    elif not refs.holds:
+        failed = refs
+        programmed = no("Programmed", failed.reason, failed.message)
+    else:
+        failed = accepted
+        programmed = yes("Programmed", "Published", "sidecars get this policy with their leases")
+    money = _within_budget(policy, usage)
+    first = next((c for c in (accepted, refs, programmed, money) if not c.holds), None)
+    ready = (
+        yes("Ready", "Ready", "the policy is in force")
+        if first is None
+        else no("Ready", first.reason, first.message)
+    )
+    return (accepted, refs, programmed, money, ready)
+
+
+def _within_budget(policy: Policy | None, usage: Usage | None) -> Condition:
+    if policy is None:
+        return unknown("WithinBudget", "NotAccepted", "the policy is not accepted")
+    if policy.budget is None:
+        return yes("WithinBudget", "NoBudget", "no budget is set: spend is counted but not limited")
+    if usage is None:
+        return unknown("WithinBudget", "LedgerNotOpen", "the ledger of this period is not open yet")
+    left = usage.limit - usage.spent
+    if left <= NEARLY * usage.limit:
+        message = (
+            f"{usd(usage.spent):.2f} of {usd(usage.limit):.2f} USD are spent: requests are refused until "
+            f"{timestamp(usage.ends)}; raise spec.budget.limit to go on before"
+        )
+        return no("WithinBudget", "Exhausted", message)
+    return yes("WithinBudget", "WithinBudget", "money is left in this period")
+
+
+def policy_body(usage: Usage | None, sidecars: int) -> dict[str, object]:
+    """Return the status apart from conditions."""
+    body: dict[str, object] = {"sidecars": sidecars}
+    if usage is not None:
+        body["budget"] = {
+            "periodStart": timestamp(usage.starts),
+            "limit": _usd(usage.limit),
+            "granted": _usd(usage.granted),
+            "spent": _usd(usage.spent),
+            "resetsAt": timestamp(usage.ends),
+        }
+    return body
+
+
+def _usd(amount: int) -> str:
+    """Return nano-USD as an exact decimal text."""
+    whole, rest = divmod(amount, 10**9)
+    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
+
+
+class Policies:
+    """Writes the status of every policy."""
+
+    def __init__(
+        self, world: World, accounts: Accounts, writer: StatusWriter[Policy], figures: Figures, health: Health
+    ) -> None:
+        self._world = world
+        self._accounts = accounts
+        self._writer = writer
+        self._figures = figures
+        self._health = health
+
+    async def run(self) -> NoReturn:
+        while True:
+            self._health.beat("policies", within=LATE)
+            present = self._world.now()
+            await self.write(present)
+            try:
+                async with asyncio.timeout(INTERVAL):
+                    await self._world.change(present.version)
+            except TimeoutError:
+                pass  # money is spent without any event
+
+    async def write(self, present: Present) -> None:
+        counts: dict[ObjectKey, int] = {}
+        for view in self._accounts.sidecars():
+            if isinstance(view.follows, Follows) and view.connected:
+                counts[view.follows.policy] = counts.get(view.follows.policy, 0) + 1
+        for gone in self._figures.policies.keys() - present.snapshot.policies.keys():
+            del self._figures.policies[gone]
+            self._writer.forget(gone)
+        for key, declared in present.snapshot.policies.items():
+            resolved = present.resolution.policies[key]
+            usage = self._accounts.usage(key)
+            conditions = policy_conditions(resolved, usage)
+            self._figures.policies[key] = PolicyFigures(
+                limit=usd(usage.limit) if usage is not None else None,
+                granted=usd(usage.granted) if usage is not None else 0.0,
+                spent=usd(usage.spent) if usage is not None else 0.0,
+                sidecars=counts.get(key, 0),
+                ready=conditions[-1].holds,
+            )
+            try:
+                await self._writer.write(declared, policy_body(usage, counts.get(key, 0)), conditions)
+            except ClusterError as error:
+                log.warning("the status of RoutingPolicy %s is not written, trying again: %s", key, error)
