@@ -194,3 +194,17 @@ def test_one_request_asks_for_columns_in_the_order_of_their_value():
     assert rank(values, [True, True, True], defer=0.5) == (1, 0)
     assert rank(values, [True, False, True], defer=2.0) == (0, 2)
     assert rank([float("nan"), 0.1, 0.1], [True] * 3, defer=0.0) == (1, 2)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 4, 10, 25])
+def test_work_stops_soon_after_the_deadline(allowed: int):
+    asked = 0
+
+    def remaining() -> float:
+        nonlocal asked
+        asked += 1
+        return 0.1 if asked <= allowed else 0.0
+
+    assign(traffic(6, load=1.5, money=0.3, tied=True), remaining=remaining)
+    # Each stage looks at the clock once more before it gives up; none goes on.
+    assert asked <= allowed + 6
