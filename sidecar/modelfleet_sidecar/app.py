@@ -76,10 +76,12 @@ class Sidecar:
 
     async def start(self) -> None:
         """Listen and follow the lease. Raises SettingsError where an address can not be used."""
-        http = _bind("http_listen", self._settings.http_listen)
-        admin = _bind("admin_listen", self._settings.admin_listen)
+        with contextlib.ExitStack() as bound:
+            http = bound.enter_context(_bind("http_listen", self._settings.http_listen))
+            admin = bound.enter_context(_bind("admin_listen", self._settings.admin_listen))
+            self._grpc = self._grpc_server()
+            bound.pop_all()
         self.http_address, self.admin_address = _address(http), _address(admin)
-        self._grpc = self._grpc_server()
         await self._grpc.start()
         self._tasks = [
             asyncio.create_task(self._lease.run()),

@@ -230,10 +230,10 @@ class Assigner:
         )
         return Batch(tuple(prospects), variants, problem, reserve, money, now)
 
-    def solve(self, batch: Batch) -> Solved:
-        """Assign a batch. Touches nothing of the lease, so it may run in a thread."""
+    def solve(self, batch: Batch, seconds: float = SOLVE_SECONDS) -> Solved:
+        """Assign a batch within `seconds`. Touches nothing of the lease, so it may run in a thread."""
         start = time.perf_counter()
-        end = start + SOLVE_SECONDS
+        end = start + seconds
         warm = self._warm
         shape = (len(batch.variants), len(batch.problem.rows))
         if warm is not None and (warm.slots.size, warm.rows.size) != shape:
@@ -314,7 +314,7 @@ class Assigner:
             pricing=model.pricing,
             max_output_tokens=seen.output_limit[j],
             input_tokens=seen.profile.input_tokens,
-            settle_within=held.deadline - now,
+            settle_within=held.deadline - now if seen.ask.routed else None,
             considered=considered,
             certificate=solved.certificate,
             batch_size=len(batch.prospects),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,8 @@ INLINE_CELLS = 512
 DEADLINE_MARGIN = 0.02
 BUDGET_PATIENCE = 2.0
 """Seconds that a request waits for money before it is told that the budget is exhausted."""
+OFFLINE_SECONDS = 2.0
+"""Time to assign an offline batch."""
 TOP_UP_PATIENCE = 1.0
 """Seconds that an offline batch waits for the slots and the money that it asked for."""
 LOOK_AGAIN = 0.25
@@ -53,6 +55,9 @@ class Waiting:
     future: asyncio.Future[Decision]
     looked_at: int = 0
     """Batches that found no place for it."""
+    claims: tuple[VariantKey, ...] = ()
+    """What it wants of the operator, while it waits."""
+    claimed_money: int = 0
 
 
 class Batcher:
@@ -83,9 +88,12 @@ class Batcher:
         self._window: Window | None = None
         self._batching: Batching | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._closed: Callable[[], Failure] | None = None
         self._solving: asyncio.Task[None] | None = None
         self._offline = asyncio.Lock()
         self._offline_waiting = 0
+        self._wants: Counter[VariantKey] = Counter()
+        self._wanted_money = 0
         self._offline_wants: Counter[VariantKey] = Counter()
         self._offline_money = 0
 
@@ -107,6 +115,8 @@ class Batcher:
 
     async def decide(self, ask: Ask) -> Decision:
         """Return the decision once there is one. Raises Failure; a cancelled caller leaves nothing behind."""
+        if self._closed is not None:
+            raise self._closed()
         if len(self._waiting) >= MAX_WAITING:
             raise Failure(
                 Fault.EXHAUSTED,
@@ -119,14 +129,19 @@ class Batcher:
         waiting = Waiting(seen, asyncio.get_running_loop().create_future())
         self._waiting[id(waiting)] = waiting
         self._follow(window.arrive(self._clock(), ask.deadline))
+        if id(waiting) in self._waiting:
+            self._claim(waiting)
+            self._tell_wants()
         try:
             return await waiting.future
         except asyncio.CancelledError:
             future = waiting.future
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._release(future.result())
-            elif self._waiting.pop(id(waiting), None) is not None and self._window is not None:
-                self._follow(self._window.leave(self._clock()))
+            elif self._waiting.pop(id(waiting), None) is not None:
+                self._unclaim(waiting)
+                if self._window is not None:
+                    self._follow(self._window.leave(self._clock()))
                 self._tell_wants()
             raise
 
@@ -151,16 +166,14 @@ class Batcher:
             self._offline_money = 0
             self._tell_wants()
 
-    def shed(self, failure: Failure) -> None:
-        """End everything that waits with `failure`."""
-        waiting, self._waiting = self._waiting, {}
-        for one in waiting.values():
+    def shed(self, failure: Callable[[], Failure]) -> None:
+        """End everything that waits, and all that would wait later, each with a `failure` of its own."""
+        self._closed = failure
+        for one in self._take_all():
             if not one.future.done():
-                one.future.set_exception(failure)
+                one.future.set_exception(failure())
         if self._timer is not None:
             self._timer.cancel()
-        self._window = None
-        self._batching = None
 
     async def _decide_all(
         self, asks: Sequence[Ask | Failure]
@@ -187,7 +200,9 @@ class Batcher:
             return outcomes, None
         await self._top_up(prospects)
         batch = self._assigner.pose(prospects)
-        solved = await asyncio.get_running_loop().run_in_executor(None, self._assigner.solve, batch)
+        solved = await asyncio.get_running_loop().run_in_executor(
+            None, self._assigner.solve, batch, OFFLINE_SECONDS
+        )
         self._telemetry.batch(len(prospects), solved.certificate)
         now = self._clock()
         decisions = self._assigner.commit(solved, lambda i: prospects[i].ask.deadline > now)
@@ -197,7 +212,9 @@ class Batcher:
 
     async def _top_up(self, prospects: Sequence[Prospect]) -> None:
         """Ask for the slots and money that the batch could use, and wait a little for them."""
-        for seen in prospects:
+        for index, seen in enumerate(prospects):
+            if index % 200 == 199:
+                await asyncio.sleep(0)
             best = int(np.argmax(self._assigner.values(seen)))
             self._offline_wants[seen.variants[best]] += 1
             self._offline_money += int(seen.reserve[best])
@@ -245,8 +262,7 @@ class Batcher:
             self._timer.cancel()
             self._timer = None
         while step.dispatch:
-            batch = self._of_one_fleet([one for one in self._waiting.values() if not one.future.done()])
-            self._waiting.clear()
+            batch = self._of_one_fleet([one for one in self._take_all() if not one.future.done()])
             if not batch:
                 step = self._finish([], binding=False)
                 continue
@@ -321,8 +337,13 @@ class Batcher:
         return self._finish(back, binding=bool(solved.certificate.binding))
 
     def _finish(self, back: Sequence[Waiting], *, binding: bool) -> Step:
+        if self._closed is not None:
+            for waiting in back:
+                waiting.future.set_exception(self._closed())
+            back = []
         for waiting in back:
             self._waiting[id(waiting)] = waiting
+            self._claim(waiting)
         self._tell_wants()
         if self._window is None:
             return Step(dispatch=False, wake_at=None)
@@ -365,27 +386,44 @@ class Batcher:
             )
         return Failure(Fault.EXHAUSTED, "NoFreeSlot", "every leased slot is in use", retry_after=1.0)
 
+    def _take_all(self) -> list[Waiting]:
+        """Empty the queue."""
+        taken = list(self._waiting.values())
+        self._waiting.clear()
+        for waiting in taken:
+            waiting.claims, waiting.claimed_money = (), 0
+        self._wants.clear()
+        self._wanted_money = 0
+        return taken
+
+    def _claim(self, waiting: Waiting) -> None:
+        """Add what a waiting request could use to what the operator is told."""
+        self._unclaim(waiting)
+        seen = waiting.prospect
+        values = self._assigner.values(seen)
+        best = int(np.argmax(values))
+        if waiting.looked_at <= 1:
+            waiting.claims = (seen.variants[best],)
+        else:
+            # It has waited for the best: anything worth more than waiting will do.
+            worth = values > -self._assigner.defer(seen, self._clock())
+            waiting.claims = tuple(seen.variants[int(j)] for j in np.flatnonzero(worth))
+        waiting.claimed_money = int(seen.reserve[best])
+        self._wants.update(waiting.claims)
+        self._wanted_money += waiting.claimed_money
+
+    def _unclaim(self, waiting: Waiting) -> None:
+        self._wants.subtract(waiting.claims)
+        self._wanted_money -= waiting.claimed_money
+
     def _tell_wants(self) -> None:
         """Tell the operator what could be used now: what is in flight and what waits."""
         holding = self._lease.holding
-        wants: Counter[VariantKey] = Counter(self._offline_wants)
+        wants = self._wants + self._offline_wants
         for endpoint, slots in holding.in_flight().items():
             if (variant := holding.variant_of(endpoint)) is not None:
                 wants[variant] += slots
-        money = self._offline_money
-        now = self._clock()
-        for waiting in self._waiting.values():
-            seen = waiting.prospect
-            values = self._assigner.values(seen)
-            best = int(np.argmax(values))
-            money += int(seen.reserve[best])
-            if waiting.looked_at <= 1:
-                wants[seen.variants[best]] += 1
-                continue
-            # It has waited for the best: anything worth more than waiting will do.
-            for j in np.flatnonzero(values > -self._assigner.defer(seen, now)):
-                wants[seen.variants[int(j)]] += 1
-        self._lease.want(_limited(wants), NanoUsd(money))
+        self._lease.want(dict(wants), NanoUsd(self._wanted_money + self._offline_money))
         self._telemetry.queue(len(self._waiting))
 
 
@@ -393,7 +431,3 @@ def no_lease(refusal: str) -> Failure:
     """Return the error of a sidecar that may use nothing."""
     why = refusal or "the operator has not answered yet, or its last lease has run out"
     return Failure(Fault.UNAVAILABLE, "NoLease", f"this sidecar has no lease: {why}", retry_after=2.0)
-
-
-def _limited(wants: Mapping[VariantKey, int]) -> dict[VariantKey, int]:
-    return {variant: min(slots, 100_000) for variant, slots in wants.items() if slots > 0}

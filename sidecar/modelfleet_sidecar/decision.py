@@ -88,8 +88,8 @@ class Decision:
     """Per choice; enforced upstream, so that `reserved` is a bound."""
     input_tokens: int
     """Expected; counts as usage where the server sends none."""
-    settle_within: float
-    """Seconds from now after which it settles at its reserve by itself."""
+    settle_within: float | None
+    """Seconds after which it settles at its reserve by itself; None: the sidecar forwards and settles it."""
     considered: Considered
     certificate: Certificate
     batch_size: int

@@ -301,7 +301,7 @@ def _decision(decision: Decision) -> router_pb2.RouteDecision:
         expected_cost_nano_usd=decision.expected_cost,
         reserved_nano_usd=decision.reserved,
         max_output_tokens=decision.max_output_tokens,
-        settle_within=_duration(decision.settle_within),
+        settle_within=None if decision.settle_within is None else _duration(decision.settle_within),
     )
 
 

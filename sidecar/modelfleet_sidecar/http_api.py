@@ -19,7 +19,7 @@ from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import Failure, Fault, internal
 from modelfleet_sidecar.forward import Exchange
-from modelfleet_sidecar.router import Router
+from modelfleet_sidecar.router import Router, late
 from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
 
 Headers = list[tuple[bytes, bytes]]
@@ -117,7 +117,11 @@ class HttpApi:
         await handler(caller)
 
     async def _chat(self, caller: Caller) -> None:
-        body = await caller.body(self._router.max_body)
+        try:
+            async with asyncio.timeout(self._router.max_request):
+                body = await caller.body(self._router.max_body)
+        except TimeoutError:
+            raise late(self._router.max_request) from None
         call = parse_json(body)
         # The handler stays free to be cancelled: whoever goes away ends the model's work.
         work = asyncio.ensure_future(self._answer(caller, call))

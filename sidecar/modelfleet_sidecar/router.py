@@ -26,8 +26,13 @@ from modelfleet_sidecar.upstream import Pool
 
 TASK_HEADER = "x-modelfleet-task"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
+DEFAULT_MAX_REQUEST = 600.0
 CONNECT_TIMEOUT = 2.0
 HOUSEKEEPING = 1.0
+CLOCKS_AGREE = 0.05
+"""Seconds by which the event loop may ring before our own clock says so."""
+LAST_WORDS = 0.5
+"""Seconds that requests get to tell their callers that the sidecar goes down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Router:
         """Decisions not settled yet, by reservation."""
         self._draining = False
         self._active = 0
+        self._limits: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
 
     @property
@@ -84,6 +90,12 @@ class Router:
         policy = self._lease.policy
         return policy.limits.max_body if policy is not None else DEFAULT_MAX_BODY
 
+    @property
+    def max_request(self) -> float:
+        """Seconds that a request may take."""
+        policy = self._lease.policy
+        return policy.limits.max_request if policy is not None else DEFAULT_MAX_REQUEST
+
     def models(self) -> tuple[ModelName, ...]:
         """Return the fleet's models. Raises Failure without a lease."""
         if self._lease.fleet is None:
@@ -99,7 +111,7 @@ class Router:
         """
         fleet, policy = self._lease.fleet, self._lease.policy
         if self._draining:
-            raise Failure(Fault.UNAVAILABLE, "Draining", "this sidecar is shutting down", retry_after=1.0)
+            raise _draining()
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
         if call.model != AUTO and fleet.model(ModelName(call.model)) is None:
@@ -162,24 +174,33 @@ class Router:
     async def serve(self, ask: Ask, *, stream: bool) -> AsyncIterator[Exchange]:
         """Decide and forward; the body relays. Leaving it, however, settles the request. Raises Failure."""
         self._active += 1
-        outcome = "error"
+        outcome = "InternalError"
         decision: Decision | None = None
+        limit: asyncio.Timeout | None = None
         try:
-            async with asyncio.timeout(max(0.0, ask.deadline - self._clock())):
-                decision = await self.decide(ask)
+            decision = await self.decide(ask)  # which keeps the deadline itself, and says what was short
+            async with asyncio.timeout(max(0.0, ask.deadline - self._clock())) as limit:
+                self._limits.add(limit)
                 async with self._forwarder.open(decision, ask.call, stream=stream) as exchange:
                     yield exchange
-            outcome = "ok"
+            outcome = "Ok"
             if exchange.usage is not None:
                 self._estimator.answered(TaskName(decision.task), exchange.usage.output_tokens)
+        except Failure as failure:
+            outcome = failure.reason
+            raise
         except TimeoutError:
-            outcome = "deadline"
+            outcome = "DeadlineExceeded"
+            if self._draining and self._clock() < ask.deadline - CLOCKS_AGREE:
+                raise _draining() from None
             raise late(self._clock() - ask.arrived) from None
         except asyncio.CancelledError:
-            outcome = "cancelled"
+            outcome = "Cancelled"
             raise
         finally:
             self._active -= 1
+            if limit is not None:
+                self._limits.discard(limit)
             self._rest()
             model = decision.variant.model if decision is not None else ""
             self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
@@ -213,22 +234,25 @@ class Router:
             tasks.create_task(self._keep_house())
 
     async def drain(self, grace: float) -> bool:
-        """Accept nothing more and wait until nothing is in flight or unsettled; False: time was up."""
+        """Accept nothing more and wait until nothing is in flight or unsettled; False: time was up.
+
+        What is left then ends with an error.
+        """
         self._draining = True
         self._rest()
-        try:
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
+        if await self._until_idle(grace):
+            return True
+        self._batcher.shed(_draining)
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(0.0)
+        await self._until_idle(LAST_WORDS)
+        return False
 
     async def close(self) -> None:
         """Refuse what still waits, wait for cancelled requests' settlement and close all connections."""
         self._draining = True
-        self._batcher.shed(
-            Failure(Fault.UNAVAILABLE, "Draining", "this sidecar is shutting down", retry_after=1.0)
-        )
+        self._batcher.shed(_draining)
         await self._forwarder.close()
 
     async def _keep_house(self) -> None:
@@ -242,6 +266,14 @@ class Router:
                     self._telemetry.settled(decision, settlement.charged, expired=True)
             self._rest()
             self._telemetry.lease(self._lease.holding, self._clock())
+
+    async def _until_idle(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _rest(self) -> None:
         """Tell `drain` when nothing is left to do."""
@@ -270,6 +302,10 @@ class Router:
         """Give back what a decision holds whose caller went away before it got it."""
         self._lease.holding.settle(decision.reservation, NanoUsd(0))
         self._batcher.look_again()
+
+
+def _draining() -> Failure:
+    return Failure(Fault.UNAVAILABLE, "Draining", "this sidecar is shutting down", retry_after=1.0)
 
 
 def late(seconds: float) -> Failure:

@@ -65,11 +65,6 @@ class EventStream:
             raise BadStreamError(f"an event is over {MAX_EVENT} bytes")
         return b"".join(event for event in _events(data[:end]) if self._relays(event))
 
-    @property
-    def partial(self) -> bool:
-        """Whether an event has begun but not ended."""
-        return bool(self._partial.strip())
-
     def _relays(self, event: bytes) -> bool:
         self.events += 1
         if self.done or self.error is not None:

@@ -7,6 +7,7 @@ words or status codes: nothing that callers can make up.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -145,9 +146,10 @@ class Telemetry:
         self._money.set(usd(money) if money is not None else 0.0)
 
     def bug(self, stage: str, error: BaseException) -> None:
-        """Count and log a failure of our own; the traceback names code, never a request's text."""
+        """Count and log a failure of our own: where it happened, not its text, which may quote a request."""
         self._bugs.labels(stage).inc()
-        log.error("stage %s failed", stage, exc_info=error)
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        log.error("stage %s failed with %s\n%s", stage, type(error).__name__, frames)
 
 
 Scope = MutableMapping[str, Any]

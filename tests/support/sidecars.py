@@ -205,8 +205,9 @@ class Rig:
     async def settled(self, timeout: float = 5.0) -> None:
         """Return once no slot and no money is held; raise TimeoutError with what still is."""
         async with asyncio.timeout(timeout):
-            while self.sidecar.router.unsettled or self.lease.holding.in_flight():
-                await asyncio.sleep(0.01)  # nothing tells; the loop's bound is the timeout
+            # Nothing tells when the last one has gone; the timeout bounds the looking.
+            while self.sidecar.router.unsettled or self.lease.holding.in_flight():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 def settings_for(operator: Address = ANYWHERE, *, drain_grace: float = 5.0) -> Settings:

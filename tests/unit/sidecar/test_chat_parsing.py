@@ -1,0 +1,176 @@
+"""Chat requests are checked where routing needs it, and forwarded untouched elsewhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from modelfleet_sidecar.chat import ChatCall, parse_json, upstream_body
+from modelfleet_sidecar.failures import Failure, Fault
+
+HELLO = [{"role": "user", "content": "hello"}]
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def parse(**fields: object) -> ChatCall:
+    return parse_json(json.dumps({"messages": HELLO} | fields).encode())
+
+
+def fault_of(body: bytes) -> Fault | None:
+    try:
+        parse_json(body)
+    except Failure as failure:
+        return failure.fault
+    return None
+
+
+def forwarded(call: ChatCall, *, stream: bool = False) -> dict[str, object]:
+    body = upstream_body(call, served_name="served", max_output_tokens=7, stream=stream)
+    value = json.loads(body)
+    assert isinstance(value, dict)
+    return value
+
+
+def test_a_request_without_a_model_is_routed() -> None:
+    assert parse().model == "auto"
+    assert parse(model="").model == "auto"
+    assert parse(model="big").model == "big"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"messages": None}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": ["hello"]}, "messages[0]"),
+        ({"messages": [{"content": "hello"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["hello"]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"model": 5}, "model"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": True}, "stream_options"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"max_completion_tokens": 1.5}, "max_completion_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+    ],
+)
+def test_a_wrong_field_is_named(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(Failure) as caught:
+        parse(**fields)
+    assert caught.value.fault is Fault.BAD_REQUEST
+    assert caught.value.field == field
+    assert field in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "line 1 column 1"),
+        (b"{", "line 1 column 2"),
+        (b'{"a": NaN}', "NaN"),
+        (b"[1]", "a JSON object, not a list"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes, said: str) -> None:
+    with pytest.raises(Failure, match=said) as caught:
+        parse_json(body)
+    assert caught.value.status.http == 400
+
+
+@given(st.binary(max_size=200))
+def test_any_body_parses_or_fails_as_a_bad_request(body: bytes) -> None:
+    assert fault_of(body) in (None, Fault.BAD_REQUEST)
+
+
+@given(st.dictionaries(st.text(max_size=9).filter(lambda name: name not in FIXED), JSON, max_size=4))
+def test_unknown_fields_are_forwarded_untouched(extra: dict[str, object]) -> None:
+    sent = forwarded(parse(**extra))
+    assert {name: sent[name] for name in extra} == extra
+
+
+FIXED = {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
+
+
+def test_the_token_limit_is_enforced_in_the_callers_own_field() -> None:
+    assert forwarded(parse())["max_tokens"] == 7
+    named = forwarded(parse(max_completion_tokens=500))
+    assert named["max_completion_tokens"] == 7
+    assert "max_tokens" not in named
+    both = forwarded(parse(max_completion_tokens=500, max_tokens=600))
+    assert (both["max_completion_tokens"], both["max_tokens"]) == (7, 7)
+
+
+def test_a_stream_is_asked_for_usage_and_keeps_its_other_options() -> None:
+    call = parse(stream=True, stream_options={"include_obfuscation": False})
+    assert not call.wants_usage
+    assert forwarded(call, stream=True)["stream_options"] == {
+        "include_obfuscation": False,
+        "include_usage": True,
+    }
+
+
+def test_a_plain_request_is_not_streamed_upstream() -> None:
+    sent = forwarded(parse(stream=True, stream_options={"include_usage": True}), stream=False)
+    assert "stream" not in sent
+    assert "stream_options" not in sent
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"web_search_options": {}},
+        {"prediction": {"type": "content", "content": "x"}},
+        {"best_of": 4},
+        {"service_tier": "priority"},
+        {"tools": [{"type": "web_search"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]}
+            ]
+        },
+    ],
+)
+def test_what_leaves_the_cost_without_a_bound_is_recognised(fields: dict[str, object]) -> None:
+    assert parse(**fields).unbounded
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"temperature": 0.5, "seed": 1},
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
+        {"service_tier": "default", "web_search_options": None, "use_beam_search": False},
+    ],
+)
+def test_a_usual_request_has_a_bound(fields: dict[str, object]) -> None:
+    assert parse(**fields).unbounded == ""
+
+
+def test_tools_count_towards_the_input_bound() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "d" * 1000, "parameters": {}}}]
+    assert parse(tools=tools).hidden_tokens - parse().hidden_tokens >= 1000
+
+
+def test_half_a_surrogate_pair_survives_to_the_server() -> None:
+    call = parse_json(b'{"messages": [{"role": "user", "content": "\\ud800"}]}')
+    assert b"\\ud800" in upstream_body(call, served_name="s", max_output_tokens=1, stream=False)

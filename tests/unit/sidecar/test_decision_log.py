@@ -1,0 +1,63 @@
+"""Decisions are remembered up to a bound, with why each variant was or was not chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+from modelfleet_core.catalog import Pricing
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
+from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
+from modelfleet_sidecar.explain import DecisionLog, options
+
+VARIANTS = tuple(VariantKey(ModelName(name), "gpu") for name in ("a", "b", "c"))
+
+
+def decision(number: int) -> Decision:
+    figures = np.array(
+        [[0.5, 0.9, 0.7], [1, 2, 3], [0.1, 0.2, 0.3], [0, 0, 0], [0.5, 0.9, 0.7]], dtype=np.float64
+    )
+    return Decision(
+        id=f"d-{number}",
+        reservation=number,
+        variant=VARIANTS[2],
+        served_name="c",
+        endpoint=EndpointUrl("http://127.0.0.1:1"),
+        tier="bronze",
+        task="chat",
+        reason=Reason.SLOTS_BIND,
+        quality=0.7,
+        expected_cost=NanoUsd(1),
+        reserved=NanoUsd(2),
+        pricing=Pricing(1, 1),
+        max_output_tokens=10,
+        input_tokens=5,
+        settle_within=None,
+        considered=Considered(VARIANTS, figures, ("", "NoFreeSlot", "")),
+        certificate=Certificate(0.7, 0.7, 0.0, "Optimal", (), 0.001),
+        batch_size=1,
+        waited=0.0,
+    )
+
+
+def test_the_oldest_decisions_are_forgotten_first() -> None:
+    log = DecisionLog(kept=3)
+    for number in range(5):
+        log.add(decision(number))
+    assert len(log) == 3
+    assert log.find("d-1") is None
+    assert log.find("d-4") is not None
+
+
+def test_a_settlement_is_remembered_with_its_decision() -> None:
+    log = DecisionLog(kept=1)
+    log.add(decision(1))
+    log.settled("d-1", NanoUsd(7))
+    log.settled("d-9", NanoUsd(7))
+    entry = log.find("d-1")
+    assert entry is not None
+    assert entry.cost == 7
+
+
+def test_what_could_be_chosen_is_shown_first_and_best_first() -> None:
+    listed = options(decision(1))
+    assert [option.variant.model for option in listed] == ["c", "a", "b"]
+    assert listed[-1].excluded_by == "NoFreeSlot"

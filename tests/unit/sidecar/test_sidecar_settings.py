@@ -1,0 +1,63 @@
+"""Settings come from flags, then the environment, then defaults, and are refused with the way out."""
+
+from __future__ import annotations
+
+import pytest
+from modelfleet_sidecar.settings import Address, SettingsError, parse_address, read_settings
+
+POD = {
+    "MODELFLEET_NAMESPACE": "ml",
+    "MODELFLEET_POD_NAME": "app-0",
+    "MODELFLEET_POD_UID": "uid-0",
+}
+
+
+def test_defaults_are_the_documented_ports_on_loopback() -> None:
+    settings = read_settings([], POD)
+    assert str(settings.operator) == "127.0.0.1:7443"
+    assert settings.grpc_listen == ("127.0.0.1", 17070)
+    assert settings.http_listen == ("127.0.0.1", 18080)
+    assert settings.admin_listen == ("127.0.0.1", 19090)
+    assert (settings.namespace, settings.pod_name, settings.pod_uid) == ("ml", "app-0", "uid-0")
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    environ = POD | {"MODELFLEET_HTTP_LISTEN": "127.0.0.1:1111", "MODELFLEET_DRAIN_GRACE": "3"}
+    settings = read_settings(["--http-listen", "127.0.0.1:2222"], environ)
+    assert settings.http_listen.port == 2222
+    assert settings.drain_grace == 3.0
+
+
+def test_a_missing_pod_is_named_with_its_variable() -> None:
+    with pytest.raises(SettingsError, match="MODELFLEET_POD_UID is not set"):
+        read_settings([], {name: value for name, value in POD.items() if not name.endswith("UID")})
+
+
+@pytest.mark.parametrize("name", ["GRPC", "HTTP"])
+def test_an_api_listens_only_on_loopback(name: str) -> None:
+    with pytest.raises(SettingsError, match=r"plaintext.*use 127\.0\.0\.1"):
+        read_settings([], POD | {f"MODELFLEET_{name}_LISTEN": "0.0.0.0:18080"})
+
+
+def test_the_admin_port_may_listen_on_the_pod_address() -> None:
+    settings = read_settings([], POD | {"MODELFLEET_ADMIN_LISTEN": "10.1.2.3:19090"})
+    assert settings.admin_listen == Address("10.1.2.3", 19090)
+
+
+@pytest.mark.parametrize("text", ["nonsense", "host:", ":80", "host:70000", "host:-1"])
+def test_an_address_without_host_or_port_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="write host:port"):
+        parse_address("operator", text)
+
+
+def test_an_ipv6_address_keeps_its_brackets_when_shown() -> None:
+    address = parse_address("http_listen", "[::1]:18080")
+    assert address == ("::1", 18080)
+    assert str(address) == "[::1]:18080"
+    assert address.is_loopback
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "inf"])
+def test_a_grace_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="MODELFLEET_DRAIN_GRACE"):
+        read_settings([], POD | {"MODELFLEET_DRAIN_GRACE": text})
