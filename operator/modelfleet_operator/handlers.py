@@ -114,15 +114,19 @@ class Watching:
     async def _watch(self, sink: Sink) -> None:
         registry = kopf.OperatorRegistry()
         register(registry, sink, kubeconfig=self._kubeconfig)
-        await kopf.operator(
-            registry=registry,
-            settings=settings(),
-            standalone=True,
-            clusterwide=not self._namespace,
-            namespaces=[self._namespace] if self._namespace else [],
-            stop_flag=self._stop,
-        )
-        await asyncio.sleep(TURNS_SECONDS)
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=settings(),
+                standalone=True,
+                clusterwide=not self._namespace,
+                namespaces=[self._namespace] if self._namespace else [],
+                stop_flag=self._stop,
+            )
+        finally:
+            # kopf waits for the flag in a helper thread; left unset, it keeps this thread from ever ending.
+            self._stop.set()
+            await asyncio.sleep(TURNS_SECONDS)
 
     async def ended(self) -> None:
         """Wait for the watch to end by itself, which raises `WatchEnded`."""

@@ -1,0 +1,88 @@
+"""The control plane's programs are found where they are, and built once where they are not."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from modelfleet_lab.controlplane import binaries
+
+FAKE_GO = """#!/bin/sh
+test -s go.mod && test -s go.sum || exit 3
+while [ "$1" != -o ]; do shift; done
+echo "$2" >> "$LOG"
+printf '#!/bin/sh\\n' > "$2"
+chmod +x "$2"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+
+
+def _program(path: Path, content: str = "#!/bin/sh\n") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o755)
+
+
+def _install_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -> None:
+    _program(tmp_path / "go" / "go", content)
+    monkeypatch.setenv("PATH", str(tmp_path / "go"), prepend=":")
+
+
+def test_a_complete_folder_of_assets_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in binaries.PROGRAMS:
+        _program(tmp_path / "assets" / name)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    lines: list[str] = []
+    assert binaries.find_or_build(lines.append)["etcd"] == tmp_path / "assets" / "etcd"
+    assert lines == []
+
+
+def test_incomplete_assets_are_named_and_the_cache_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _program(tmp_path / "assets" / "etcd")
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    for name in binaries.PROGRAMS:
+        _program(binaries.cache_folder() / name)
+    lines: list[str] = []
+    assert binaries.find_or_build(lines.append)["etcd"] == binaries.cache_folder() / "etcd"
+    assert "no kube-apiserver, kube-controller-manager, kubectl" in lines[0]
+
+
+def test_without_go_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(binaries.BinariesError, match=r"install Go .* or point KUBEBUILDER_ASSETS"):
+        binaries.find_or_build(lambda _: None)
+
+
+def test_parallel_runs_build_each_program_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _install_go(monkeypatch, tmp_path, FAKE_GO)
+    found: list[object] = []
+
+    def build() -> None:
+        found.append(binaries.find_or_build(lambda _: None))
+
+    threads = [threading.Thread(target=build) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    built = [Path(line).name for line in (tmp_path / "log").read_text().splitlines()]
+    assert sorted(built) == sorted(binaries.PROGRAMS)
+    assert found == [{name: binaries.cache_folder() / name for name in binaries.PROGRAMS}] * 3
+
+
+def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _install_go(monkeypatch, tmp_path, "#!/bin/sh\necho 'undefined: x' >&2\nexit 2\n")
+    with pytest.raises(binaries.BinariesError, match=r"exit code 2:\n.*undefined: x"):
+        binaries.find_or_build(lambda _: None)
+    assert [path.name for path in binaries.cache_folder().iterdir()] == [".lock"]
