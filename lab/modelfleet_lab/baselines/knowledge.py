@@ -26,6 +26,9 @@ class Knowledge:
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
+        self._budget = (
+            scenario.limit * len(scenario.requests) / (len(scenario.requests) + len(scenario.warm_up))
+        )
         past = scenario.past
         self._means: dict[tuple[str, str], Expectation] = {}
         for model in scenario.models:
@@ -57,7 +60,7 @@ class Knowledge:
         )
         seconds = sum(model.service_time(mean.output_tokens) for mean in means)
         slots = model.concurrency * (1 if model.external else self._scenario.gpus // model.gpus)
-        served = min(1.0, self._scenario.budget / cost, slots * self._scenario.duration / seconds)
+        served = min(1.0, self._budget / cost, slots * self._scenario.duration / seconds)
         return served * sum(mean.quality for mean in means) / len(means)
 
 

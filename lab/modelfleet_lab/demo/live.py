@@ -34,6 +34,8 @@ class Track:
     progress: Progress
     folder: Path
     """Where its servers log."""
+    budget: float
+    """USD."""
     billed: float = 0.0
     done: bool = False
 
@@ -46,9 +48,8 @@ class Track:
 class View:
     """Shows the demo's progress until cancelled."""
 
-    def __init__(self, console: Console, budget: float) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._budget = budget
         self._tracks: list[Track] = []
         self._stage = ""
         self._start = time.monotonic()
@@ -59,8 +60,8 @@ class View:
         self._stage = text
         self._console.print(Text(f"[{time.monotonic() - self._start:5.1f} s] {text}"))
 
-    def track(self, policy: str, progress: Progress, folder: Path) -> None:
-        self._tracks.append(Track(policy, progress, folder))
+    def track(self, policy: str, progress: Progress, folder: Path, budget: float) -> None:
+        self._tracks.append(Track(policy, progress, folder, budget))
 
     async def run(self) -> None:
         if not self._console.is_terminal:
@@ -82,9 +83,10 @@ class View:
                 self._console.print(
                     f"  {track.policy}: {progress.sent}/{progress.total} sent, "
                     f"{progress.count(Ending.ANSWERED)} answered, {progress.right()} right, "
-                    f"{progress.count(Ending.REFUSED)} shed, ${track.billed:.4f} of ${self._budget:.4f}"
+                    f"{progress.count(Ending.REFUSED)} shed, ${track.billed:.4f} of ${track.budget:.4f}"
                     f"{self._fleet_line() if track is self._tracks[0] else ''}",
                     highlight=False,
+                    soft_wrap=True,
                 )
 
     def _refresh(self) -> None:
@@ -108,7 +110,7 @@ class View:
         return Group(*parts)
 
     def _policy_table(self) -> Table:
-        table = Table(title=f"Traffic (budget ${self._budget:.4f})", title_justify="left")
+        table = Table(title="Traffic", title_justify="left")
         for name in ("policy", "sent", "answered", "right", "shed", "billed"):
             table.add_column(name, justify="left" if name == "policy" else "right")
         for track in self._tracks:
@@ -119,7 +121,7 @@ class View:
                 str(progress.count(Ending.ANSWERED)),
                 str(progress.right()),
                 str(progress.count(Ending.REFUSED)),
-                f"${track.billed:.4f}",
+                f"${track.billed:.4f} of ${track.budget:.4f}",
             )
         return table
 

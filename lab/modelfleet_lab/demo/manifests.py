@@ -56,7 +56,7 @@ def fleet_manifest(scenario: Scenario, knowledge: Knowledge, external: Mapping[s
                 {"name": "gpu", "resource": "nvidia.com/gpu", "limit": scenario.gpus, "hourlyCost": "2.90"}
             ],
             "models": [_model(model, scenario, knowledge, external) for model in scenario.models],
-            "scaling": {"interval": "1s", "scaleDownStabilization": "8s", "solveTimeout": "1s"},
+            "scaling": {"interval": "1s", "scaleDownStabilization": "3s", "solveTimeout": "1s"},
         },
     }
 
@@ -111,7 +111,7 @@ def policy_manifest(scenario: Scenario) -> Manifest:
             "podSelector": {"matchLabels": {"app": "demo"}},
             "limits": {"maxOutputTokens": scenario.max_output_tokens, "maxRequest": f"{DEADLINE:g}s"},
             "batching": {"maxSize": 64, "maxWait": "20ms"},
-            "budget": {"limit": f"{scenario.budget:.6f}", "period": "Hour"},
+            "budget": {"limit": f"{scenario.limit:.6f}", "period": "Hour"},
             "tiers": [{"name": "standard", "weight": 1}],
             "shedPenalty": "0.5",
         },

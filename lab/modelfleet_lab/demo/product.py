@@ -18,7 +18,7 @@ import aiohttp
 
 from modelfleet_lab.baselines.knowledge import Knowledge
 from modelfleet_lab.demo.children import Child, Children, free_ports
-from modelfleet_lab.demo.evidence import Run, collect
+from modelfleet_lab.demo.evidence import NANO, Run, collect
 from modelfleet_lab.demo.live import View
 from modelfleet_lab.demo.manifests import (
     NAMESPACE,
@@ -29,14 +29,12 @@ from modelfleet_lab.demo.manifests import (
 )
 from modelfleet_lab.demo.replay import GRACE, Progress, Reply, ask_over_http, replay
 from modelfleet_lab.demo.sampling import FleetSample, Sampler
-from modelfleet_lab.demo.scenario import DEADLINE, SHARES, Request, Scenario
+from modelfleet_lab.demo.scenario import DEADLINE, SHARES, SLACK, WARM_UP, Request, Scenario
 
 POLICY = "modelfleet"
 PERIOD = 3600.0
 READY_IN = 8.0
 """Seconds that operator and sidecars are expected to need until traffic can start."""
-SLACK = 4.0
-"""Seconds between the last arrival and the end of the budget's period: every request falls into it."""
 LATE = 3.0
 """Seconds that the start may be late before the budget's period would end within the run."""
 ATTEMPTS = 3
@@ -50,6 +48,8 @@ class LateStartError(RuntimeError):
 class ProductRun:
     run: Run
     samples: tuple[FleetSample, ...]
+    budget: float
+    """USD that the run could spend: the policy's limit less what the warm-up was billed."""
     replicas: str
     """With which replicas the run began and ended, in words."""
 
@@ -87,7 +87,7 @@ async def run_product(
     for attempt in range(1, ATTEMPTS + 1):
         view.stage("starting operator, model servers and sidecars")
         begun = time.time()
-        end = begun + ready_in + scenario.duration + SLACK
+        end = begun + ready_in + WARM_UP + scenario.duration + SLACK
         async with _started(path, folder, children, _offset(end)) as running:
             view.sampler = running.sampler
             await _serving(running.sampler, children)
@@ -102,28 +102,48 @@ async def run_product(
 async def _replay(
     scenario: Scenario, running: Running, children: Children, folder: Path, view: View
 ) -> ProductRun:
-    progress = Progress(len(scenario.requests))
-    view.track(POLICY, progress, folder)
-    view.stage(f"replaying {progress.total} requests through {len(running.sidecars)} sidecars")
-    first = len(running.sampler.samples) - 1
+    """Replay warm-up and run without a pause in between; only the run counts."""
+    warm_up, progress = Progress(len(scenario.warm_up)), Progress(len(scenario.requests))
+    view.track("modelfleet, warm-up", warm_up, folder, scenario.limit)
+    view.track(POLICY, progress, folder, scenario.limit)
+    view.stage(
+        f"replaying {warm_up.total} + {progress.total} requests through {len(running.sidecars)} sidecars"
+    )
     begin = time.time()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def ask(request: Request) -> Reply:
-            base = running.sidecars[request.application]
             return await ask_over_http(
                 session,
-                base,
+                running.sidecars[request.application],
                 "auto",
                 request,
                 max_tokens=scenario.max_output_tokens,
                 timeout=DEADLINE + GRACE,
             )
 
-        await children.guard(replay(scenario.requests, ask, progress))
-    samples = tuple(running.sampler.samples[first:])
+        async def both() -> None:
+            warming = asyncio.create_task(replay(scenario.warm_up, ask, warm_up))
+            await asyncio.sleep(WARM_UP)
+            await replay(scenario.requests, ask, progress)
+            await warming
+
+        await children.guard(both())
+    started = begin + WARM_UP
+    asked = {request.question.question_id for request in scenario.requests}
+    records = collect(folder)
+    before = sum(record.cost_nano_usd for record in records if record.question not in asked)
+    samples = tuple(sample for sample in running.sampler.samples if sample.at >= started - 1.0)
     return ProductRun(
-        Run(POLICY, tuple(progress.outcomes), collect(folder), begin), samples, _replicas(samples)
+        Run(
+            POLICY,
+            tuple(progress.outcomes),
+            tuple(record for record in records if record.question in asked),
+            started,
+        ),
+        samples,
+        budget=scenario.limit - before / NANO,
+        replicas=_replicas(samples),
     )
 
 

@@ -16,7 +16,7 @@ import jinja2
 
 from modelfleet_lab.demo.evidence import Run, Score
 from modelfleet_lab.demo.sampling import FleetSample
-from modelfleet_lab.demo.scenario import DEADLINE, Scenario
+from modelfleet_lab.demo.scenario import DEADLINE, SLACK, WARM_UP, Scenario
 
 TEMPLATE = "report.html.j2"
 
@@ -28,6 +28,8 @@ class Findings:
     scenario: Scenario
     scores: tuple[Score, ...]
     runs: tuple[Run, ...]
+    budget: float
+    """USD that each policy could spend."""
     replicas: Mapping[str, str]
     """With which replicas each policy ran, in words."""
     samples: tuple[FleetSample, ...]
@@ -46,7 +48,7 @@ def result(findings: Findings) -> dict[str, object]:
         "lost_requests": ours.lost,
         "seed": findings.scenario.seed,
         "requests": len(findings.scenario.requests),
-        "budget_usd": findings.scenario.budget,
+        "budget_usd": findings.budget,
         "table": [_row(score, findings.replicas[score.policy]) for score in findings.scores],
     }
 
@@ -88,10 +90,10 @@ def write_report(findings: Findings, folder: Path) -> None:
 
     scenario, runs, scores = findings.scenario, findings.runs, findings.scores
     images = {
-        "scatter": plots.quality_and_cost(scores, scenario.budget),
+        "scatter": plots.quality_and_cost(scores, findings.budget),
         "replicas": plots.replicas_over_time(findings.samples, runs[0], scenario),
         "in_flight": plots.in_flight_over_time(runs[0], scenario),
-        "spend": plots.spend_over_time(runs, scenario.budget),
+        "spend": plots.spend_over_time(runs, findings.budget),
     }
     text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -106,6 +108,9 @@ def write_report(findings: Findings, folder: Path) -> None:
         cluster=findings.cluster,
         deadline=f"{DEADLINE:g}",
         seconds=findings.seconds,
+        budget=findings.budget,
+        warm_up=f"{WARM_UP:g}",
+        slack=f"{SLACK:g}",
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "result.json").write_text(json.dumps(result(findings), indent=2) + "\n", encoding="utf-8")

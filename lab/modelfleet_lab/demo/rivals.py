@@ -36,8 +36,8 @@ class Rival:
     """By question."""
 
 
-def make_rivals(scenario: Scenario, knowledge: Knowledge, fleet: Fleet) -> tuple[Rival, ...]:
-    """Return the four baselines in the order of the table."""
+def make_rivals(scenario: Scenario, knowledge: Knowledge, fleet: Fleet, budget: float) -> tuple[Rival, ...]:
+    """Return the four baselines, in the order of the table, for a budget in USD."""
     estimates = Estimates(fleet, scenario.past, scenario.max_output_tokens)
     past = estimates.offers(scenario.past.questions[: scenario.past_count])
     questions = scenario.asked.questions
@@ -48,7 +48,7 @@ def make_rivals(scenario: Scenario, knowledge: Knowledge, fleet: Fleet) -> tuple
     best = knowledge.best_single()
     alone = all_to_one(scenario.models, scenario.gpus, best)
     split = equal_split(scenario.models, scenario.gpus)
-    rules: list[Rule] = [RoundRobin(), Greedy(), Priced(calibrated_price(past, scenario.budget))]
+    rules: list[Rule] = [RoundRobin(), Greedy(), Priced(calibrated_price(past, budget))]
     single = BestSingle(best)
     return (
         Rival(single.name, single, alone, offers),
@@ -63,6 +63,7 @@ async def run_rival(
     children: Children,
     answers: Mapping[str, Path],
     folder: Path,
+    budget: float,
     progress: Progress,
 ) -> Run:
     """Start the rival's servers, replay the scenario through it, stop them."""
@@ -74,7 +75,7 @@ async def run_rival(
             models=scenario.models,
             servers=servers,
             offers=rival.offers,
-            budget=scenario.budget,
+            budget=budget,
             deadline=DEADLINE,
             max_tokens=scenario.max_output_tokens,
             session=session,

@@ -56,7 +56,7 @@ async def run_demo(options: Options, console: Console) -> Findings:
     knowledge = Knowledge(scenario)
     work = _fresh(options.output / "run")
     answers = _write_answers(scenario, work)
-    view = View(console, scenario.budget)
+    view = View(console)
     showing = asyncio.create_task(view.run())
     try:
         async with Children(work / "output") as children:
@@ -68,24 +68,26 @@ async def run_demo(options: Options, console: Console) -> Findings:
                 folder=_fresh(work / "modelfleet"),
                 view=view,
             )
-        rivals = _rivals(scenario, knowledge)
+        budget = product.budget
+        rivals = _rivals(scenario, knowledge, budget)
         runs = [product.run]
         for pair in (rivals[:2], rivals[2:]):
             view.stage("the same through " + " and ".join(rival.label for rival in pair))
             async with Children(work / "output") as children:
                 runs += await asyncio.gather(
-                    *(_run_rival(rival, scenario, children, answers, work, view) for rival in pair)
+                    *(_run_rival(rival, scenario, budget, children, answers, work, view) for rival in pair)
                 )
         view.stage("writing the report")
         findings = Findings(
             scenario=scenario,
-            scores=tuple(score(run, scenario.budget) for run in runs),
+            scores=tuple(score(run, budget) for run in runs),
             runs=tuple(runs),
             replicas={
                 product.run.policy: product.replicas,
                 **{rival.label: _words(rival.replicas) for rival in rivals},
             },
             samples=product.samples,
+            budget=budget,
             cluster=EMBEDDED,
             seconds=time.monotonic() - begin,
         )
@@ -103,6 +105,7 @@ async def run_demo(options: Options, console: Console) -> Findings:
 async def _run_rival(
     rival: Rival,
     scenario: Scenario,
+    budget: float,
     children: Children,
     answers: Mapping[str, Path],
     work: Path,
@@ -111,15 +114,22 @@ async def _run_rival(
     """Run one baseline in a folder of its own."""
     progress = Progress(len(scenario.requests))
     folder = _fresh(work / rival.label.split(" (")[0].replace(" ", "-"))
-    view.track(rival.label, progress, folder)
+    view.track(rival.label, progress, folder, budget)
     return await run_rival(
-        rival, scenario, children=children, answers=answers, folder=folder, progress=progress
+        rival,
+        scenario,
+        children=children,
+        answers=answers,
+        folder=folder,
+        budget=budget,
+        progress=progress,
     )
 
 
-def _rivals(scenario: Scenario, knowledge: Knowledge) -> tuple[Rival, ...]:
+def _rivals(scenario: Scenario, knowledge: Knowledge, budget: float) -> tuple[Rival, ...]:
     external = {model.name: ELSEWHERE for model in scenario.models if model.external}
-    return make_rivals(scenario, knowledge, parse_fleet(fleet_manifest(scenario, knowledge, external)))
+    fleet = parse_fleet(fleet_manifest(scenario, knowledge, external))
+    return make_rivals(scenario, knowledge, fleet, budget)
 
 
 def _words(replicas: Mapping[str, int]) -> str:
@@ -138,6 +148,9 @@ def _write_answers(scenario: Scenario, folder: Path) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for model in scenario.models:
         paths[model.name] = folder / f"answers-{model.name}.jsonl"
-        text = answers_file(scenario.asked.questions, scenario.asked.responses[model.name])
+        text = "".join(
+            answers_file(known.questions, known.responses[model.name])
+            for known in (scenario.past, scenario.asked)
+        )
         paths[model.name].write_text(text, encoding="utf-8")
     return paths

@@ -24,6 +24,10 @@ SHARES = (0.55, 0.3, 0.15)
 GPUS = 6
 DEADLINE = 4.0
 """Seconds within which a request must end."""
+SLACK = 4.0
+"""Seconds between the last arrival and the end of the budget's period: every request falls into it."""
+WARM_UP = 6.0
+"""Seconds of past traffic before the product's run, in which it plans replicas and learns lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,10 @@ class Request:
 class Scenario:
     models: tuple[LabModel, ...]
     gpus: int
-    budget: float
-    """USD that the whole run may spend."""
+    limit: float
+    """USD that warm-up and run may spend together; the baselines get what the warm-up left."""
+    warm_up: tuple[Request, ...]
+    """Past requests, from 0 to `WARM_UP` seconds; they count in no figure of the table."""
     requests: tuple[Request, ...]
     asked: QuestionSet
     past: QuestionSet
@@ -116,9 +122,9 @@ def make_scenario(
     count = max(1, round(duration * rate))
     figures = read_trace(trace) if trace is not None else shipped_arrivals()
     arrivals = scaled(figures, count=count, duration=duration, seed=seed)
+    past_arrivals = scaled(figures, count=count, duration=duration, seed=seed + PAST_SEED)
     if data is None:
         models, cost, limit = GENERATED_MODELS, GENERATED_COST_PER_REQUEST, 256
-        past_arrivals = scaled(figures, count=count, duration=duration, seed=seed + PAST_SEED)
         past = make_questions(past_arrivals, SKILLS, seed=seed + PAST_SEED)
         asked = make_questions(arrivals, SKILLS, seed=seed)
     else:
@@ -126,10 +132,12 @@ def make_scenario(
         names = [model.name for model in models]
         past, asked = recorded_questions(data, names, ask=count, seed=seed)
     trace_source = ATTRIBUTION if trace is None else f"Arrivals: {trace.name}, compressed in time."
+    warm_up = [arrival for arrival in past_arrivals if arrival.at < WARM_UP]
     return Scenario(
         models=models,
         gpus=GPUS,
-        budget=round(cost * count, 6),
+        limit=round(cost * (count + len(warm_up)), 6),
+        warm_up=_requests(warm_up, past.questions[: len(warm_up)], seed + PAST_SEED),
         requests=_requests(arrivals, asked.questions, seed),
         asked=asked,
         past=past,

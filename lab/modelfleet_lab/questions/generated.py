@@ -43,7 +43,7 @@ def make_questions(
         while prompt in seen:
             prompt, reference = _TASKS[task](rng, difficulty)
         seen.add(prompt)
-        questions.append(Question(f"q{index:05d}", task, prompt, reference, difficulty))
+        questions.append(Question(f"{seed}-{index:05d}", task, prompt, reference, difficulty))
     responses = {
         model: tuple(
             _respond(random.Random(f"{seed}-{model}-{question.question_id}"), question, arrival, by_task)

@@ -1,0 +1,311 @@
+"""The demo's parts: how endings are judged, how runs are scored, what is reported, how programs end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from modelfleet_lab.__main__ import main
+from modelfleet_lab.demo.children import ChildError, Children, free_ports
+from modelfleet_lab.demo.evidence import Run, collect, quantile, score
+from modelfleet_lab.demo.live import result_table
+from modelfleet_lab.demo.replay import Ending, Outcome, ask_over_http
+from modelfleet_lab.demo.report import Findings, summary, write_report
+from modelfleet_lab.demo.sampling import parse_sample
+from modelfleet_lab.demo.scenario import Request, make_scenario
+from modelfleet_lab.model_server import RequestRecord
+from modelfleet_lab.questions import Question
+from rich.console import Console
+
+REQUEST = Request(0.0, Question("q1", "math", "1+1?", "2", 0.1), 0)
+
+
+def record(question: str, **more: object) -> RequestRecord:
+    values: dict[str, object] = {
+        "request_id": question,
+        "question": question,
+        "model": "swift-3b",
+        "server": "s",
+        "start": 100.0,
+        "end": 101.0,
+        "first_token": 100.5,
+        "input_tokens": 10,
+        "output_tokens": 20,
+        "cost_nano_usd": 1_000,
+        "in_flight_at_arrival": 0,
+        "peak_in_flight": 1,
+        "concurrency": 4,
+        "over_concurrency": False,
+        "correct": True,
+        "cancelled": False,
+        "status": 200,
+        "fault": None,
+    }
+    return RequestRecord(**(values | more))  # type: ignore[arg-type]
+
+
+def outcome(question: str, ending: Ending = Ending.ANSWERED, latency: float = 1.0) -> Outcome:
+    return Outcome(question, 0.0, latency, ending, ending is Ending.ANSWERED, "swift-3b", "why")
+
+
+def test_a_score_counts_what_the_servers_did() -> None:
+    run = Run(
+        "p",
+        (
+            outcome("a"),
+            outcome("b"),
+            outcome("c", Ending.REFUSED),
+            outcome("d", Ending.LOST),
+        ),
+        (
+            record("a"),
+            record("a"),  # The same question answered twice is right once, and billed twice.
+            record("b", correct=False, over_concurrency=True),
+            record("c", cancelled=True, cost_nano_usd=500),
+        ),
+        100.0,
+    )
+    found = score(run, budget=3e-6)
+    assert found.quality == 1 / 4
+    assert found.cost_usd == pytest.approx(3.5e-6)
+    assert found.overspend_usd == pytest.approx(0.5e-6)
+    assert (found.concurrency_violations, found.shed, found.lost) == (1, 1, 1)
+    assert score(run, budget=1.0).overspend_usd == 0.0
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.95) == 4.0
+    assert quantile([], 0.5) == 0.0
+
+
+def test_logs_of_all_servers_come_together_by_time(tmp_path: Path) -> None:
+    from dataclasses import asdict
+
+    for name, ends in (("x", (3.0, 1.0)), ("y", (2.0,))):
+        lines = [json.dumps(asdict(record("q", end=end))) for end in ends]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n" + '{"half": ')
+    assert [r.end for r in collect(tmp_path)] == [1.0, 2.0, 3.0]
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[tuple[str, dict[str, object]]]:
+    """A server that answers each request as its `answer` says."""
+    state: dict[str, object] = {}
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = state["answer"]
+        if isinstance(answer, web.Response):
+            return answer
+        response = web.StreamResponse(headers={"x-modelfleet-model": "chosen"})
+        await response.prepare(request)
+        for part in answer:  # type: ignore[attr-defined]
+            await response.write(part)
+        if state.get("cut") and request.transport is not None:
+            request.transport.abort()
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", state
+    await runner.cleanup()
+
+
+CHUNK = b'data: {"choices": [{"delta": {"content": "Answer: 2"}}]}\n\n'
+USAGE = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}\n\n'
+ERROR = b'data: {"error": {"message": "too late", "code": "deadline_exceeded"}}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "cut", "ending", "detail"),
+    [
+        ([CHUNK, USAGE, DONE], False, Ending.ANSWERED, ""),
+        ([CHUNK, ERROR, DONE], False, Ending.REFUSED, "deadline_exceeded"),
+        ([CHUNK], False, Ending.LOST, "without"),
+        ([CHUNK], True, Ending.LOST, "Error"),
+        ([b"data: {broken\n\n", DONE], False, Ending.LOST, "Error"),
+    ],
+)
+async def test_an_ending_is_an_answer_a_clear_error_or_a_loss(
+    peer: tuple[str, dict[str, object]], answer: list[bytes], cut: bool, ending: Ending, detail: str
+) -> None:
+    url, state = peer
+    state |= {"answer": answer, "cut": cut}
+    async with aiohttp.ClientSession() as session:
+        reply = await ask_over_http(session, url, "auto", REQUEST, max_tokens=8, timeout=5)
+    assert reply.ending is ending
+    assert detail in reply.detail
+    if ending is Ending.ANSWERED:
+        assert (reply.text, reply.model, reply.tokens) == ("Answer: 2", "chosen", (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("body", "ending"),
+    [
+        ('{"error": {"message": "over budget", "code": "budget_exhausted"}}', Ending.REFUSED),
+        ("<html>Bad Gateway</html>", Ending.LOST),
+        ('{"error": {}}', Ending.LOST),
+    ],
+)
+async def test_a_status_without_a_reason_is_a_loss(
+    peer: tuple[str, dict[str, object]], body: str, ending: Ending
+) -> None:
+    url, state = peer
+    state["answer"] = web.Response(status=429, text=body)
+    async with aiohttp.ClientSession() as session:
+        reply = await ask_over_http(session, url, "auto", REQUEST, max_tokens=8, timeout=5)
+    assert reply.ending is ending
+
+
+async def test_no_server_and_no_answer_in_time_are_losses() -> None:
+    (port,) = free_ports(1)
+    async with aiohttp.ClientSession() as session:
+        reply = await ask_over_http(
+            session, f"http://127.0.0.1:{port}", "auto", REQUEST, max_tokens=8, timeout=5
+        )
+        assert reply.ending is Ending.LOST
+        with socket.create_server(("127.0.0.1", port)):  # Accepts, and says nothing.
+            reply = await ask_over_http(
+                session, f"http://127.0.0.1:{port}", "auto", REQUEST, max_tokens=8, timeout=0.1
+            )
+        assert "nothing for 0.1 s" in reply.detail
+
+
+def test_metrics_of_the_operator_become_a_sample() -> None:
+    text = """# TYPE modelfleet_replicas gauge
+modelfleet_replicas{namespace="demo",fleet="demo",model="a",variant="gpu",state="ready"} 2
+modelfleet_replicas{namespace="demo",fleet="demo",model="a",variant="gpu",state="desired"} 3
+# TYPE modelfleet_slots gauge
+modelfleet_slots{namespace="demo",fleet="demo",model="a",variant="gpu",state="live"} 16
+modelfleet_slots{namespace="demo",fleet="demo",model="a",variant="gpu",state="leased"} 9
+# TYPE modelfleet_slot_price gauge
+modelfleet_slot_price{namespace="demo",fleet="demo",model="a",variant="gpu",state="published"} 0.25
+# TYPE modelfleet_fleet_sidecars gauge
+modelfleet_fleet_sidecars{namespace="demo",fleet="demo"} 3
+# TYPE modelfleet_budget_spent_usd gauge
+modelfleet_budget_spent_usd{namespace="demo",policy="demo"} 0.5
+"""
+    sample = parse_sample(text, 7.0)
+    variant = sample.variants["a"]
+    assert (variant.ready, variant.desired, variant.slots, variant.leased) == (2, 3, 16, 9)
+    assert (variant.price, sample.sidecars, sample.spent, sample.at) == (0.25, 3, 0.5, 7.0)
+
+
+def test_the_report_holds_every_figure_and_needs_no_network(tmp_path: Path) -> None:
+    scenario = make_scenario(seed=1, duration=1.0, rate=20.0)
+    names = ["modelfleet", "best single (a)", "round robin", "per-query greedy", "per-query price"]
+    runs = tuple(
+        Run(
+            name,
+            (outcome("q1"), outcome("q2", Ending.REFUSED)),
+            (record("q1", correct=name != "round robin"),),
+            100.0,
+        )
+        for name in names
+    )
+    scores = tuple(score(run, scenario.limit) for run in runs)
+    findings = Findings(
+        scenario=scenario,
+        scores=scores,
+        runs=runs,
+        budget=scenario.limit,
+        replicas=dict.fromkeys(names, "1 a"),
+        samples=(),
+        cluster="on a test",
+        seconds=12.34,
+    )
+    write_report(findings, tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [row["policy"] for row in result["table"]] == names
+    assert [row["quality"] for row in result["table"]] == [0.5, 0.5, 0.0, 0.5, 0.5]
+    assert set(result["table"][0]) >= {"quality", "cost_usd", "latency_p50_s", "latency_p95_s", "shed"}
+    assert {"seconds", "overspend_usd", "concurrency_violations", "lost_requests"} <= set(result)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert 'src="http' not in page
+    assert "CC BY 4.0" in page
+    console = Console(record=True, width=160)
+    console.print(result_table(scores))
+    shown = console.export_text()
+    assert all(name in shown for name in names)
+
+
+def test_the_summary_says_so_when_a_baseline_wins() -> None:
+    ours = score(Run("modelfleet", (outcome("a"), outcome("b")), (record("a"),), 0.0), 1.0)
+    other = score(Run("greedy", (outcome("a"), outcome("b")), (record("a"), record("b")), 0.0), 1.0)
+    assert "50.0 points of all requests fewer" in summary([ours, other])
+    assert "50.0 points of all requests more" in summary([other, ours])
+
+
+async def test_a_program_that_ends_early_is_reported_with_its_output(tmp_path: Path) -> None:
+    async with Children(tmp_path) as children:
+        words = [sys.executable, "-c", "import sys; print('why it failed'); sys.exit(3)"]
+        child = await children.start("broken", words)
+        with pytest.raises(ChildError, match="status 3") as caught:
+            await children.ready(child, "http://127.0.0.1:9/")
+        assert "why it failed" in str(caught.value)
+        again = await children.start("broken-again", words)
+        with pytest.raises(ChildError, match="broken"):
+            await children.guard(asyncio.Event().wait())
+        await again.process.wait()
+
+
+async def test_every_program_has_ended_when_the_demo_fails(tmp_path: Path) -> None:
+    script = (
+        "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
+    )
+    pids: list[int] = []
+
+    async def fail_midway() -> None:
+        async with Children(tmp_path) as children:
+            child = await children.start("parent", [sys.executable, "-c", script])
+            async with asyncio.timeout(10):
+                while not child.output.read_text().strip():  # noqa: ASYNC110 - another process prints it
+                    await asyncio.sleep(0.01)
+            pids.extend((child.process.pid, int(child.output.read_text())))
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        await fail_midway()
+    assert not any(_running(pid) for pid in pids)
+
+
+def _running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z" and os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.parametrize("options", [["--duration", "0"], ["--rate", "fast"], ["--seed"]])
+def test_wrong_options_end_with_status_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["demo", *options])
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_absent_data_is_named_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--data", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    assert "queries.parquet" in capsys.readouterr().out
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--help"])
+    assert "modelfleet demo --seed 7" in capsys.readouterr().out
