@@ -1,0 +1,116 @@
+"""G5: after our patches GPUs in use, pending and terminating stay within pool, stock and hourly budget."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from modelfleet_core.values import VariantKey
+from modelfleet_operator.observe import Workload
+from modelfleet_operator.planning import Demand, Memory, external_spend, plan_fleet
+from modelfleet_operator.scale import gpus_left, money_left, next_patches
+from modelfleet_operator.views import FleetView
+from support.manifests import Manifest, fleet_manifest
+from support.snapshots import deployment_object, node_object, observed, view_of
+
+pytestmark = pytest.mark.property
+
+POOLS = ("h100", "l4")
+COUNTS = st.integers(0, 6)
+
+
+def _model(name: str, pool: str, gpus: int) -> Manifest:
+    model: Manifest = fleet_manifest()["spec"]["models"][0] | {"name": name}
+    model["quality"] = {"prior": f"0.{3 + gpus}"}
+    model["variants"][0] |= {
+        "pool": pool,
+        "gpus": gpus,
+        "scaleTargetRef": {"name": name},
+        "service": {"name": name, "port": "http"},
+        "replicas": {"min": 0},
+    }
+    return model
+
+
+@st.composite
+def views(draw: st.DrawFn) -> FleetView:
+    """Any fleet on two pools, in any state, also one that is over its limits already."""
+    manifest = fleet_manifest()
+    manifest["spec"]["pools"] = [
+        {
+            "name": pool,
+            "nodeSelector": {"gpu": pool},
+            "limit": draw(st.integers(4, 12)),
+            "hourlyCost": draw(st.sampled_from(["0", "0.7", "2.9"])),
+        }
+        for pool in POOLS
+    ]
+    chosen = draw(
+        st.lists(st.tuples(st.sampled_from(POOLS), st.sampled_from([1, 2, 4])), min_size=1, max_size=4)
+    )
+    models = [_model(f"m{i}", pool, gpus) for i, (pool, gpus) in enumerate(chosen)]
+    manifest["spec"]["models"] = models
+    manifest["spec"]["budget"] = {"hourly": str(draw(st.integers(0, 40)))}
+    workloads = []
+    for model in models:
+        replicas = draw(COUNTS)
+        status = {
+            "replicas": draw(COUNTS),
+            "readyReplicas": draw(st.integers(0, replicas)),
+            "terminatingReplicas": draw(st.integers(0, 2)),
+        }
+        workloads.append(deployment_object(model["name"], replicas=replicas) | {"status": status})
+    nodes = [node_object(pool, gpus=draw(st.integers(0, 12)), labels={"gpu": pool}) for pool in POOLS]
+    return view_of(observed(manifest, *workloads, *nodes))
+
+
+def _patched(view: FleetView, desired: dict[VariantKey, int], external: float) -> FleetView:
+    """Return the view after the patches, with every pod that they create and none that they end gone."""
+    workloads = dict(view.workloads)
+    for patch in next_patches(view, desired, external=external):
+        before = workloads[patch.variant]
+        workloads[patch.variant] = _after(before, patch.replicas)
+    return replace(view, workloads=workloads)
+
+
+def _after(workload: Workload, replicas: int) -> Workload:
+    there = workload.occupied - workload.terminating
+    added = max(0, replicas - workload.replicas)
+    return replace(workload, replicas=replicas, pods=there + added)
+
+
+def _assert_no_worse(before: FleetView, after: FleetView, external: float) -> None:
+    for pool, left in gpus_left(after).items():
+        assert left >= min(0, gpus_left(before)[pool])
+    assert money_left(after, external) >= min(0.0, money_left(before, external)) - 1e-5
+
+
+@given(st.data(), views(), st.sampled_from([0.0, 3.5]))
+def test_whatever_is_wanted_no_patch_passes_a_limit(
+    data: st.DataObject, view: FleetView, external: float
+) -> None:
+    desired = {key: data.draw(COUNTS) for key in view.workloads}
+    _assert_no_worse(view, _patched(view, desired, external), external)
+
+
+@given(st.data(), views())
+def test_patches_only_go_towards_what_is_wanted(data: st.DataObject, view: FleetView) -> None:
+    desired = {key: data.draw(COUNTS) for key in view.workloads}
+    for patch in next_patches(view, desired, external=0.0):
+        low, high = sorted((patch.before, desired[patch.variant]))
+        assert patch.replicas != patch.before
+        assert low <= patch.replicas <= high
+
+
+@settings(max_examples=25, deadline=None)
+@given(views(), st.booleans())
+def test_a_plan_and_its_patches_pass_no_limit(view: FleetView, pods: bool) -> None:
+    demand = Demand(classes=(), reporting=0, pods=int(pods), heard=False)
+    planned = plan_fleet(view, demand, Memory(), 0.0, time_limit=2.0)
+    budget = view.fleet.hourly_budget
+    assert budget is not None
+    assert planned.plan.hourly_cost <= budget + 1e-6
+    external = external_spend(view.fleet, planned.plan)
+    _assert_no_worse(view, _patched(view, planned.desired, external), external)
