@@ -1,0 +1,375 @@
+"""The Router service over real sockets, against simulated model servers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import struct_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+from modelfleet.v1 import router_pb2, router_pb2_grpc
+from modelfleet_core.values import NanoUsd
+from modelfleet_lab.model_server.faults import Fault, FaultKind
+from support.sidecars import SLOW, Rig, Spec, policy_of, running_sidecar
+
+pytestmark = pytest.mark.integration
+
+OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+
+
+@asynccontextmanager
+async def stub_of(rig: Rig) -> AsyncIterator[router_pb2_grpc.RouterAsyncStub]:
+    async with grpc.aio.insecure_channel(rig.grpc, options=OPTIONS) as channel:
+        yield router_pb2_grpc.RouterStub(channel)
+
+
+def chat(content: str = "hello", *, model: str = "auto", **fields: object) -> router_pb2.ChatRequest:
+    request = router_pb2.ChatRequest(model=model, messages=[router_pb2.Message(role="user", content=content)])
+    if fields:
+        parameters = struct_pb2.Struct()
+        parameters.update(fields)
+        request.parameters.CopyFrom(parameters)
+    return request
+
+
+def route(content: str = "hello", **fields: object) -> router_pb2.RouteRequest:
+    return router_pb2.RouteRequest(chat=chat(content, **fields))
+
+
+async def failure_of(call: object) -> tuple[grpc.StatusCode, error_details_pb2.ErrorInfo, float | None]:
+    """Return code, ErrorInfo and RetryInfo's seconds of a call that fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call  # type: ignore[misc]
+    status = rpc_status.from_call(caught.value)
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    retry: float | None = None
+    for detail in status.details:
+        if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            told = error_details_pb2.RetryInfo()
+            detail.Unpack(told)
+            retry = told.retry_delay.seconds + told.retry_delay.nanos / 1e9
+        else:
+            detail.Unpack(info)
+    assert info.domain == "modelfleet.io"
+    return caught.value.code(), info, retry
+
+
+async def test_complete_answers_with_decision_usage_and_cost() -> None:
+    async with running_sidecar(Spec("small", 0.5), Spec("big", 0.8)) as rig, stub_of(rig) as stub:
+        call = stub.Complete(chat(temperature=0.5, seed=7))
+        answer = await call
+        (record,) = rig.servers["big"].records
+        assert answer.content
+        assert answer.finish_reason == "stop"
+        assert answer.decision.model == "big"
+        assert answer.decision.decision_id == record.request_id
+        assert (answer.usage.input_tokens, answer.usage.output_tokens) == (
+            record.input_tokens,
+            record.output_tokens,
+        )
+        assert answer.cost_nano_usd == record.cost_nano_usd
+        initial, trailing = dict(await call.initial_metadata()), dict(await call.trailing_metadata())
+        assert initial["x-modelfleet-model"] == "big"
+        assert initial["x-modelfleet-decision-id"] == record.request_id
+        assert float(trailing["x-modelfleet-cost-usd"]) == record.cost_nano_usd / 1e9
+
+
+async def test_chat_streams_text_between_its_decision_and_its_usage() -> None:
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        whole = await stub.Complete(chat())
+        call = stub.Chat(chat())
+        chunks = [chunk async for chunk in call]
+        assert chunks[0].decision.model == "big"
+        assert "".join(chunk.content for chunk in chunks) == whole.content
+        assert len([chunk for chunk in chunks if chunk.content]) > 1
+        assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
+        assert chunks[-1].usage == whole.usage
+        assert chunks[-1].cost_nano_usd == whole.cost_nano_usd
+        assert dict(await call.trailing_metadata())["x-modelfleet-output-tokens"] == str(
+            whole.usage.output_tokens
+        )
+        await rig.settled()
+
+
+async def test_tier_and_task_come_from_metadata_before_the_messages_headers() -> None:
+    math = Spec("math", 0.2, by_task={"math": 0.95})
+    async with running_sidecar(math, Spec("chat", 0.6)) as rig, stub_of(rig) as stub:
+        request = chat()
+        request.headers["X-Tier"] = "silver"
+        request.headers["x-modelfleet-task"] = "math"
+        answer = await stub.Complete(request, metadata=(("x-tier", "gold"),))
+        assert (answer.decision.tier, answer.decision.task, answer.decision.model) == ("gold", "math", "math")
+
+
+async def test_a_routed_request_holds_its_slot_until_it_is_settled_once() -> None:
+    money = NanoUsd(10**9)
+    async with running_sidecar(Spec("big"), money=money) as rig, stub_of(rig) as stub:
+        decision = await stub.Route(route())
+        assert decision.endpoint == rig.servers["big"].url
+        assert decision.served_name == "served/big"
+        assert decision.settle_within.seconds == 20
+        holding = rig.lease.holding
+        assert sum(holding.in_flight().values()) == 1
+        async with aiohttp.ClientSession() as session:
+            asked = {
+                "model": decision.served_name,
+                "max_tokens": decision.max_output_tokens,
+                "messages": [{"role": "user", "content": "hello"}],
+            }
+            async with session.post(f"{decision.endpoint}/v1/chat/completions", json=asked) as response:
+                used = (await response.json())["usage"]
+        settle = router_pb2.SettleRequest(
+            decision_id=decision.decision_id,
+            usage=router_pb2.Usage(
+                input_tokens=used["prompt_tokens"], output_tokens=used["completion_tokens"]
+            ),
+            outcome=router_pb2.OUTCOME_OK,
+        )
+        first, second = await stub.Settle(settle), await stub.Settle(settle)
+        (record,) = rig.servers["big"].records
+        assert (first.cost_nano_usd, first.repeated) == (record.cost_nano_usd, False)
+        assert (second.cost_nano_usd, second.repeated) == (record.cost_nano_usd, True)
+        assert holding.idle()
+
+
+async def test_a_decision_that_never_reached_the_model_costs_nothing() -> None:
+    async with running_sidecar(Spec("big"), money=NanoUsd(10**9)) as rig, stub_of(rig) as stub:
+        decision = await stub.Route(route())
+        settled = await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
+        assert settled.cost_nano_usd == 0
+        assert rig.lease.holding.idle()
+
+
+async def test_a_decision_that_nobody_settles_costs_its_reserve_and_frees_its_slot() -> None:
+    policy = policy_of(max_request=0.2)
+    async with running_sidecar(Spec("big"), policy=policy, money=NanoUsd(10**9)) as rig, stub_of(rig) as stub:
+        decision = await stub.Route(route())
+        await rig.settled()
+        settled = await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
+        assert (settled.cost_nano_usd, settled.repeated) == (decision.reserved_nano_usd, True)
+
+
+async def test_explain_shows_every_model_and_the_certificate() -> None:
+    async with running_sidecar(
+        Spec("small", 0.5), Spec("big", 0.8), Spec("tiny", 0.2, context_tokens=50)
+    ) as rig, stub_of(rig) as stub:
+        decision = await stub.Route(route("word " * 100))
+        told = await stub.Explain(router_pb2.ExplainRequest(decision_id=decision.decision_id))
+        assert told.decision == decision
+        assert [candidate.model for candidate in told.candidates] == ["big", "small", "tiny"]
+        assert [candidate.excluded_by for candidate in told.candidates] == ["", "", "ContextLength"]
+        assert told.certificate.termination == "Optimal"
+        assert told.certificate.bound >= told.certificate.objective
+        assert told.batch_size == 1
+
+
+async def test_a_batch_keeps_its_order_and_never_takes_more_than_the_lease() -> None:
+    specs = (Spec("small", 0.5, slots=20), Spec("big", 0.8, slots=10))
+    async with running_sidecar(*specs, money=NanoUsd(10**9)) as rig, stub_of(rig) as stub:
+        asked = [route("hello", model=("small", "auto", "nope")[number % 3]) for number in range(60)]
+        asked[4].ClearField("chat")
+        answer = await stub.RouteBatch(router_pb2.RouteBatchRequest(requests=asked))
+        assert len(answer.outcomes) == 60
+        for number, outcome in enumerate(answer.outcomes):
+            if number % 3 == 2:
+                assert outcome.refusal.reason == "ModelNotFound"
+            elif number == 4:
+                assert outcome.refusal.reason == "InvalidField"
+            elif number % 3 == 0 and outcome.HasField("decision"):
+                assert outcome.decision.model == "small"
+            elif outcome.HasField("refusal"):
+                assert outcome.refusal.reason == "NoFreeSlot"
+                assert outcome.refusal.retry_after.seconds >= 1
+        taken = [outcome.decision.model for outcome in answer.outcomes if outcome.HasField("decision")]
+        assert (taken.count("small"), taken.count("big")) == (20, 10)
+        assert answer.certificate.bound >= answer.certificate.objective
+        for outcome in answer.outcomes:
+            if outcome.HasField("decision"):
+                await stub.Settle(router_pb2.SettleRequest(decision_id=outcome.decision.decision_id))
+        assert rig.lease.holding.idle()
+
+
+async def test_a_batch_of_ten_thousand_is_answered_and_a_larger_one_refused() -> None:
+    async with running_sidecar(Spec("big", slots=50)) as rig, stub_of(rig) as stub:
+        requests = [route()] * 10_000
+        answer = await stub.RouteBatch(router_pb2.RouteBatchRequest(requests=requests))
+        assert len(answer.outcomes) == 10_000
+        assert sum(outcome.HasField("decision") for outcome in answer.outcomes) == 50
+        code, info, _ = await failure_of(
+            stub.RouteBatch(router_pb2.RouteBatchRequest(requests=[*requests, route()]))
+        )
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert info.metadata["field"] == "requests"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "reason", "field"),
+    [
+        (chat(model="gpt-9"), grpc.StatusCode.NOT_FOUND, "ModelNotFound", "model"),
+        (router_pb2.ChatRequest(), grpc.StatusCode.INVALID_ARGUMENT, "InvalidField", "messages"),
+        (chat(n=3), grpc.StatusCode.INVALID_ARGUMENT, "InvalidField", "parameters.n"),
+        (chat(messages=["x"]), grpc.StatusCode.INVALID_ARGUMENT, "InvalidField", "parameters.messages"),
+        (
+            router_pb2.ChatRequest(messages=[router_pb2.Message(role="user")], max_output_tokens=0),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "InvalidField",
+            "max_tokens",
+        ),
+    ],
+)
+async def test_bad_input_gets_one_clear_status(
+    request_: router_pb2.ChatRequest, code: grpc.StatusCode, reason: str, field: str
+) -> None:
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        for call in (stub.Complete(request_), stub.Route(router_pb2.RouteRequest(chat=request_))):
+            got, info, _ = await failure_of(call)
+            assert (got, info.reason, info.metadata["field"]) == (code, reason, field)
+        assert rig.servers["big"].records == ()
+
+
+async def test_a_message_of_20_megabytes_is_refused() -> None:
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        code, info, _ = await failure_of(stub.Complete(chat("x" * 20 * 1024 * 1024)))
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BodyTooLarge")
+
+
+async def test_without_a_lease_calls_are_told_when_to_come_back() -> None:
+    async with running_sidecar(Spec("big"), granted=False) as rig, stub_of(rig) as stub:
+        for call in (
+            stub.Complete(chat()),
+            stub.RouteBatch(router_pb2.RouteBatchRequest(requests=[route()])),
+        ):
+            code, info, retry = await failure_of(call)
+            assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "NoLease")
+            assert retry is not None
+
+
+async def test_an_unreachable_server_and_an_empty_budget_say_which() -> None:
+    async with running_sidecar(Spec("big"), money=NanoUsd(1000)) as rig, stub_of(rig) as stub:
+        code, info, retry = await failure_of(stub.Complete(chat()))
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BudgetExhausted")
+        assert retry is not None
+        assert retry > 1000
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        await rig.servers["big"].stop()
+        code, info, retry = await failure_of(stub.Complete(chat()))
+        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "UpstreamUnreachable")
+        await rig.settled()
+
+
+async def test_the_callers_deadline_reaches_the_model_server() -> None:
+    async with running_sidecar(Spec("big", latency=SLOW)) as rig, stub_of(rig) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Complete(chat(), timeout=0.3)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await rig.servers["big"].until(lambda server: bool(server.records), timeout=1.0)
+        assert rig.servers["big"].records[0].cancelled
+        await rig.settled()
+
+
+async def test_the_policys_longest_request_is_a_rich_deadline_error() -> None:
+    policy = policy_of(max_request=0.3)
+    async with running_sidecar(Spec("big", latency=SLOW), policy=policy) as rig, stub_of(rig) as stub:
+        code, info, _ = await failure_of(stub.Complete(chat()))
+        assert (code, info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DeadlineExceeded")
+
+
+async def test_an_expired_deadline_never_reaches_a_server() -> None:
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Complete(chat(), timeout=0.0)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await rig.settled()
+        assert rig.servers["big"].records == ()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_cancelled_call_cancels_the_models_work_within_a_second(stream: bool) -> None:
+    async with running_sidecar(Spec("big", latency=SLOW)) as rig, stub_of(rig) as stub:
+        server = rig.servers["big"]
+        call = stub.Chat(chat()) if stream else stub.Complete(chat())
+        if stream:
+            await call.__aiter__().__anext__()
+        await server.until(lambda server: server.slots.in_flight == 1)
+        call.cancel()
+        await server.until(lambda server: bool(server.records), timeout=1.0)
+        assert server.records[0].cancelled
+        await rig.settled()
+
+
+async def test_a_stream_that_breaks_ends_in_a_status_not_as_if_complete() -> None:
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        rig.servers["big"].set_faults(Fault(FaultKind.CUT_AFTER_FIRST))
+        texts: list[str] = []
+
+        async def read() -> None:
+            async for chunk in stub.Chat(chat()):
+                texts.append(chunk.content)
+
+        code, info, _ = await failure_of(read())
+        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "UpstreamCut")
+        assert any(texts)
+        await rig.settled()
+
+
+async def test_reflection_and_health_serve_tools_like_grpcurl() -> None:
+    async with running_sidecar(Spec("big")) as rig, grpc.aio.insecure_channel(rig.grpc) as channel:
+        reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
+
+        async def one(
+            request: reflection_pb2.ServerReflectionRequest,
+        ) -> reflection_pb2.ServerReflectionResponse:
+            call = reflection.ServerReflectionInfo(iter([request]))
+            return await call.__aiter__().__anext__()
+
+        listed = await one(reflection_pb2.ServerReflectionRequest(list_services=""))
+        names = {service.name for service in listed.list_services_response.service}
+        assert {"modelfleet.v1.Router", "grpc.health.v1.Health"} <= names
+        found = await one(
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="modelfleet.v1.Router")
+        )
+        files = [
+            FileDescriptorProto.FromString(raw)
+            for raw in found.file_descriptor_response.file_descriptor_proto
+        ]
+        methods = {method.name for file in files for service in file.service for method in service.method}
+        assert {"Route", "RouteBatch", "Chat", "Complete", "Settle", "Explain"} <= methods
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "modelfleet.v1.Router"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_mixed_calls_leave_nothing_held() -> None:
+    """G8 over gRPC: answers, streams, routes and cancels in a burst."""
+    specs = (Spec("small", 0.5, slots=3), Spec("big", 0.8, slots=3))
+    async with running_sidecar(*specs, money=NanoUsd(10**9)) as rig, stub_of(rig) as stub:
+
+        async def one(number: int) -> None:
+            if number % 3 == 0:
+                await stub.Complete(chat())
+            elif number % 3 == 1:
+                async for _ in stub.Chat(chat()):
+                    if number % 2:
+                        return  # the call is cancelled when it is dropped
+            else:
+                decision = await stub.Route(route())
+                await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
+
+        calls = [asyncio.create_task(one(number)) for number in range(120)]
+        done, _ = await asyncio.wait(calls)
+        assert [task.exception() for task in done if task.exception() is not None] == []
+        await rig.settled()
+        assert rig.lease.holding.idle()
+        records = [record for server in rig.servers.values() for record in server.records]
+        assert not any(record.over_concurrency for record in records)
