@@ -1,0 +1,147 @@
+"""At most one operator leads, epochs only rise, and a leader that can not renew stops in time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from modelfleet_core.values import ObjectKey
+from modelfleet_operator.cluster import LeaderLease, Record, Unavailable
+from modelfleet_operator.cluster.embedded import EmbeddedCluster
+from modelfleet_operator.leader import EPOCH_NAME, LEASE_NAME, Leader, Rhythm
+
+QUICK = Rhythm(duration=10, renew_within=7, retry=0.001)
+LEASE, EPOCH = ObjectKey("system", LEASE_NAME), ObjectKey("system", EPOCH_NAME)
+
+
+class _Clock:
+    """Time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class _Watched(EmbeddedCluster):
+    """A cluster that says when its Lease is read and written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.written = asyncio.Event(), asyncio.Event()
+
+    async def read_lease(self, key: ObjectKey) -> LeaderLease | None:
+        self.read.set()
+        return await super().read_lease(key)
+
+    async def write_lease(self, lease: LeaderLease) -> LeaderLease:
+        stored = await super().write_lease(lease)
+        self.written.set()
+        return stored
+
+    async def times(self, event: asyncio.Event, count: int) -> None:
+        """Wait until the Lease was read or written so often from now on."""
+        async with asyncio.timeout(10):
+            for _ in range(count):
+                event.clear()
+                await event.wait()
+
+
+def _leader(cluster: EmbeddedCluster, identity: str, clock: _Clock) -> Leader:
+    def wall_clock() -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=clock.now)
+
+    return Leader(cluster, "system", identity, clock=clock, wall_clock=wall_clock, rhythm=QUICK)
+
+
+async def _win(leader: Leader) -> int:
+    async with asyncio.timeout(10):
+        return await leader.win()
+
+
+async def test_the_first_leader_has_epoch_one_and_every_later_one_a_higher() -> None:
+    cluster, clock, epochs = EmbeddedCluster(), _Clock(), []
+    for number in range(3):
+        leader = _leader(cluster, f"operator-{number}", clock)
+        epochs.append(await _win(leader))
+        assert leader.leads()
+        await leader.release()
+        assert not leader.leads()
+    assert epochs == [1, 2, 3]
+
+
+async def test_an_epoch_rises_even_when_the_lease_object_was_deleted() -> None:
+    cluster, clock = EmbeddedCluster(), _Clock()
+    assert await _win(_leader(cluster, "a", clock)) == 1
+    cluster.delete("Lease", LEASE)
+    assert await _win(_leader(cluster, "b", clock)) == 2
+
+
+async def test_a_candidate_waits_until_the_lease_stood_still_for_its_duration() -> None:
+    cluster, clock = _Watched(), _Clock()
+    first, second = _leader(cluster, "a", clock), _leader(cluster, "b", clock)
+    await _win(first)
+    waiting = asyncio.create_task(second.win())
+    for _ in range(4):  # the leader renews, so that time alone gives the candidate nothing
+        clock.now += 5
+        holding = asyncio.create_task(first.hold())
+        await cluster.times(cluster.written, 1)
+        holding.cancel()
+        await cluster.times(cluster.read, 3)
+        assert not waiting.done()
+    clock.now += 9.9
+    await cluster.times(cluster.read, 3)
+    assert not waiting.done()
+    clock.now += 0.2
+    async with asyncio.timeout(10):
+        assert await waiting == 2
+    assert not first.leads()
+
+
+async def test_a_leader_whose_lease_was_taken_says_so() -> None:
+    cluster, clock = EmbeddedCluster(), _Clock()
+    leader = _leader(cluster, "a", clock)
+    await _win(leader)
+    cluster.delete("Lease", LEASE)
+    await _win(_leader(cluster, "b", clock))
+    async with asyncio.timeout(10):
+        assert "another operator" in await leader.hold()
+    assert not leader.leads()
+
+
+class _Unreachable(EmbeddedCluster):
+    """A cluster whose API server goes away once it is told to."""
+
+    away = False
+
+    async def write_lease(self, lease: LeaderLease) -> LeaderLease:
+        if self.away:
+            raise Unavailable("connection refused")
+        return await super().write_lease(lease)
+
+
+async def test_a_leader_that_can_not_renew_stops_before_another_may_start() -> None:
+    cluster, clock = _Unreachable(), _Clock()
+    leader = _leader(cluster, "a", clock)
+    await _win(leader)
+    cluster.away = True
+    clock.now += 6.9
+    assert leader.leads()
+    clock.now += 0.2
+    assert not leader.leads()
+    async with asyncio.timeout(10):
+        assert "could not be renewed for 7 s" in await leader.hold()
+    await leader.release()  # an API server that is away does not keep the process from ending
+
+
+async def test_an_epoch_that_was_changed_by_hand_stops_the_election_until_it_is_mended() -> None:
+    cluster, clock = _Watched(), _Clock()
+    broken = await cluster.write_record(Record(EPOCH, {"epoch": "seven"}, {}))
+    leader = _leader(cluster, "a", clock)
+    waiting = asyncio.create_task(leader.win())
+    await cluster.times(cluster.written, 3)
+    assert not waiting.done()
+    await cluster.write_record(Record(EPOCH, {"epoch": "7"}, {}, broken.resource_version))
+    async with asyncio.timeout(10):
+        assert await waiting >= 8

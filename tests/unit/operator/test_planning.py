@@ -1,0 +1,114 @@
+"""A fleet is planned for reported demand, held when reports are missing, and started for an assumed one."""
+
+from __future__ import annotations
+
+import pytest
+from modelfleet_core.allocation.result import Reason
+from modelfleet_core.demand import DemandClass, ModelOffer
+from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName, VariantKey
+from modelfleet_operator.fleet_status import planned_replicas
+from modelfleet_operator.planning import Basis, Demand, Memory, assumed_demand, basis_of, plan_fleet
+from modelfleet_operator.views import FleetView
+from support.manifests import fleet_manifest
+from support.snapshots import deployment_object, node_object, observed, view_of
+
+LARGE = VariantKey(ModelName("large"), "h100")
+NOTHING = Demand(classes=(), reporting=0, pods=0, heard=False)
+
+
+def _class(rate: float) -> DemandClass:
+    return DemandClass(
+        policy=ObjectKey("ml", "assistant"),
+        tier=TierName("gold"),
+        task=TaskName("math"),
+        weight=1.0,
+        shed_penalty=0.5,
+        rate=rate,
+        offers={ModelName("large"): ModelOffer(quality=0.7, cost_usd=0.0, service_time=2.0)},
+    )
+
+
+def _reported(rate: float) -> Demand:
+    return Demand(classes=(_class(rate),), reporting=1, pods=1, heard=True)
+
+
+def _view(replicas: int, *, ready: int | None = None, gpus: int = 8) -> FleetView:
+    status = {"replicas": replicas, "readyReplicas": replicas if ready is None else ready}
+    workload = deployment_object("large", replicas=replicas) | {"status": status}
+    return view_of(observed(fleet_manifest(), node_object("a", gpus=gpus), workload))
+
+
+@pytest.mark.parametrize(
+    ("demand", "memory", "basis"),
+    [
+        (NOTHING, Memory(), Basis.ASSUMED),
+        (_reported(1), Memory(), Basis.REPORTED),
+        (NOTHING, Memory(planned={LARGE: 2}), Basis.HELD),
+        (NOTHING, Memory(planned={LARGE: 2}, basis=Basis.ASSUMED), Basis.ASSUMED),
+        (Demand((), 0, 3, heard=True), Memory(planned={LARGE: 2}, basis=Basis.REPORTED), Basis.HELD),
+        (Demand((), 3, 3, heard=True), Memory(planned={LARGE: 2}, basis=Basis.REPORTED), Basis.REPORTED),
+        (Demand((), 3, 3, heard=False), Memory(planned={LARGE: 2}), Basis.HELD),
+        (Demand((), 0, 0, heard=True), Memory(planned={LARGE: 2}, basis=Basis.REPORTED), Basis.REPORTED),
+    ],
+)
+def test_a_plan_rests_on_reports_or_on_the_last_plan_or_on_an_assumption(
+    demand: Demand, memory: Memory, basis: Basis
+) -> None:
+    assert basis_of(demand, memory) is basis
+
+
+def test_reported_demand_brings_replicas_up() -> None:
+    planned = plan_fleet(_view(0), _reported(30), Memory(), 0.0, time_limit=2.0)
+    assert planned.basis is Basis.REPORTED
+    assert planned.desired[LARGE] == 4
+
+
+def test_a_brand_new_fleet_gets_a_first_replica() -> None:
+    view = _view(0)
+    fleet = view.fleet
+    planned = plan_fleet(view, NOTHING, Memory(), 0.0, time_limit=2.0)
+    assert planned.basis is Basis.ASSUMED
+    assert sum(demand.rate for demand in assumed_demand(fleet)) == pytest.approx(0.2)
+    assert planned.memory.planned == planned.desired
+
+
+def test_missing_reports_scale_nothing_down_ever() -> None:
+    memory = Memory(planned={LARGE: 3}, basis=Basis.REPORTED)
+    missing = Demand(classes=(), reporting=0, pods=2, heard=True)
+    for hour in range(3):
+        planned = plan_fleet(_view(3), missing, memory, 3600.0 * hour, time_limit=2.0)
+        assert planned.desired[LARGE] == 3
+        assert planned.plan.variants[LARGE].reason is Reason.HELD_BY_STABILISATION
+        memory = planned.memory
+
+
+def test_a_restarted_operator_keeps_the_plan_that_the_status_tells_of() -> None:
+    status = {"plan": {"variants": [{"model": "large", "variant": "h100", "desired": 3}]}}
+    planned = plan_fleet(_view(1), NOTHING, Memory(planned_replicas(status)), 0.0, time_limit=2.0)
+    assert planned.basis is Basis.HELD
+    assert planned.desired[LARGE] == 3
+    assert planned_replicas({}) is None
+
+
+def test_a_held_plan_still_fits_the_stock() -> None:
+    memory = Memory(planned={LARGE: 4}, basis=Basis.REPORTED)
+    planned = plan_fleet(_view(4, gpus=4), NOTHING, memory, 0.0, time_limit=2.0)
+    assert planned.desired[LARGE] == 2
+
+
+def test_demand_that_ended_frees_replicas_only_after_the_stabilisation() -> None:
+    idle = Demand(classes=(), reporting=1, pods=1, heard=True)
+    planned = plan_fleet(_view(2), idle, Memory(), 0.0, time_limit=2.0)
+    assert planned.desired[LARGE] == 2
+    later = plan_fleet(_view(2), idle, planned.memory, 301.0, time_limit=2.0)
+    assert later.desired[LARGE] == 0
+
+
+def test_a_variant_that_takes_twice_its_startup_is_stalled() -> None:
+    view = _view(1, ready=0)
+    first = plan_fleet(view, _reported(1), Memory(), 0.0, time_limit=2.0)
+    early = plan_fleet(view, _reported(1), first.memory, 479.0, time_limit=2.0)
+    late = plan_fleet(view, _reported(1), early.memory, 481.0, time_limit=2.0)
+    assert (first.stalled, early.stalled, late.stalled) == (frozenset(), frozenset(), frozenset({LARGE}))
+    recovered = plan_fleet(_view(1), _reported(1), late.memory, 482.0, time_limit=2.0)
+    assert recovered.memory.starting == {}
