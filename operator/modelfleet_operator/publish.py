@@ -115,19 +115,23 @@ class _Stream:
 class Publisher(capacity_pb2_grpc.CapacityServicer):
     """Serves `modelfleet.v1.Capacity` while this process leads. Everything runs in one event loop.
 
-    `clock` gives seconds that never go back and count suspend, `wall_clock` UTC for budget periods.
+    `leads` says whether leadership is still sure, asked right before grants are made, so that a process that
+    was suspended grants nothing after its time. `clock` gives seconds that never go back and count suspend,
+    `wall_clock` UTC for budget periods.
     """
 
     def __init__(
         self,
         *,
         store: LedgerStore,
+        leads: Callable[[], bool] = lambda: True,
         ttl: float = TTL,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._policy_of: PolicyOf = _not_yet
+        self._leads = leads
         self._ttl = ttl
         self._clock = clock
         self._wall_clock = wall_clock
@@ -219,7 +223,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             self._woken.clear()
             if self._failure is not None:
                 raise self._failure
-            if self._book is not None and not self._stopping:
+            if self._book is not None and not self._stopping and self._leads():
                 self._pass(self._book)
             await asyncio.sleep(GATHER)
 

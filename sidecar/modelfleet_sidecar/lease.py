@@ -109,6 +109,10 @@ class LeaseClient:
         """This sidecar's part of (budget left / time left), nano-USD; None: the policy has no budget."""
         return self.holding.allowance_per_second(self._clock())
 
+    def now(self) -> float:
+        """Return seconds on the clock that `holding` goes by."""
+        return self._clock()
+
     def want(self, wants: Mapping[VariantKey, int], money: NanoUsd) -> None:
         """Tell the leader what could be used now; at once if it is more than is held, else after a while.
 

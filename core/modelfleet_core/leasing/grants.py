@@ -80,6 +80,8 @@ class LeaseBook:
         self._documents = Documents({}, {})
         self._prices = Prices({}, {})
         self._holders: dict[SidecarId, Holder] = {}
+        self._longest = 0.0
+        """Seconds of the longest request that any policy allowed in this epoch."""
         self._purses: dict[PeriodId, Purse] = {}
         self._current: dict[ObjectKey, PeriodId] = {}
         self._at = datetime.min.replace(tzinfo=UTC)
@@ -92,7 +94,10 @@ class LeaseBook:
         self._capacity = capacity
 
     def set_documents(self, documents: Documents) -> None:
+        """Take over the accepted fleets and policies."""
         self._documents = documents
+        requests = (policy.limits.max_request for policy, _ in documents.policies.values())
+        self._longest = max(self._longest, *requests, 0.0)
 
     def set_prices(self, prices: Prices) -> None:
         self._prices = prices
@@ -116,7 +121,10 @@ class LeaseBook:
             return False
         holder.hear(report, now)
         if report.sidecar.uid in self._awaited:
-            self._awaited[report.sidecar.uid] = now
+            # An earlier start of the same pod may have ended just now.
+            self._awaited[report.sidecar.uid] = min(
+                self._awaited[report.sidecar.uid], now + UPSTREAM_NOTICES
+            )
         for period, purse in self._purses.items():
             if period in report.accounts or purse.knows(report.sidecar):
                 purse.hear(report.sidecar, report.accounts.get(period), now)
@@ -158,17 +166,14 @@ class LeaseBook:
                 continue
             left = holder.report.leaving and not holder.connected and not holder.held()
             gone = holder.gone_at is not None and now >= holder.gone_at
-            if left or gone or now >= holder.heard_at + self.ttl + holder.longest:
+            if left or gone or now >= holder.heard_at + self.ttl + self._longest:
                 holder.reclaim(now)
                 for purse in self._purses.values():
                     purse.lose(holder.id)
 
     def recovering(self, now: float) -> bool:
         """Return whether a sidecar that has not reported may still hold an older leader's lease."""
-        longest = max(
-            (policy.limits.max_request for policy, _ in self._documents.policies.values()), default=0
-        )
-        return now < self._started_at + self.ttl + longest and any(
+        return now < self._started_at + self.ttl + self._longest and any(
             now < until for until in self._awaited.values()
         )
 
@@ -313,8 +318,10 @@ class LeaseBook:
         variants = self._variants(holder.follows)
         slots: dict[EndpointUrl, SlotGrant] = {}
         for endpoint, target in holder.target.items():
-            room = max(0, live.get(endpoint, 0) - held.get(endpoint, 0))
-            count = min(target, has.get(endpoint, 0) + room)
+            room = live.get(endpoint, 0) - held.get(endpoint, 0)
+            # While more is held than is live only recalls go out: not even a lost grant is made again.
+            most = has.get(endpoint, 0) + room if room >= 0 else holder.told.get(endpoint, 0)
+            count = min(target, most)
             if count > 0 and endpoint in variants:
                 slots[endpoint] = SlotGrant(variants[endpoint], count)
         fleet, policy = self._documents_for(holder)

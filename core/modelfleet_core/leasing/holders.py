@@ -38,8 +38,6 @@ class Holder:
     """Slots of the newest grant; before the first one what was reported."""
     target: dict[EndpointUrl, int] = field(default_factory=dict)
     """Slots it should have once others have given back."""
-    longest: float = 0.0
-    """Seconds of the longest request that any policy allowed it."""
     connected: bool = True
     must_answer: bool = True
     """The newest report needs a grant whatever the grant says."""
@@ -57,6 +55,7 @@ class Holder:
         """Take over a newer report."""
         self.report = report
         self.heard_at = now
+        self.connected = True
         self._outstanding = {
             sequence: slots for sequence, slots in self._outstanding.items() if sequence > report.applied
         }

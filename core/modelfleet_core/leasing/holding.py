@@ -133,9 +133,10 @@ class Holding:
             account.limit = granted.limit
             account.allowance_per_second = granted.allowance_per_second
             account.ends_at = grant.report_sent_at + granted.ends_in
+        in_use = {reservation.period for reservation in self._reservations.values()}
         for period in [period for period in self._accounts if period not in grant.accounts]:
             # The leader stops listing an account only after its period ended, so it never comes back.
-            if self._accounts[period].reserved == 0:
+            if period not in in_use:
                 del self._accounts[period]
             else:
                 self._accounts[period].keep = 0
@@ -185,6 +186,10 @@ class Holding:
         """Return when the present budget period ends; None: no account is open."""
         current = self._current(now)
         return current[1].ends_at if current is not None else None
+
+    def periods(self) -> frozenset[PeriodId]:
+        """Return the periods it has an account of."""
+        return frozenset(self._accounts)
 
     def account(self, period: PeriodId) -> AccountState | None:
         """Return one account as a report would show it, without wants; None: not known (any more)."""
@@ -288,6 +293,9 @@ class Holding:
         policy_version: str,
     ) -> Report:
         """Return the next report. Free money above what the leader lets keep is given back with it."""
+        if not self.live(now):
+            # An ended lease is given up for good: the leader may have lent its slots to others by now.
+            self._slots = {}
         current = self._current(now)
         accounts: dict[PeriodId, AccountState] = {}
         for period, account in self._accounts.items():
@@ -302,7 +310,7 @@ class Holding:
             sequence=self._reports,
             applied=self.applied,
             sent_at=now,
-            slots=self._slot_states(),
+            slots=self.report_slots(),
             accounts=accounts,
             wants=dict(self._wants),
             demand=demand,
@@ -311,7 +319,8 @@ class Holding:
             leaving=self.leaving,
         )
 
-    def _slot_states(self) -> dict[EndpointUrl, SlotState]:
+    def report_slots(self) -> dict[EndpointUrl, SlotState]:
+        """Return what a report says of every endpoint leased or in use."""
         states = {}
         for endpoint in self._slots.keys() | self._in_flight.keys():
             granted = self._slots.get(endpoint)

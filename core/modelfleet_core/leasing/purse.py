@@ -127,6 +127,11 @@ class Purse:
         account = self._accounts.get(sidecar)
         return NanoUsd(account.granted if account is not None else 0)
 
+    def free(self, sidecar: SidecarId) -> NanoUsd:
+        """Return the money a sidecar has for new requests, what it has not heard of yet included."""
+        account = self._accounts.get(sidecar)
+        return NanoUsd(account.free if account is not None else 0)
+
     def lose(self, sidecar: SidecarId) -> None:
         """Count what a vanished sidecar did not return as spent (until it is heard again)."""
         if sidecar in self._accounts:

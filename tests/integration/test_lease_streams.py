@@ -1,0 +1,315 @@
+"""Leases over real streams: one leader's capacity service and sidecars' clients, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import grpc.aio
+import pytest
+from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
+
+from modelfleet_core.leasing.holding import Refused, Reservation
+from modelfleet_core.values import NANO, NanoUsd
+from modelfleet_operator.ledgers import LeadershipLostError
+from support.leases import (
+    LARGE,
+    PATIENCE,
+    POD_A,
+    POD_B,
+    POLICY,
+    MemoryLedgers,
+    capacity_service,
+    free_money,
+    leasing,
+    publish_documents,
+    publish_slots,
+    sidecar_id,
+    total_free,
+    until,
+)
+
+pytestmark = pytest.mark.integration
+USD = NANO
+
+
+async def test_idle_sidecars_share_the_slots_so_that_each_can_start_at_once() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        await until(one, lambda: total_free(one) == 4)
+        await until(two, lambda: total_free(two) == 4)
+        assert one.fleet is not None
+        assert one.policy is not None
+        assert one.holding.variant_of(POD_A) == LARGE
+
+
+async def test_a_burst_moves_slots_from_the_idle_to_the_wanting_sidecar_and_back() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        await until(two, lambda: total_free(one) == total_free(two) == 4)
+        one.want({LARGE: 20}, NanoUsd(0))
+        await until(one, lambda: total_free(one) == 8)
+        assert total_free(two) == 0
+        two.want({LARGE: 20}, NanoUsd(0))
+        await until(two, lambda: total_free(two) == 4)
+        assert total_free(one) == 4
+
+
+async def test_slots_in_flight_stay_held_until_they_come_back() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 2}, budget=None) as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        one.want({LARGE: 2}, NanoUsd(0))
+        await until(one, lambda: total_free(one) == 2)
+        busy = [one.holding.reserve(one.now(), POD_A, NanoUsd(0), one.now() + 60) for _ in range(2)]
+        one.want({LARGE: 2}, NanoUsd(0))
+        two.want({LARGE: 2}, NanoUsd(0))
+        await until(one, lambda: one.holding.report_slots()[POD_A].kept == 2 and not total_free(one))
+        assert total_free(two) == 0
+        first = busy[0]
+        assert isinstance(first, Reservation)
+        one.holding.settle(first.id, None)
+        await until(two, lambda: total_free(two) == 1)
+        assert sum(one.holding.in_flight().values()) == 1
+
+
+async def test_lost_capacity_shrinks_leases_and_won_capacity_grows_them() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 4, POD_B: 4}) as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        publish_slots(service.publisher, {POD_B: 4})
+        await until(one, lambda: dict(one.holding.free(one.now())) == {POD_B: 4})
+        publish_slots(service.publisher, {POD_A: 2, POD_B: 4})
+        await until(one, lambda: dict(one.holding.free(one.now())) == {POD_A: 2, POD_B: 4})
+
+
+async def test_money_comes_on_demand_and_an_exhausted_budget_refuses() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, budget="10") as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        await until(one, lambda: total_free(one) == 4)
+        assert free_money(one) == 0
+        one.want({LARGE: 1}, NanoUsd(7 * USD))
+        await until(one, lambda: free_money(one) == 7 * USD)
+        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(7 * USD), one.now() + 60)
+        assert isinstance(taken, Reservation)
+        two.want({LARGE: 1}, NanoUsd(4 * USD))
+        await until(two, lambda: free_money(two) == 3 * USD)
+        refused = two.holding.reserve(two.now(), POD_A, NanoUsd(4 * USD), two.now() + 60)
+        assert refused is Refused.NO_MONEY
+        (record,) = store.records.values()
+        assert record.watermark == 10 * USD
+        one.holding.settle(taken.id, NanoUsd(2 * USD))
+        one.want({}, NanoUsd(0))
+        await until(two, lambda: free_money(two) == 4 * USD)
+        usage = service.publisher.usage(POLICY)
+        assert usage is not None
+        assert usage.spent == 2 * USD
+        assert usage.granted <= usage.limit == 10 * USD
+
+
+async def test_no_money_leaves_before_the_ledger_holds_it() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, budget="10") as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        store.open.clear()
+        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        applied = one.holding.applied
+        service.publisher.set_prices({}, {POLICY: 1.0})
+        await until(one, lambda: one.holding.applied > applied and one.money_price == 1.0)
+        assert free_money(one) == 0
+        store.open.set()
+        await until(one, lambda: free_money(one) == 5 * USD)
+
+
+async def test_without_a_budget_there_is_no_account_and_no_limit() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}, budget=None) as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        assert free_money(one) is None
+        assert isinstance(one.holding.reserve(one.now(), POD_A, NanoUsd(10**15), one.now() + 1), Reservation)
+
+
+async def test_after_a_restart_with_a_new_epoch_leases_form_anew_and_the_ledger_goes_on() -> None:
+    store = MemoryLedgers()
+    async with capacity_service(store, {POD_A: 8}, budget="10") as first, leasing(first, "one") as one:
+        one.want({LARGE: 8}, NanoUsd(6 * USD))
+        await until(one, lambda: total_free(one) == 8 and free_money(one) == 6 * USD)
+        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(6 * USD), one.now() + 60)
+        assert isinstance(taken, Reservation)
+        await first.kill()
+        assert total_free(one) == 7  # the lease goes on without its leader
+        async with (
+            capacity_service(
+                store, {POD_A: 8}, epoch=2, may_hold=("uid-one", "uid-lost"), budget="10", port=first.port
+            ) as second,
+            leasing(second, "two") as two,
+        ):
+            await until(one, lambda: one.holding.epoch == 2 and one.holding.applied > 0)
+            one.want({}, NanoUsd(0))
+            two.want({LARGE: 3}, NanoUsd(9 * USD))
+            await until(two, lambda: (free_money(two) or 0) > 0)
+            assert free_money(two) <= 4 * USD  # type: ignore[operator]
+            second.publisher.forget("uid-lost")
+            await until(two, lambda: total_free(two) == 3)
+
+
+async def test_a_new_leader_grants_no_slot_that_someone_unheard_may_hold() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, epoch=2, may_hold=("uid-silent", "uid-one")) as service,
+        leasing(service, "one") as one,
+    ):
+        one.want({LARGE: 8}, NanoUsd(0))
+        await until(one, lambda: one.connected)
+        assert total_free(one) == 0
+        async with leasing(service, "silent"):
+            await until(one, lambda: total_free(one) == 8)
+
+
+async def test_a_foreign_epoch_in_the_ledger_ends_leadership() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, budget="10") as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        (period,) = store.records
+        store.records[period] = replace(store.records[period], epoch=7, version="77")
+        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(LeadershipLostError, match="epoch 7"):
+                await service.run
+        assert free_money(one) == 0
+
+
+async def test_a_leader_that_lost_a_write_reads_the_ledger_anew_and_goes_on() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, budget="10") as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        (period,) = store.records
+        store.records[period] = replace(store.records[period], version="5")
+        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        await until(one, lambda: free_money(one) == 5 * USD)
+        assert not service.run.done()
+
+
+async def test_a_new_period_opens_a_new_account_and_the_old_money_is_not_carried_over() -> None:
+    store = MemoryLedgers()
+    time = [datetime(2026, 11, 22, 23, 59, 30, tzinfo=UTC)]
+    async with (
+        capacity_service(store, {POD_A: 8}, budget="10", wall_clock=lambda: time[0]) as service,
+        leasing(service, "one") as one,
+    ):
+        one.want({LARGE: 1}, NanoUsd(8 * USD))
+        await until(one, lambda: free_money(one) == 8 * USD)
+        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(8 * USD), one.now() + 60)
+        assert isinstance(taken, Reservation)
+        time[0] += timedelta(minutes=1)
+        one.want({LARGE: 1}, NanoUsd(9 * USD))
+        await until(one, lambda: free_money(one) == 9 * USD)
+        assert len(store.records) == 2
+        one.holding.settle(taken.id, None)
+        assert free_money(one) == 9 * USD
+
+
+async def test_a_drained_sidecar_gives_everything_back_and_hears_so() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}, budget="10") as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        one.want({LARGE: 8}, NanoUsd(10 * USD))
+        await until(one, lambda: total_free(one) == 8 and free_money(one) == 10 * USD)
+        two.want({LARGE: 8}, NanoUsd(10 * USD))
+        assert await one.drain(PATIENCE)
+        await until(two, lambda: total_free(two) == 8 and free_money(two) == 10 * USD)
+
+
+async def test_a_sidecar_that_no_policy_selects_is_told_why() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        service.publisher.set_policy_of(lambda sidecar: "no policy selects this pod")
+        await until(one, lambda: one.refusal == "no policy selects this pod" and not total_free(one))
+        assert one.policy is None
+
+
+async def test_a_changed_policy_reaches_its_sidecars() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}, budget="10") as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: one.policy is not None)
+        publish_documents(service.publisher, budget=None)
+        await until(one, lambda: one.policy is not None and one.policy.budget is None)
+        assert free_money(one) is None
+
+
+async def test_a_second_stream_of_one_sidecar_replaces_the_first() -> None:
+    async with capacity_service(MemoryLedgers(), {POD_A: 8}) as service:
+        async with leasing(service, "one") as one:
+            await until(one, lambda: total_free(one) == 8)
+            async with leasing(service, "one", boot="2") as again:
+                again.want({LARGE: 1}, NanoUsd(0))
+                await until(again, lambda: total_free(again) >= 1)
+                assert len(service.publisher.sidecars()) == 2
+
+
+async def test_a_report_beyond_bounds_ends_only_its_own_stream() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
+        leasing(service, "one") as one,
+        grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        call = capacity_pb2_grpc.CapacityStub(channel).Lease()
+        await call.read()
+        await call.write(capacity_pb2.LeaseReport(epoch=1, sequence=1))
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await call.read()
+        assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "identity.namespace" in (failure.value.details() or "")
+        assert one.connected
+
+
+async def test_the_snapshot_shows_who_holds_what() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}, budget="10") as service,
+        leasing(service, "one") as one,
+        grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        stub = capacity_pb2_grpc.CapacityStub(channel)
+        snapshot = await stub.Snapshot(capacity_pb2.SnapshotRequest())
+        assert snapshot.epoch == 1
+        (endpoint,) = snapshot.endpoints
+        assert (endpoint.endpoint, endpoint.slots, endpoint.held) == (POD_A, 8, 8)
+        (ledger,) = snapshot.ledgers
+        assert (ledger.policy, ledger.limit) == ("ml/assistant", 10 * USD)
+        assert [view.identity.pod for view in snapshot.sidecars] == ["one"]
+        assert sidecar_id("one").uid == snapshot.sidecars[0].identity.uid

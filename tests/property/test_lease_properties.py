@@ -1,0 +1,170 @@
+"""Leases keep their promises whatever happens to messages, sidecars, leaders, capacity and the ledger.
+
+Looser rules are tried too: the same world must see each of them break a promise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelfleet_core.leasing.grants import LeaseBook
+from modelfleet_core.leasing.holders import Holder
+from modelfleet_core.leasing.holding import DRIFT, Holding
+from modelfleet_core.leasing.ledger import LedgerRecord
+from modelfleet_core.leasing.messages import Grant, SlotState
+from modelfleet_core.leasing.purse import Purse
+from modelfleet_core.values import EndpointUrl, NanoUsd
+from support.lease_world import LIMIT, POLICY, BrokenPromiseError, LeaseWorld
+
+pytestmark = pytest.mark.property
+STEPS = 400
+SEEDS = st.integers(0, 2**32)
+
+
+def run(seed: int, steps: int = STEPS) -> LeaseWorld:
+    world = LeaseWorld(seed)
+    for _ in range(steps):
+        world.step()
+    return world
+
+
+@settings(max_examples=100, deadline=None)
+@given(SEEDS)
+def test_limits_hold_over_any_history(seed: int) -> None:
+    run(seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_nothing_is_left_held_or_reserved_after_all_has_ended(seed: int) -> None:
+    world = run(seed, steps=200)
+    book = world.settle_down()
+    for process in world.processes.values():
+        assert process.holding.idle()
+        assert process.holding.in_flight() == {}
+        for period in process.holding.periods():
+            account = process.holding.account(period)
+            assert account is not None
+            assert account.reserved == 0
+    staying = {sidecar for sidecar, process in world.processes.items() if not process.holding.leaving}
+    for holder in book.holders():
+        assert holder.held() == {} or holder.id in staying
+        assert holder.unacknowledged <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_all_slots_and_all_money_left_can_be_had_after_all_has_ended(seed: int) -> None:
+    world = run(seed, steps=200)
+    book = world.settle_down()
+    staying = [process for process in world.processes.values() if not process.holding.leaving]
+    if not staying:
+        return
+    free = dict.fromkeys(world.capacity, 0)
+    for process in staying:
+        for endpoint, slots in process.holding.free(process.clock(world.now)).items():
+            free[endpoint] += slots
+    assert free == world.capacity
+    purse = book.purse(POLICY)
+    assert purse is not None
+    taker = staying[0]
+    taker.holding.want({}, NanoUsd(LIMIT))
+    world.rounds(10)
+    if book.purse(POLICY) is purse:  # else a new period began
+        assert taker.holding.money(taker.clock(world.now)) == LIMIT - purse.committed + purse.free(
+            taker.holding.sidecar
+        )
+
+
+def newest_grant_only(self: Holder) -> dict[EndpointUrl, int]:
+    return dict(self.told)
+
+
+def newest_report_only(self: Holder) -> dict[EndpointUrl, int]:
+    return {endpoint: state.kept for endpoint, state in self.report.slots.items()}
+
+
+def ttl_from_receipt(self: Holding, grant: Grant, now: float) -> bool:
+    applied = _APPLY(self, grant, now)
+    if applied:
+        self.lease_ends = now + grant.ttl * (1 - DRIFT)
+    return applied
+
+
+def any_order(self: Holding, grant: Grant, now: float) -> bool:
+    if grant.epoch == self.epoch:
+        self.applied = min(self.applied, grant.sequence - 1)
+    return _APPLY(self, grant, now)
+
+
+def any_epoch(self: Holding, grant: Grant, now: float) -> bool:
+    self.epoch, self.applied = grant.epoch, min(self.applied, grant.sequence - 1)
+    return _APPLY(self, grant, now)
+
+
+def kept_without_in_flight(self: Holding) -> dict[EndpointUrl, SlotState]:
+    return {
+        endpoint: SlotState(self.in_flight().get(endpoint, 0), granted.slots)
+        for endpoint, granted in self._slots.items()
+    }
+
+
+def unseen_counts_as_nothing(self: LeaseBook, now: float) -> bool:
+    return False
+
+
+def reclaim_after_ttl(self: LeaseBook, now: float) -> None:
+    self._longest = 0.0
+    _PRUNE(self, now)
+
+
+def ledger_not_awaited(self: Purse) -> int:
+    return 10**9
+
+
+def older_leaders_forgotten(self: Purse) -> int:
+    accounts = self._accounts.values()
+    return sum(account.net for account in accounts)
+
+
+def vanished_money_granted_anew(self: Purse, sidecar: object) -> None:
+    self._accounts.pop(sidecar, None)  # type: ignore[call-overload]
+
+
+def late_write_not_expected(self: Purse, stored: LedgerRecord | None) -> None:
+    _FOUND(self, stored)
+    self._doubtful = []
+
+
+_APPLY = Holding.apply
+_PRUNE = LeaseBook.prune
+_FOUND = Purse.found
+
+LOOSER: Mapping[str, tuple[type, str, object, str]] = {
+    "held is the newest grant": (Holder, "held", newest_grant_only, "G1"),
+    "held is the newest report": (Holder, "held", newest_report_only, "G1"),
+    "the lease runs from receipt": (Holding, "apply", ttl_from_receipt, "G1"),
+    "grants apply in any order": (Holding, "apply", any_order, "G1"),
+    "any leader's grants apply": (Holding, "apply", any_epoch, "G[13]"),
+    "kept leaves requests in flight out": (Holding, "report_slots", kept_without_in_flight, "G1"),
+    "a new leader counts the unseen as nothing": (LeaseBook, "recovering", unseen_counts_as_nothing, "G1"),
+    "a lease is reclaimed with requests in flight": (LeaseBook, "prune", reclaim_after_ttl, "G1"),
+    "money leaves before the ledger holds it": (Purse, "_covered", ledger_not_awaited, "G3"),
+    "older leaders' grants do not count": (Purse, "committed", property(older_leaders_forgotten), "G3"),
+    "a failed write can not arrive late": (Purse, "found", late_write_not_expected, "G3"),
+    "a vanished sidecar's money is granted anew": (Purse, "lose", vanished_money_granted_anew, "G3"),
+}
+
+
+@pytest.mark.parametrize("looser", LOOSER)
+def test_a_looser_rule_breaks_a_promise(looser: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name, replacement, promise = LOOSER[looser]
+    monkeypatch.setattr(owner, name, replacement)
+    with pytest.raises(BrokenPromiseError, match=promise):
+        for seed in range(1500):
+            run(seed)
