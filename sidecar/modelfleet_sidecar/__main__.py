@@ -20,6 +20,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its starts and stops are told by `run`
     try:
         settings = read_settings(sys.argv[1:])
         return uvloop.run(run(settings))

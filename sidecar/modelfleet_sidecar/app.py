@@ -36,13 +36,15 @@ log = logging.getLogger(__name__)
 MESSAGE_CEILING = 64 * 1024 * 1024
 """Bytes of a gRPC message that are read at all; the policy's limit, which comes later, is below."""
 LEASE_PATIENCE = 5.0
-"""Seconds for giving the lease back at the end."""
+"""Seconds for giving the lease back at the end, where an operator listens."""
 ROUTER_SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
 
 
 class RunningLease(Lease, Protocol):
     """A lease that is kept up to date."""
 
+    @property
+    def connected(self) -> bool: ...
     async def run(self) -> None: ...
     async def drain(self, timeout: float = ...) -> bool: ...
 
@@ -114,7 +116,7 @@ class Sidecar:
             await self._grpc.stop(0.5 if whole else 0)
         await http
         await self.router.close()
-        returned = await self._lease.drain(LEASE_PATIENCE)
+        returned = await self._lease.drain(LEASE_PATIENCE if self._lease.connected else 0.0)
         self._admin.should_exit = True
         await admin
         for task in (lease, router):

@@ -160,9 +160,8 @@ async def test_a_decision_that_nobody_settles_costs_its_reserve_and_frees_its_sl
 
 
 async def test_explain_shows_every_model_and_the_certificate() -> None:
-    async with running_sidecar(
-        Spec("small", 0.5), Spec("big", 0.8), Spec("tiny", 0.2, context_tokens=50)
-    ) as rig, stub_of(rig) as stub:
+    specs = (Spec("small", 0.5), Spec("big", 0.8), Spec("tiny", 0.2, context_tokens=50))
+    async with running_sidecar(*specs) as rig, stub_of(rig) as stub:
         decision = await stub.Route(route("word " * 100))
         told = await stub.Explain(router_pb2.ExplainRequest(decision_id=decision.decision_id))
         assert told.decision == decision
@@ -171,6 +170,7 @@ async def test_explain_shows_every_model_and_the_certificate() -> None:
         assert told.certificate.termination == "Optimal"
         assert told.certificate.bound >= told.certificate.objective
         assert told.batch_size == 1
+        await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
 
 
 async def test_a_batch_keeps_its_order_and_never_takes_more_than_the_lease() -> None:
@@ -204,10 +204,12 @@ async def test_a_batch_of_ten_thousand_is_answered_and_a_larger_one_refused() ->
         requests = [route()] * 10_000
         answer = await stub.RouteBatch(router_pb2.RouteBatchRequest(requests=requests))
         assert len(answer.outcomes) == 10_000
-        assert sum(outcome.HasField("decision") for outcome in answer.outcomes) == 50
-        code, info, _ = await failure_of(
-            stub.RouteBatch(router_pb2.RouteBatchRequest(requests=[*requests, route()]))
-        )
+        taken = [outcome.decision for outcome in answer.outcomes if outcome.HasField("decision")]
+        assert len(taken) == 50
+        for decision in taken:
+            await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
+        larger = router_pb2.RouteBatchRequest(requests=[*requests, route()])
+        code, info, _ = await failure_of(stub.RouteBatch(larger))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert info.metadata["field"] == "requests"
 
@@ -326,23 +328,16 @@ async def test_reflection_and_health_serve_tools_like_grpcurl() -> None:
     async with running_sidecar(Spec("big")) as rig, grpc.aio.insecure_channel(rig.grpc) as channel:
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
 
-        async def one(
-            request: reflection_pb2.ServerReflectionRequest,
-        ) -> reflection_pb2.ServerReflectionResponse:
-            call = reflection.ServerReflectionInfo(iter([request]))
-            return await call.__aiter__().__anext__()
-
-        listed = await one(reflection_pb2.ServerReflectionRequest(list_services=""))
+        requests = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="modelfleet.v1.Router"),
+        ]
+        listed, found = [answer async for answer in reflection.ServerReflectionInfo(iter(requests))]
         names = {service.name for service in listed.list_services_response.service}
         assert {"modelfleet.v1.Router", "grpc.health.v1.Health"} <= names
-        found = await one(
-            reflection_pb2.ServerReflectionRequest(file_containing_symbol="modelfleet.v1.Router")
-        )
-        files = [
-            FileDescriptorProto.FromString(raw)
-            for raw in found.file_descriptor_response.file_descriptor_proto
-        ]
-        methods = {method.name for file in files for service in file.service for method in service.method}
+        raw = found.file_descriptor_response.file_descriptor_proto
+        services = [service for file in map(FileDescriptorProto.FromString, raw) for service in file.service]
+        methods = {method.name for service in services for method in service.method}
         assert {"Route", "RouteBatch", "Chat", "Complete", "Settle", "Explain"} <= methods
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "modelfleet.v1.Router"):

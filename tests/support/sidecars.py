@@ -119,6 +119,7 @@ class GivenLease:
         self.slot_prices: Mapping[VariantKey, float] = {}
         self.money_price = 0.0
         self.refusal = ""
+        self.connected = True
         self.wants: Mapping[VariantKey, int] = {}
         self.wanted_money = NanoUsd(0)
         self.demand: list[tuple[TierName, TaskName, Mapping[ModelName, ModelOffer]]] = []
