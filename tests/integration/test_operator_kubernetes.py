@@ -1,0 +1,291 @@
+"""The operator as a process on a real API server: what a user applies, and what happens then."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from modelfleet_core.leasing.messages import SidecarId
+from modelfleet_core.values import ModelName, NanoUsd, VariantKey
+from modelfleet_operator.cluster import Kind
+from modelfleet_sidecar.lease import LeaseClient
+from support.clusters import deployment, field, fleet, node, policy, service
+from support.control_plane import KubernetesUnderTest, Plane
+from support.manifests import Manifest
+from support.programs import operator_on, sidecar_of
+
+pytestmark = pytest.mark.integration
+
+CONCURRENCY = 8
+LARGE = VariantKey(ModelName("large"), "h100")
+BARRED = "every variant's pool must be the name of one of spec.pools"
+
+
+def _fleet(namespace: str, *, replicas: int = 2) -> Manifest:
+    """Return a fleet that keeps `replicas` of one model, whose GPUs are those of this namespace's node."""
+    manifest = fleet(namespace)
+    spec = manifest["spec"]
+    spec["pools"][0] |= {"nodeSelector": {"kubernetes.io/hostname": f"host-{namespace}"}}
+    spec["scaling"]["interval"] = "1s"
+    spec["models"] = spec["models"][:1]
+    variant = spec["models"][0]["variants"][0]
+    variant |= {"concurrency": CONCURRENCY, "replicas": {"min": replicas, "max": 3}}
+    return manifest
+
+
+def _managed(namespace: str) -> Manifest:
+    """Return the fleet's Deployment as users write it: without a number of replicas."""
+    selector = {"kubernetes.io/hostname": f"host-{namespace}"}
+    manifest = json.loads(
+        json.dumps(deployment(namespace, "large", replicas=0, gpus=2, node_selector=selector))
+    )
+    del manifest["spec"]["replicas"]
+    return dict(manifest)
+
+
+def _app_pod(namespace: str) -> Manifest:
+    """Return a pod of the policy's application; its containers run nowhere, its sidecar is the test's."""
+    labels = {"app": "assistant", "modelfleet.io/inject": "true"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "assistant-0", "namespace": namespace, "labels": labels},
+        "spec": {"nodeName": "elsewhere", "containers": [{"name": "app", "image": "none"}]},
+    }
+
+
+@pytest_asyncio.fixture
+async def user(plane: Plane) -> AsyncIterator[KubernetesUnderTest]:
+    """A user's hands in a namespace with a node of 6 GPUs, and a watch on what happens there."""
+    made = await KubernetesUnderTest.make(plane)
+    await made.apply(node(f"host-{made.namespace}", gpus=6))
+    await made.watch()
+    yield made
+    await made.close()
+
+
+async def _replicas_become(user: KubernetesUnderTest, number: int) -> None:
+    await user.log.until(
+        lambda: field(user.log.state(Kind.DEPLOYMENT, "large"), "spec", "replicas") == number,
+        f"{number} replicas asked for",
+    )
+
+
+def _condition(manifest: Mapping[str, object], name: str) -> tuple[object, object]:
+    conditions = field(manifest, "status", "conditions")
+    for condition in conditions if isinstance(conditions, list) else []:
+        if condition["type"] == name:
+            return condition["status"], condition["reason"]
+    return None, None
+
+
+def _set(path: str, value: object) -> Callable[[Manifest], None]:
+    def change(manifest: Manifest) -> None:
+        *parents, last = path.split(".")
+        target: Any = manifest["spec"]
+        for step in parents:
+            target = target[int(step) if step.isdigit() else step]
+        target[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_set("models.0.variants.0.pool", "none"), BARRED),
+        (
+            _set("models.0.variants.0.replicas", {"min": 3, "max": 1}),
+            "replicas.min must not exceed replicas.max",
+        ),
+        (_set("models.0.name", "auto"), "a model can not be named auto"),
+        (_set("models.0.variants.0.latency.timeToFirstToken", "7d"), "(days and weeks are none: 7d is 168h)"),
+        (_set("models.0.variants.0.replicas", {"min": 5, "max": 5}), "the minimal replicas need more GPUs"),
+        (_set("pools.0.hourlyCost", 2.9), "spec.pools[0].hourlyCost"),
+        (_set("models.1.variants.0.gpus", 1), "an external variant has no pool, gpus"),
+        (_set("models.1.pricing", None), "a model with an external variant needs pricing"),
+        (_set("models.0.variants.0.external", {"url": "https://x.example/v1"}), "set exactly one of"),
+    ],
+)
+def test_a_fleet_that_can_not_work_is_refused_in_words(
+    plane: Plane, change: Callable[[Manifest], None], says: str
+) -> None:
+    manifest = fleet("default")
+    change(manifest)
+    assert says in plane.refusal(manifest)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_set("tiers.1.match", {"header": {"x": "y"}}), "the last tier is for all other requests"),
+        (_set("tiers.0.name", "bronze"), "two tiers have the same name"),
+        (_set("batching.maxWait", "1w"), "(days and weeks are none: 7d is 168h)"),
+        (_set("budget.period", "Fortnight"), "Hour"),
+    ],
+)
+def test_a_policy_that_can_not_work_is_refused_in_words(
+    plane: Plane, change: Callable[[Manifest], None], says: str
+) -> None:
+    manifest = policy("default")
+    change(manifest)
+    assert says in plane.refusal(manifest)
+
+
+async def test_an_applied_fleet_is_scaled_through_the_subresource_and_told(
+    plane: Plane, user: KubernetesUnderTest, tmp_path: Path
+) -> None:
+    kubeconfig = plane.control_plane.kubeconfig
+    async with operator_on(kubeconfig, user.namespace, tmp_path) as (operator, _):
+        await user.apply(_managed(user.namespace))
+        await user.apply(service(user.namespace, "large"))
+        await operator.ready()
+        await user.apply(_fleet(user.namespace))
+        await _replicas_become(user, 2)
+        deployed = await user.cluster.get(Kind.DEPLOYMENT, user.key("large"))
+        await user.log.until(lambda: len(user.log.ready_urls("large")) == 2, "two ready replicas")
+        await user.log.until(
+            lambda: _condition(user.log.state(Kind.FLEET, "chat"), "Ready")[0] == "True", "a ready fleet"
+        )
+        shown = await asyncio.to_thread(plane.kubectl, "get", "mf", "chat", f"--namespace={user.namespace}")
+        await operator.stop()
+    entries = field(deployed, "metadata", "managedFields")
+    assert isinstance(entries, list)
+    owners = {
+        (entry["manager"], entry.get("subresource"))
+        for entry in entries
+        if field(entry, "fieldsV1", "f:spec", "f:replicas") is not None
+    }
+    assert {subresource for _, subresource in owners} == {"scale"}, owners
+    assert field(deployed, "metadata", "finalizers") is None
+    assert "GPUS" in shown
+    assert "4/" in shown, shown
+
+
+async def test_a_deleted_fleet_is_gone_at_once_and_its_deployments_stay(
+    plane: Plane, user: KubernetesUnderTest, tmp_path: Path
+) -> None:
+    kubeconfig, key = plane.control_plane.kubeconfig, user.key("large")
+    await user.apply(_managed(user.namespace))
+    await user.apply(service(user.namespace, "large"))
+    async with operator_on(kubeconfig, user.namespace, tmp_path) as (operator, _):
+        await user.apply(_fleet(user.namespace))
+        await _replicas_become(user, 2)
+        await user.delete("ModelFleet", "chat")
+        await user.log.until(lambda: (Kind.FLEET, "chat") not in user.log.objects, "the fleet's end")
+        await user.apply(_fleet(user.namespace, replicas=3))
+        await _replicas_become(user, 3)
+        await user.log.until(
+            lambda: _condition(user.log.state(Kind.FLEET, "chat"), "Accepted")[0] == "True", "a status"
+        )
+        await operator.kill()
+    # kubectl waits for the object's end: a finalizer that nobody removes would keep it for ever.
+    await asyncio.to_thread(
+        plane.kubectl, "delete", "mf", "chat", f"--namespace={user.namespace}", "--timeout=20s"
+    )
+    assert field(await user.cluster.get(Kind.DEPLOYMENT, key), "spec", "replicas") == 3
+
+
+async def test_a_restarted_operator_keeps_the_plan(
+    plane: Plane, user: KubernetesUnderTest, tmp_path: Path
+) -> None:
+    kubeconfig = plane.control_plane.kubeconfig
+    await user.apply(_managed(user.namespace))
+    await user.apply(service(user.namespace, "large"))
+    async with operator_on(kubeconfig, user.namespace, tmp_path) as (operator, _):
+        await user.apply(_fleet(user.namespace))
+        await user.log.until(lambda: len(user.log.ready_urls("large")) == 2, "two ready replicas")
+        await user.log.until(
+            lambda: _condition(user.log.state(Kind.FLEET, "chat"), "Ready")[0] == "True", "a ready fleet"
+        )
+        await operator.kill()
+    before = user.log.state(Kind.DEPLOYMENT, "large")
+    epoch = field(user.log.state(Kind.FLEET, "chat"), "status", "capacity", "epoch")
+    async with operator_on(kubeconfig, user.namespace, tmp_path) as (operator, _):
+        await operator.ready()
+        await user.log.until(
+            lambda: field(user.log.state(Kind.FLEET, "chat"), "status", "capacity", "epoch") != epoch,
+            "the new epoch in the status",
+        )
+        await operator.stop()
+    after = await user.cluster.get(Kind.DEPLOYMENT, user.key("large"))
+    assert field(after, "spec", "replicas") == 2
+    assert field(after, "metadata", "generation") == field(before, "metadata", "generation")
+    assert len(user.log.ready_urls("large")) == 2
+
+
+async def test_leases_follow_the_models_pods(plane: Plane, user: KubernetesUnderTest, tmp_path: Path) -> None:
+    namespace = user.namespace
+    for manifest in (_managed(namespace), service(namespace, "large"), _fleet(namespace), policy(namespace)):
+        await user.apply(manifest)
+    await user.apply(_app_pod(namespace))
+    await user.log.until(lambda: (Kind.POD, "assistant-0") in user.log.objects, "the pod")
+    uid = str(field(user.log.state(Kind.POD, "assistant-0"), "metadata", "uid"))
+    kubeconfig = plane.control_plane.kubeconfig
+    async with operator_on(kubeconfig, namespace, tmp_path) as (operator, capacity):
+        await operator.ready()
+        client = LeaseClient(capacity, SidecarId(namespace, "assistant-0", uid, "boot-1"))
+        client.want({LARGE: 100}, NanoUsd(1_000_000))
+        running = asyncio.create_task(client.run())
+        try:
+            await _slots_become(client, 2 * CONCURRENCY)
+            assert client.policy is not None
+            assert client.fleet is not None
+            assert set(client.holding.free(client.now())) == user.log.ready_urls("large")
+            victim = sorted(user.log.ready_urls("large"))[0]
+            async with aiohttp.ClientSession() as http:
+                with contextlib.suppress(aiohttp.ClientError):
+                    await http.post(f"{victim}/exit")
+            await _slots_become(client, CONCURRENCY)
+            assert victim not in {url for url, slots in client.holding.free(client.now()).items() if slots}
+            await _slots_become(client, 2 * CONCURRENCY)
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+async def _slots_become(client: LeaseClient, number: int) -> None:
+    try:
+        async with asyncio.timeout(30):
+            while sum(client.holding.free(client.now()).values()) != number:
+                await client.wait_change(1.0)
+    except TimeoutError:
+        free = client.holding.free(client.now())
+        raise AssertionError(f"{number} slots: not within 30 s, but {free}; {client.refusal!r}") from None
+
+
+async def test_a_real_sidecar_gets_its_policys_lease(
+    plane: Plane, user: KubernetesUnderTest, tmp_path: Path
+) -> None:
+    namespace = user.namespace
+    for manifest in (_managed(namespace), service(namespace, "large"), _fleet(namespace), policy(namespace)):
+        await user.apply(manifest)
+    await user.apply(_app_pod(namespace))
+    await user.log.until(lambda: (Kind.POD, "assistant-0") in user.log.objects, "the pod")
+    uid = str(field(user.log.state(Kind.POD, "assistant-0"), "metadata", "uid"))
+    pod = {"namespace": namespace, "name": "assistant-0", "uid": uid}
+    async with (
+        operator_on(plane.control_plane.kubeconfig, namespace, tmp_path) as (operator, capacity),
+        sidecar_of(pod, capacity, tmp_path) as (sidecar, api),
+    ):
+        await operator.ready()
+        await user.log.until(lambda: len(user.log.ready_urls("large")) == 2, "two ready replicas")
+        await sidecar.ready()
+        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+            while True:
+                async with http.get(f"{api}/v1/models") as response:
+                    if response.status == 200 and "large" in await response.text():
+                        break
+                await asyncio.sleep(0.1)
+        await user.log.until(
+            lambda: field(user.log.state(Kind.FLEET, "chat"), "status", "sidecars") == 1, "status"
+        )
+        await sidecar.stop()
+        await operator.stop()
