@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from modelfleet_operator.app import run_operator
 from modelfleet_operator.cluster import ClusterError
 from modelfleet_operator.logs import log_as_json
 from modelfleet_operator.scale import NotLeadingError
@@ -32,10 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"modelfleet-operator: {error}\n")
         return UNUSABLE
     log_as_json()
+    # The embedded cluster's pods are started by fork and exec, and gRPC would warn of each. It reads this
+    # when it is imported, which is why `app` is imported only after it.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     return asyncio.run(_run(settings))
 
 
 async def _run(settings: Settings) -> int:
+    from modelfleet_operator.app import run_operator
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
