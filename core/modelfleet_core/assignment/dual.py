@@ -24,8 +24,8 @@ _WARM_START = 0.01
 _COLDEST = 1e-6
 _CLOSE = 5e-6
 """Smoothing adds to the bound at most what `value - bound` is; below this share of the scale it is done."""
-_NEWTON_STEPS = 6
-_BACKTRACKS = 6
+_STEPS = 12
+_DAMPINGS = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,17 +98,29 @@ class _Dual:
         return hessian / temperature
 
 
-def _step(dual: _Dual, prices: FloatArray, here: _Smoothed, temperature: float) -> FloatArray:
-    """Return the Newton direction among the prices that may move (a zero price only upwards)."""
+def _descend(
+    dual: _Dual, prices: FloatArray, here: _Smoothed, temperature: float
+) -> tuple[FloatArray, _Smoothed] | None:
+    """Return a better point and its value; None: there is none.
+
+    Takes Newton steps among the prices that may move (a zero price only upwards), with more and more of a
+    plain gradient step in them until one descends (Levenberg-Marquardt): far from the optimum the smoothed
+    dual is nearly linear in some prices, and Newton's step much too long.
+    """
     moving = (prices > 0) | (here.gradient < 0)
-    direction = np.zeros_like(prices)
     if not moving.any():
-        return direction
+        return None
     hessian = dual.hessian(here.share, temperature)[np.ix_(moving, moving)]
-    ridge = 1e-6 * (1.0 + float(np.trace(hessian)))
-    hessian[np.diag_indices_from(hessian)] += ridge
-    direction[moving] = np.linalg.solve(hessian, -here.gradient[moving])
-    return direction
+    # At damping 1 no price moves by more than ten temperatures, even where the dual is linear.
+    scale = float(np.trace(hessian)) + float(np.abs(here.gradient[moving]).max()) / (10.0 * temperature)
+    for damping in _DAMPINGS:
+        damped = hessian + damping * scale * np.eye(len(hessian))
+        trial = prices.copy()
+        trial[moving] = np.maximum(0.0, prices[moving] - np.linalg.solve(damped, here.gradient[moving]))
+        there = dual.at(trial, temperature)
+        if there.value < here.value:
+            return trial, there
+    return None
 
 
 def prices(
@@ -132,22 +144,15 @@ def prices(
     enough = _CLOSE * problem.scale()
     while temperature >= _COLDEST * spread > 0 and here.value - here.bound > enough and remaining() > 0:
         here = dual.at(point, temperature)
-        for _ in range(_NEWTON_STEPS):
-            direction = _step(dual, point, here, temperature)
-            length = 1.0
-            for _ in range(_BACKTRACKS):
-                trial = np.maximum(0.0, point + length * direction)
-                there = dual.at(trial, temperature)
-                if there.value < here.value:
-                    break
-                length *= 0.3
-            gain = here.value - there.value
-            if gain <= 0:
+        for _ in range(_STEPS):
+            better = _descend(dual, point, here, temperature)
+            if better is None:
                 break
-            point, here = trial, there
+            gain = here.value - better[1].value
+            point, here = better
             if here.bound < best_bound:
                 best, best_bound = point, here.bound
-            if gain < 1e-2 * temperature or remaining() <= 0:
+            if gain < 0.02 * (here.value - here.bound) or remaining() <= 0:
                 break
         temperature *= _COOLING
     m = dual.columns

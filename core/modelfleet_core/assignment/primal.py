@@ -7,6 +7,7 @@ In: a problem and prices from `dual`. Out: a column per request, -1 where it wai
 3. Exchanges: positive cycles in the graph of columns (with waiting and spare room as nodes) improve
    the priced value; without rows this ends at the optimum.
 4. What rows have left is spent on the moves that gain most.
+5. Pairs of moves that the prices nearly allow, one making room for the other, use what is left still better.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from modelfleet_core.assignment.problem import AssignmentProblem, FloatArray, In
 from modelfleet_core.assignment.result import Prices
 
 _EPS = 1e-9
+_NEAR = 160
+_PAIRS = 100
 
 
 class _Primal:
@@ -94,20 +97,27 @@ class _Primal:
             self._evict()
 
     def _relieve(self, r: int) -> None:
-        """Move requests to columns with room that use less of row r, the cheapest per unit first."""
-        now = self.choice
-        saved = self.use[r, self.at, now][:, None] - self.use[r]
-        loss = self.priced[self.at, now][:, None] - self.priced
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where((saved > 0) & (self.room > 0), loss / saved, np.inf)
-        i, k = np.unravel_index(np.argsort(ratio, axis=None, kind="stable"), ratio.shape)
-        moved: set[int] = set()
-        for a, b in zip(i.tolist(), k.tolist(), strict=True):
-            if self.used[r] <= self.limit[r] or not np.isfinite(ratio[a, b]):
+        """Move requests to columns with room that use less of row r, the cheapest per unit it is over first.
+
+        A move that saves more than is needed counts as saving just that, so the order changes on the way.
+        """
+        over = self.used[r] - self.limit[r]
+        while over > 0:
+            saved = self.use[r, self.at, self.choice][:, None] - self.use[r]
+            loss = self.priced[self.at, self.choice][:, None] - self.priced
+            possible = (saved > 0) & (self.room > 0)
+            ratio = np.where(possible, loss / np.where(possible, np.minimum(saved, over), 1.0), np.inf)
+            i, k = np.unravel_index(np.argsort(ratio, axis=None, kind="stable"), ratio.shape)
+            moved: set[int] = set()
+            for a, b in zip(i.tolist(), k.tolist(), strict=True):
+                if self.used[r] - self.limit[r] <= 0.5 * over or not possible[a, b]:
+                    break
+                if a not in moved and self.room[b] > 0:
+                    self._move(a, b)
+                    moved.add(a)
+            if not moved:
                 return
-            if a not in moved and self.room[b] > 0:
-                self._move(a, b)
-                moved.add(a)
+            over = self.used[r] - self.limit[r]
 
     def answer(self) -> IntArray:
         """Return the choice, after sums that do not depend on their order have confirmed every row."""
@@ -200,6 +210,37 @@ class _Primal:
                 if better and self.room[b] > 0 and (self.used + np.maximum(change, 0.0) <= self.limit).all():
                     self._move(a, b)
 
+    def pair(self, remaining: Callable[[], float]) -> None:
+        """Step 5."""
+        if not (self.priced < self.value).any():
+            return  # no row has a price: exchanges have found the optimum
+        for _ in range(_PAIRS):
+            if remaining() <= 0:
+                return
+            loss = self.priced[self.at, self.choice][:, None] - self.priced
+            loss[self.at, self.choice] = np.inf
+            near = np.argpartition(loss, min(_NEAR, loss.size - 1), axis=None)[:_NEAR]
+            near = near[np.isfinite(loss.ravel()[near])]
+            i, k = np.unravel_index(near, loss.shape)
+            c = self.choice[i]
+            gain = self.value[i, k] - self.value[i, c]
+            more = self.use[:, i, k] - self.use[:, i, c]
+            both = gain[:, None] + gain[None, :]
+            leaves = c[:, None] == k[None, :]
+            room = self.room[k]
+            allowed = (both > _EPS) & (i[:, None] != i[None, :])
+            allowed &= ((room > 0)[None, :] | leaves) & ((room > 0)[:, None] | leaves.T)
+            allowed &= (k[:, None] != k[None, :]) | (room > 1)[:, None]
+            for r in range(self.limit.size):
+                extra = more[r][:, None] + more[r][None, :]
+                allowed &= extra <= max(0.0, self.limit[r] - self.used[r])
+            best = int(np.where(allowed, both, -np.inf).argmax())
+            a, b = divmod(best, near.size) if near.size else (0, 0)
+            if not near.size or not allowed[a, b]:
+                return
+            self._move(int(i[a]), int(k[a]))
+            self._move(int(i[b]), int(k[b]))
+
 
 def _positive_cycle(gain: FloatArray) -> list[int]:
     """Return the nodes of a shortest cycle of positive gain, the best of its length; empty: there is none."""
@@ -228,6 +269,7 @@ def choose(problem: AssignmentProblem, prices: Prices, *, remaining: Callable[[]
     primal.fit_rows()
     primal.exchange(remaining)
     primal.spend(remaining)
+    primal.pair(remaining)
     return primal.answer()
 
 

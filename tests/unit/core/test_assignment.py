@@ -208,3 +208,12 @@ def test_work_stops_soon_after_the_deadline(allowed: int):
     assign(traffic(6, load=1.5, money=0.3, tied=True), remaining=remaining)
     # Each stage looks at the clock once more before it gives up; none goes on.
     assert asked <= allowed + 6
+
+
+def test_gaps_stay_small_over_many_kinds_of_traffic():
+    kinds = [{"load": 1.3, "money": 0.4}, {"load": 0.6, "money": 0.25}, {"load": 4.0, "tied": True}]
+    gaps = [
+        assign(traffic(seed, **kind), remaining=lambda: 0.2).gap for kind in kinds for seed in (8, 28, 30, 48)
+    ]
+    assert max(gaps) < 2e-3
+    assert float(np.median(gaps)) < 2e-4
