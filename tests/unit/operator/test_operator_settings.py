@@ -1,0 +1,63 @@
+"""Settings come from flags before the environment, and a wrong one says what to write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from modelfleet_operator import settings
+from modelfleet_operator.__main__ import UNUSABLE, main
+from modelfleet_operator.settings import Address, ClusterKind, SettingsError, parse_settings
+
+EMBEDDED = {"MODELFLEET_CLUSTER": "embedded"}
+
+
+def test_without_anything_set_the_operator_runs_on_kubernetes_and_loopback() -> None:
+    found = parse_settings([], {})
+    assert found.cluster is ClusterKind.KUBERNETES
+    assert found.capacity_listen == Address("127.0.0.1", 7443)
+    assert found.http_listen == Address("127.0.0.1", 8080)
+    assert (found.watch_namespace, found.namespace) == ("", "default")
+
+
+def test_a_flag_wins_over_its_variable() -> None:
+    environ = EMBEDDED | {"MODELFLEET_NAMESPACE": "a", "MODELFLEET_MANIFESTS": "x.yaml:y"}
+    found = parse_settings(["--namespace=b", "--capacity-listen=[::1]:0"], environ)
+    assert found.namespace == "b"
+    assert found.manifests == (Path("x.yaml"), Path("y"))
+    assert str(found.capacity_listen) == "[::1]:0"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "says"),
+    [
+        ([], {"MODELFLEET_CLUSTER": "openshift"}, "kubernetes or embedded"),
+        (["--manifests=x.yaml"], {}, "embedded only"),
+        (["--clock-offset=60"], {}, "embedded only"),
+        (["--clock-offset=soon"], EMBEDDED, "number of seconds"),
+        (["--clock-offset=nan"], EMBEDDED, "ten years"),
+        (["--http-listen=8080"], {}, "HOST:PORT"),
+        (["--http-listen=127.0.0.1:99999"], {}, "HOST:PORT"),
+        (["--capacity-listen=0.0.0.0:7443"], {}, "loopback"),
+        (["--capacity-listen=operator.example:7443"], {}, "loopback"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_what_to_write(
+    argv: Sequence[str], environ: Mapping[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "_own_network", lambda: False)
+    with pytest.raises(SettingsError, match=says):
+        parse_settings(argv, environ)
+
+
+def test_plain_text_leases_may_leave_loopback_inside_a_network_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "_own_network", lambda: True)
+    assert parse_settings(["--capacity-listen=10.1.0.1:7443"], {}).capacity_listen.host == "10.1.0.1"
+
+
+def test_a_wrong_setting_ends_the_program_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--http-listen=nowhere"]) == UNUSABLE
+    assert "--http-listen 'nowhere' can not be used" in capsys.readouterr().err
