@@ -52,6 +52,8 @@ class Operator:
     """One operator process. `cluster` is given by `run_operator`, or by tests."""
 
     def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self.listening: asyncio.Future[tuple[Address, Address]] = asyncio.get_running_loop().create_future()
+        """Where capacity and probes are served, once they are; tells the ports where 0 was asked for."""
         self._settings = settings
         self._cluster = cluster
         self._clock = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -112,7 +114,9 @@ class Operator:
         except RuntimeError as error:
             raise OSError(f"can not listen on {listen}: {error}") from error
         await server.start()
-        log.info("listening", extra={"capacity": str(Address(listen.host, port)), "http": str(http)})
+        capacity = Address(listen.host, port)
+        self.listening.set_result((capacity, http))
+        log.info("listening", extra={"capacity": str(capacity), "http": str(http)})
 
     def _take(self, event: ObjectEvent) -> None:
         self._telemetry.events.labels(event.kind.value).inc()
