@@ -2,8 +2,8 @@
 
 In: `Ask`s, the lease, an estimator. Out: for each a `Decision`, or None: it waits. Next: `forward`.
 
-`prospect` looks at a request when it arrives; `pose` makes the program of a batch; `solve` is arithmetic that
-may run in a thread; `commit` reserves, exactly, what was chosen: what changed meanwhile is refused.
+`prospect` looks at a request when it arrives. Alone it goes through `one`; of a batch `pose` makes the
+program, `solve` may run in a thread, `commit` reserves, exactly: what changed meanwhile is refused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from modelfleet_core.assignment.problem import AssignmentProblem, FloatArray, IntArray, Row
-from modelfleet_core.assignment.result import Assignment, Prices
+from modelfleet_core.assignment import single
+from modelfleet_core.assignment.problem import AssignmentProblem, Row
+from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
 from modelfleet_core.catalog import Fleet, Model
 from modelfleet_core.demand import ModelOffer
@@ -45,7 +46,11 @@ SOLVE_SECONDS = 0.05
 SETTLED_BY = 10.0
 """Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
 SLOTS, MONEY = "NoFreeSlot", "Budget"
-"""Why a variant could not be chosen now; other words in `excluded_by` stay true however long it waits."""
+"""Why a variant could not be chosen now; other words in `excluded_by` hold however long a request waits."""
+
+
+Spots = dict[VariantKey, dict[EndpointUrl, int]]
+"""Free slots by variant and endpoint."""
 
 
 class Estimator(Protocol):
@@ -79,27 +84,27 @@ class Lease(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prospect:
-    """One request and what each variant of `fleet` (m of them) would make of it."""
+    """One request and what each variant of `fleet` (m of them, in its order) would make of it."""
 
     ask: Ask
     fleet: Fleet
     policy: Policy
     profile: RequestProfile
     variants: tuple[VariantKey, ...]
-    quality: FloatArray
-    cost: FloatArray
+    quality: tuple[float, ...]
+    cost: tuple[float, ...]
     """USD, expected."""
-    service_time: FloatArray
-    reserve: IntArray
-    """Nano-USD, upper bound."""
+    service_time: tuple[float, ...]
+    reserve: tuple[NanoUsd, ...]
+    """Upper bound."""
     output_limit: tuple[int, ...]
     """Tokens per choice that the variant may be asked for."""
     excluded_by: tuple[str, ...]
     """Why it can never serve this request; empty: it could."""
 
     @property
-    def possible(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        return np.array([not why for why in self.excluded_by])
+    def possible(self) -> list[bool]:
+        return [not why for why in self.excluded_by]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,17 +112,15 @@ class Batch:
     """A batch's program and what it was made of."""
 
     prospects: tuple[Prospect, ...]
-    variants: tuple[VariantKey, ...]
     problem: AssignmentProblem
-    reserve: IntArray
     money: NanoUsd | None
-    posed_at: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solved:
     batch: Batch
-    assignment: Assignment
+    choice: tuple[int, ...]
+    """Column of each request; -1: it waits."""
     certificate: Certificate
 
 
@@ -134,14 +137,14 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
         seen_output_tokens=estimator.output_tokens(),
     )
     seen = replace(seen, input_tokens_bound=seen.input_tokens_bound + call.hidden_tokens)
-    rows: list[tuple[float, float, float, int, int, str]] = []
+    rows: list[tuple[VariantKey, float, float, float, NanoUsd, int, str]] = []
     for model, estimate in zip(fleet.models, estimator.estimate(seen, fleet), strict=True):
         room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
         why = "Pinned" if call.model not in (AUTO, model.name) else "" if room else "ContextLength"
         for variant in model.variants:
             seconds = variant.latency.service_time(estimate.output_tokens)
-            rows.append((estimate.quality, estimate.cost, seconds, int(estimate.reserve), room, why))
-    if all(row[5] for row in rows):
+            rows.append((variant.key, estimate.quality, estimate.cost, seconds, estimate.reserve, room, why))
+    if all(row[6] for row in rows):
         whose = "any model" if call.model == AUTO else f"model {call.model!r}"
         raise Failure(
             Fault.BAD_REQUEST,
@@ -150,19 +153,9 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
             f" {whose}; shorten messages or max_tokens",
             field="messages",
         )
-    quality, cost, seconds_, reserve, rooms, excluded = zip(*rows, strict=True)
+    variants, quality, cost, service_time, reserve, output_limit, excluded_by = zip(*rows, strict=True)
     return Prospect(
-        ask=ask,
-        fleet=fleet,
-        policy=policy,
-        profile=seen,
-        variants=tuple(variant.key for variant in fleet.variants()),
-        quality=np.array(quality, dtype=np.float64),
-        cost=np.array(cost, dtype=np.float64),
-        service_time=np.array(seconds_, dtype=np.float64),
-        reserve=np.array(reserve, dtype=np.int64),
-        output_limit=rooms,
-        excluded_by=excluded,
+        ask, fleet, policy, seen, variants, quality, cost, service_time, reserve, output_limit, excluded_by
     )
 
 
@@ -171,134 +164,199 @@ def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:
     best: dict[ModelName, ModelOffer] = {}
     for j, key in enumerate(seen.variants):
         known = best.get(key.model)
-        seconds = float(seen.service_time[j])
+        seconds = seen.service_time[j]
         if not seen.excluded_by[j] and (known is None or seconds < known.service_time):
-            best[key.model] = ModelOffer(float(seen.quality[j]), float(seen.cost[j]), seconds)
+            best[key.model] = ModelOffer(seen.quality[j], seen.cost[j], seconds)
     return best
 
 
 class Assigner:
-    """Poses, solves and commits batches within one lease."""
+    """Assigns requests within one lease."""
 
     def __init__(self, *, lease: Lease, clock: Callable[[], float]) -> None:
         self._lease = lease
         self._clock = clock
         self._warm: Prices | None = None
 
-    def values(self, seen: Prospect) -> FloatArray:
-        """Return (m,) weighted quality less published prices, minus infinity where it can never be."""
-        price = self._slot_prices(seen.variants)
-        value = seen.ask.tier.weight * seen.quality - price * seen.service_time
-        value = value - self._lease.money_price * seen.cost
-        return np.where(seen.possible, value, -np.inf)
+    def values(self, seen: Prospect) -> list[float]:
+        """Return for each variant the weighted quality less published prices."""
+        money_price = self._lease.money_price
+        weight = seen.ask.tier.weight
+        prices = self._slot_prices(seen.variants)
+        rows = zip(seen.quality, seen.cost, seen.service_time, prices, strict=True)
+        return [
+            single.value(
+                weight=weight,
+                quality=quality,
+                cost=cost,
+                service_time=seconds,
+                slot_price=slot_price,
+                money_price=money_price,
+            )
+            for quality, cost, seconds, slot_price in rows
+        ]
 
-    def defer(self, seen: Prospect, now: float) -> float:
-        """Return the loss of leaving the request out of this batch; it grows as the request waits."""
-        ask = seen.ask
-        patience = min(PATIENCE, max(1e-3, ask.deadline - ask.arrived))
-        progress = min(1.0, max(0.0, (now - ask.arrived) / patience))
-        return ask.tier.weight * seen.policy.shed_penalty * progress
+    def favourite(self, seen: Prospect) -> int:
+        """Return the variant that would be chosen if nothing were short."""
+        values = self.values(seen)
+        possible = [j for j, why in enumerate(seen.excluded_by) if not why]
+        return max(possible, key=values.__getitem__)
+
+    def worthwhile(self, seen: Prospect) -> tuple[int, ...]:
+        """Return the variants that are worth more than waiting, best first."""
+        return single.rank(self.values(seen), seen.possible, defer=self._defer(seen, self._clock()))
+
+    def short_of(self, seen: Prospect, now: float, coming: int = 0) -> str:
+        """Return what keeps a request waiting, SLOTS or MONEY, if `coming` nano-USD came back."""
+        money = self._lease.holding.money(now)
+        possible = [reserve for reserve, why in zip(seen.reserve, seen.excluded_by, strict=True) if not why]
+        return SLOTS if money is None or min(possible) <= money + coming else MONEY
+
+    def one(self, seen: Prospect) -> tuple[Decision | None, Certificate]:
+        """Assign a request that comes alone: by price, without a program."""
+        start = time.perf_counter()
+        now = self._clock()
+        money = self._lease.holding.money(now)
+        spots = self._spots(now)
+        values = self.values(seen)
+        considered = self._considered(seen, values, spots, money)
+        defer = self._defer(seen, now)
+        order = single.rank(values, [not why for why in considered.excluded_by], defer=defer)
+        favourite = self.favourite(seen)
+        objective = values[order[0]] if order else -defer
+        certificate = Certificate(
+            objective=objective,
+            bound=objective,
+            gap=0.0,
+            termination=Termination.OPTIMAL.value,
+            binding=() if not considered.excluded_by[favourite] else (considered.excluded_by[favourite],),
+            seconds=time.perf_counter() - start,
+        )
+        for j in order:
+            held = self._reserve(seen, j, spots, now)
+            if held is not None:
+                return self._decision(seen, j, held, considered, certificate, 1, now), certificate
+        return None, certificate
 
     def pose(self, prospects: Sequence[Prospect]) -> Batch:
         """Return the program of a batch; all prospects are of one fleet."""
         now = self._clock()
-        holding = self._lease.holding
         variants = prospects[0].variants
-        column = {variant: j for j, variant in enumerate(variants)}
-        free = np.zeros(len(variants), dtype=np.int64)
-        for endpoint, slots in holding.free(now).items():
-            variant = holding.variant_of(endpoint)
-            if variant in column:
-                free[column[variant]] += slots
-        money = holding.money(now)
-        reserve = np.stack([seen.reserve for seen in prospects])
+        spots = self._spots(now)
+        money = self._lease.holding.money(now)
         rows: tuple[Row, ...] = ()
         if money is not None:
-            rows = (Row(name=MONEY, use=reserve / NANO, limit=usd(money)),)
+            reserve = np.array([seen.reserve for seen in prospects], dtype=np.float64) / NANO
+            rows = (Row(name=MONEY, use=reserve, limit=usd(money)),)
         problem = AssignmentProblem(
             weight=np.array([seen.ask.tier.weight for seen in prospects], dtype=np.float64),
-            quality=np.stack([seen.quality for seen in prospects]),
-            cost=np.stack([seen.cost for seen in prospects]),
-            service_time=np.stack([seen.service_time for seen in prospects]),
-            eligible=np.stack([seen.possible for seen in prospects]),
-            free=free,
-            slot_price=self._slot_prices(variants),
+            quality=np.array([seen.quality for seen in prospects], dtype=np.float64),
+            cost=np.array([seen.cost for seen in prospects], dtype=np.float64),
+            service_time=np.array([seen.service_time for seen in prospects], dtype=np.float64),
+            eligible=np.array([seen.possible for seen in prospects], dtype=np.bool_),
+            free=np.array([sum(spots.get(variant, {}).values()) for variant in variants], dtype=np.int64),
+            slot_price=np.array(self._slot_prices(variants), dtype=np.float64),
             money_price=self._lease.money_price,
-            defer=np.array([self.defer(seen, now) for seen in prospects], dtype=np.float64),
+            defer=np.array([self._defer(seen, now) for seen in prospects], dtype=np.float64),
             rows=rows,
             columns=tuple(str(variant) for variant in variants),
         )
-        return Batch(tuple(prospects), variants, problem, reserve, money, now)
+        return Batch(tuple(prospects), problem, money)
 
     def solve(self, batch: Batch, seconds: float = SOLVE_SECONDS) -> Solved:
         """Assign a batch within `seconds`. Touches nothing of the lease, so it may run in a thread."""
         start = time.perf_counter()
         end = start + seconds
-        warm = self._warm
-        shape = (len(batch.variants), len(batch.problem.rows))
-        if warm is not None and (warm.slots.size, warm.rows.size) != shape:
-            warm = None
-        solution = assign(batch.problem, remaining=lambda: end - time.perf_counter(), warm=warm)
+        solution = assign(batch.problem, remaining=lambda: end - time.perf_counter(), warm=self._warm)
         self._warm = solution.prices
-        return Solved(
-            batch,
-            solution,
-            Certificate(
-                objective=solution.objective,
-                bound=solution.bound,
-                gap=solution.gap,
-                termination=solution.termination.value,
-                binding=solution.binding,
-                seconds=time.perf_counter() - start,
-            ),
+        certificate = Certificate(
+            objective=solution.objective,
+            bound=solution.bound,
+            gap=solution.gap,
+            termination=solution.termination.value,
+            binding=solution.binding,
+            seconds=time.perf_counter() - start,
         )
+        return Solved(batch, tuple(solution.choice.tolist()), certificate)
 
     def commit(self, solved: Solved, wanted: Callable[[int], bool]) -> list[Decision | None]:
         """Reserve what was chosen, for each request that is still `wanted`; None: no place for it now."""
         now = self._clock()
         batch = solved.batch
-        holding = self._lease.holding
-        endpoints: dict[VariantKey, dict[EndpointUrl, int]] = {}
-        for endpoint, slots in holding.free(now).items():
-            if slots > 0 and (variant := holding.variant_of(endpoint)) is not None:
-                endpoints.setdefault(variant, {})[endpoint] = slots
+        spots = self._spots(now)
+        before = {variant: dict(free) for variant, free in spots.items()}
         decisions: list[Decision | None] = []
-        for i, seen in enumerate(batch.prospects):
-            j = int(solved.assignment.choice[i])
-            if j < 0 or not wanted(i):
+        for i, (seen, j) in enumerate(zip(batch.prospects, solved.choice, strict=True)):
+            held = self._reserve(seen, j, spots, now) if j >= 0 and wanted(i) else None
+            if held is None:
                 decisions.append(None)
                 continue
-            spots = endpoints.get(batch.variants[j], {})
-            if not spots:
-                decisions.append(None)
-                continue
-            endpoint = max(spots, key=spots.__getitem__)
-            reserved = holding.reserve(now, endpoint, NanoUsd(int(seen.reserve[j])), _held_until(seen, now))
-            if not isinstance(reserved, Reservation):
-                decisions.append(None)
-                continue
-            spots[endpoint] -= 1
-            if not spots[endpoint]:
-                del spots[endpoint]
-            decisions.append(self._decision(solved, i, j, reserved, now))
+            considered = self._considered(seen, self.values(seen), before, batch.money)
+            size = len(batch.prospects)
+            decisions.append(self._decision(seen, j, held, considered, solved.certificate, size, now))
         return decisions
 
-    def short_of(self, seen: Prospect, now: float, coming: int = 0) -> str:
-        """Return what keeps a request waiting, SLOTS or MONEY, if `coming` nano-USD came back."""
-        money = self._lease.holding.money(now)
-        fits = seen.possible if money is None else seen.possible & (seen.reserve <= money + coming)
-        return SLOTS if fits.any() else MONEY
+    def _defer(self, seen: Prospect, now: float) -> float:
+        """Return the loss of making the request wait once more; it grows as the request waits."""
+        ask = seen.ask
+        patience = min(PATIENCE, max(1e-3, ask.deadline - ask.arrived))
+        progress = min(1.0, max(0.0, (now - ask.arrived) / patience))
+        return ask.tier.weight * seen.policy.shed_penalty * progress
 
-    def _slot_prices(self, variants: Sequence[VariantKey]) -> FloatArray:
+    def _slot_prices(self, variants: Sequence[VariantKey]) -> list[float]:
         prices = self._lease.slot_prices
-        return np.array([prices.get(variant, 0.0) for variant in variants], dtype=np.float64)
+        return [prices.get(variant, 0.0) for variant in variants]
 
-    def _decision(self, solved: Solved, i: int, j: int, held: Reservation, now: float) -> Decision:
-        batch = solved.batch
-        seen = batch.prospects[i]
-        variant = batch.variants[j]
+    def _spots(self, now: float) -> Spots:
+        """Return the leased endpoints with free slots, by variant."""
+        holding = self._lease.holding
+        spots: Spots = {}
+        for endpoint, slots in holding.free(now).items():
+            if slots > 0 and (variant := holding.variant_of(endpoint)) is not None:
+                spots.setdefault(variant, {})[endpoint] = slots
+        return spots
+
+    def _reserve(self, seen: Prospect, j: int, spots: Spots, now: float) -> Reservation | None:
+        """Take a slot where most are free, and the money; None: one of them is gone meanwhile."""
+        free = spots.get(seen.variants[j])
+        if not free:
+            return None
+        endpoint = max(free, key=free.__getitem__)
+        held = self._lease.holding.reserve(now, endpoint, seen.reserve[j], _held_until(seen, now))
+        if not isinstance(held, Reservation):
+            return None
+        free[endpoint] -= 1
+        if not free[endpoint]:
+            del free[endpoint]
+        return held
+
+    def _considered(
+        self, seen: Prospect, values: Sequence[float], spots: Spots, money: NanoUsd | None
+    ) -> Considered:
+        excluded = list(seen.excluded_by)
+        for j, variant in enumerate(seen.variants):
+            if excluded[j]:
+                continue
+            if not spots.get(variant):
+                excluded[j] = SLOTS
+            elif money is not None and seen.reserve[j] > money:
+                excluded[j] = MONEY
+        prices = self._slot_prices(seen.variants)
+        figures = np.array([seen.quality, seen.cost, seen.service_time, prices, values], dtype=np.float64)
+        return Considered(seen.variants, figures, tuple(excluded))
+
+    def _decision(
+        self,
+        seen: Prospect,
+        j: int,
+        held: Reservation,
+        considered: Considered,
+        certificate: Certificate,
+        batch_size: int,
+        now: float,
+    ) -> Decision:
+        variant = seen.variants[j]
         model = next(model for model in seen.fleet.models if model.name == variant.model)
-        considered = _considered(batch, i)
         return Decision(
             id=f"d-{secrets.token_hex(12)}",
             reservation=held.id,
@@ -307,17 +365,17 @@ class Assigner:
             endpoint=held.endpoint,
             tier=seen.ask.tier.name,
             task=seen.profile.task,
-            reason=_reason(batch, i, j, considered),
-            quality=float(seen.quality[j]),
-            expected_cost=NanoUsd(round(float(seen.cost[j]) * NANO)),
-            reserved=NanoUsd(int(seen.reserve[j])),
+            reason=_reason(seen, j, self.favourite(seen), considered, certificate),
+            quality=seen.quality[j],
+            expected_cost=NanoUsd(round(seen.cost[j] * NANO)),
+            reserved=held.amount,
             pricing=model.pricing,
             max_output_tokens=seen.output_limit[j],
             input_tokens=seen.profile.input_tokens,
             settle_within=held.deadline - now if seen.ask.routed else None,
             considered=considered,
-            certificate=solved.certificate,
-            batch_size=len(batch.prospects),
+            certificate=certificate,
+            batch_size=batch_size,
             waited=now - seen.ask.arrived,
         )
 
@@ -329,34 +387,19 @@ def _held_until(seen: Prospect, now: float) -> float:
     return seen.ask.deadline + SETTLED_BY
 
 
-def _considered(batch: Batch, i: int) -> Considered:
-    seen, problem = batch.prospects[i], batch.problem
-    value = problem.weight[i] * seen.quality - problem.slot_price * seen.service_time
-    value = value - problem.money_price * seen.cost
-    excluded = list(seen.excluded_by)
-    for j in range(len(excluded)):
-        if not excluded[j] and problem.free[j] <= 0:
-            excluded[j] = SLOTS
-        elif not excluded[j] and batch.money is not None and seen.reserve[j] > batch.money:
-            excluded[j] = MONEY
-    figures = np.stack([seen.quality, seen.cost, seen.service_time, problem.slot_price, value])
-    return Considered(batch.variants, figures, tuple(excluded))
-
-
-def _reason(batch: Batch, i: int, j: int, considered: Considered) -> Reason:
-    seen = batch.prospects[i]
+def _reason(
+    seen: Prospect, j: int, favourite: int, considered: Considered, certificate: Certificate
+) -> Reason:
     if seen.ask.call.model != AUTO:
         return Reason.PINNED
-    if int(seen.possible.sum()) == 1:
+    if sum(seen.possible) == 1:
         return Reason.ONLY_ELIGIBLE
-    best = int(np.argmax(np.where(seen.possible, considered.figures[4], -np.inf)))
-    if best == j:
+    if j == favourite:
         return Reason.BEST_VALUE
-    if considered.excluded_by[best] == SLOTS:
+    if considered.excluded_by[favourite] == SLOTS:
         return Reason.SLOTS_BIND
-    spent = int(batch.reserve[:, best].sum())
-    dear = batch.money is not None and spent > batch.money
-    return Reason.BUDGET_BINDS if considered.excluded_by[best] == MONEY or dear else Reason.SLOTS_BIND
+    dear = considered.excluded_by[favourite] == MONEY or MONEY in certificate.binding
+    return Reason.BUDGET_BINDS if dear else Reason.SLOTS_BIND
 
 
 def _output_room(model: Model, seen: RequestProfile, limit: int, asked: bool) -> int:

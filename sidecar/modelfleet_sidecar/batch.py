@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from modelfleet_core.batching import Step, Window
 from modelfleet_core.policy import Batching
-from modelfleet_core.values import NanoUsd, VariantKey
+from modelfleet_core.values import NanoUsd, VariantKey, usd
 
 from modelfleet_sidecar.assign import (
     MONEY,
@@ -90,6 +89,7 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._closed: Callable[[], Failure] | None = None
         self._solving: asyncio.Task[None] | None = None
+        self._telling = False
         self._offline = asyncio.Lock()
         self._offline_waiting = 0
         self._wants: Counter[VariantKey] = Counter()
@@ -215,9 +215,9 @@ class Batcher:
         for index, seen in enumerate(prospects):
             if index % 200 == 199:
                 await asyncio.sleep(0)
-            best = int(np.argmax(self._assigner.values(seen)))
+            best = self._assigner.favourite(seen)
             self._offline_wants[seen.variants[best]] += 1
-            self._offline_money += int(seen.reserve[best])
+            self._offline_money += seen.reserve[best]
         end = min(
             self._clock() + TOP_UP_PATIENCE, min(seen.ask.deadline for seen in prospects) - DEADLINE_MARGIN
         )
@@ -267,6 +267,10 @@ class Batcher:
                 step = self._finish([], binding=False)
                 continue
             try:
+                if len(batch) == 1:
+                    decision, certificate = self._assigner.one(batch[0].prospect)
+                    step = self._hand_out(batch, [decision], certificate)
+                    continue
                 posed = self._assigner.pose([waiting.prospect for waiting in batch])
                 if posed.problem.quality.size > INLINE_CELLS:
                     self._solving = asyncio.create_task(self._solve_aside(batch, posed))
@@ -319,9 +323,14 @@ class Batcher:
         return [waiting for waiting in current if not waiting.future.done()]
 
     def _take(self, batch: Sequence[Waiting], solved: Solved) -> Step:
-        """Hand out what was decided; what found no place goes back or is shed."""
-        self._telemetry.batch(len(batch), solved.certificate)
         decisions = self._assigner.commit(solved, lambda i: not batch[i].future.done())
+        return self._hand_out(batch, decisions, solved.certificate)
+
+    def _hand_out(
+        self, batch: Sequence[Waiting], decisions: Sequence[Decision | None], certificate: Certificate
+    ) -> Step:
+        """Give each caller its decision; what found no place goes back or is shed."""
+        self._telemetry.batch(len(batch), certificate)
         back: list[Waiting] = []
         for waiting, decision in zip(batch, decisions, strict=True):
             if waiting.future.done():
@@ -334,7 +343,7 @@ class Batcher:
                 waiting.future.set_exception(failure)
             else:
                 back.append(waiting)
-        return self._finish(back, binding=bool(solved.certificate.binding))
+        return self._finish(back, binding=bool(certificate.binding))
 
     def _finish(self, back: Sequence[Waiting], *, binding: bool) -> Step:
         if self._closed is not None:
@@ -376,7 +385,10 @@ class Batcher:
             return no_lease(self._lease.refusal)
         if self._assigner.short_of(seen, now) == MONEY:
             ends = self._lease.holding.period_ends(now)
-            cheapest = int(seen.reserve[seen.possible].min()) / 1e9
+            reserves = [
+                reserve for reserve, why in zip(seen.reserve, seen.excluded_by, strict=True) if not why
+            ]
+            cheapest = usd(min(reserves))
             return Failure(
                 Fault.EXHAUSTED,
                 "BudgetExhausted",
@@ -400,15 +412,11 @@ class Batcher:
         """Add what a waiting request could use to what the operator is told."""
         self._unclaim(waiting)
         seen = waiting.prospect
-        values = self._assigner.values(seen)
-        best = int(np.argmax(values))
-        if waiting.looked_at <= 1:
-            waiting.claims = (seen.variants[best],)
-        else:
-            # It has waited for the best: anything worth more than waiting will do.
-            worth = values > -self._assigner.defer(seen, self._clock())
-            waiting.claims = tuple(seen.variants[int(j)] for j in np.flatnonzero(worth))
-        waiting.claimed_money = int(seen.reserve[best])
+        best = self._assigner.favourite(seen)
+        # Once it has waited for the best, anything worth more than waiting will do.
+        wanted = (best,) if waiting.looked_at <= 1 else self._assigner.worthwhile(seen)
+        waiting.claims = tuple(seen.variants[j] for j in wanted)
+        waiting.claimed_money = seen.reserve[best]
         self._wants.update(waiting.claims)
         self._wanted_money += waiting.claimed_money
 
@@ -417,7 +425,14 @@ class Batcher:
         self._wanted_money -= waiting.claimed_money
 
     def _tell_wants(self) -> None:
-        """Tell the operator what could be used now: what is in flight and what waits."""
+        """Tell the operator what could be used now, once for all that changes in this turn of the loop."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell_now)
+
+    def _tell_now(self) -> None:
+        """Wanted is what is in flight and what waits."""
+        self._telling = False
         holding = self._lease.holding
         wants = self._wants + self._offline_wants
         for endpoint, slots in holding.in_flight().items():
