@@ -15,7 +15,7 @@ class ModelOffer:
     quality: float
     cost_usd: float
     service_time: float
-    """Seconds that a request holds a slot."""
+    """Seconds that a request holds a slot of the model's fastest variant."""
 
 
 @dataclass(frozen=True, slots=True)

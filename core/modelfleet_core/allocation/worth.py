@@ -28,7 +28,7 @@ class Worth:
     stake: float
     """Weighted quality per second between serving all demand by its best model and shedding it; over 0."""
     slots: Mapping[VariantKey, float]
-    """Busy slots (of the model's first variant) that one replica carries."""
+    """Busy slots (of the model's fastest variant) that one replica carries."""
     external: Mapping[ModelName, float]
     """Busy slots of each model's external endpoints."""
     thrift: Mapping[VariantKey, float]

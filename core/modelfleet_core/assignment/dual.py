@@ -25,6 +25,7 @@ _COLDEST = 1e-6
 _CLOSE = 5e-6
 """Smoothing adds to the bound at most what `value - bound` is; below this share of the scale it is done."""
 _STEPS = 12
+_FLAT = 1e-9
 _DAMPINGS = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -112,11 +113,18 @@ def _descend(
         return None
     hessian = dual.hessian(here.share, temperature)[np.ix_(moving, moving)]
     # At damping 1 no price moves by more than ten temperatures, even where the dual is linear.
-    scale = float(np.trace(hessian)) + float(np.abs(here.gradient[moving]).max()) / (10.0 * temperature)
+    steepest = float(np.abs(here.gradient[moving]).max())
+    if steepest <= _FLAT:
+        return None
+    scale = float(np.trace(hessian)) + steepest / (10.0 * temperature)
     for damping in _DAMPINGS:
         damped = hessian + damping * scale * np.eye(len(hessian))
+        try:
+            move = np.linalg.solve(damped, here.gradient[moving])
+        except np.linalg.LinAlgError:
+            continue  # singular up to rounding: more damping helps
         trial = prices.copy()
-        trial[moving] = np.maximum(0.0, prices[moving] - np.linalg.solve(damped, here.gradient[moving]))
+        trial[moving] = np.maximum(0.0, prices[moving] - move)
         there = dual.at(trial, temperature)
         if there.value < here.value:
             return trial, there

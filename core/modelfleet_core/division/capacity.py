@@ -16,16 +16,15 @@ _BETA = 0.5
 
 
 def speeds(fleet: Fleet) -> Mapping[VariantKey, float]:
-    """Return how many slots of its model's first variant one slot of each variant replaces.
+    """Return how many slots of its model's fastest variant one slot of each variant replaces, at most 1.
 
-    Service times in `ModelOffer` are those of the model's first variant.
+    Service times in `ModelOffer` are those of the model's fastest variant.
     """
-    result = {}
+    result: dict[VariantKey, float] = {}
     for model in fleet.models:
-        for variant in model.variants:
-            reference = model.variants[0].latency.service_time(_TYPICAL_OUTPUT_TOKENS)
-            own = variant.latency.service_time(_TYPICAL_OUTPUT_TOKENS)
-            result[variant.key] = reference / own if own > 0 else 1.0
+        times = {v.key: v.latency.service_time(_TYPICAL_OUTPUT_TOKENS) for v in model.variants}
+        fastest = min(times.values(), default=0.0)
+        result |= {key: fastest / own if own > 0 else 1.0 for key, own in times.items()}
     return result
 
 

@@ -17,14 +17,14 @@ from modelfleet_core.values import ModelName, ObjectKey
 class ProgramAnswer:
     flows: dict[tuple[int, ModelName], float]
     model_prices: dict[ModelName, float]
-    """Weighted quality per second of a slot of the model's first variant."""
+    """Weighted quality per second of a slot of the model's fastest variant."""
     money_prices: dict[ObjectKey, float]
 
 
 def solve(
     problem: DivisionProblem, capacity: dict[ModelName, float], *, time_limit: float
 ) -> ProgramAnswer | None:
-    """Solve within `time_limit` seconds; `capacity` is in busy slots of first variants. None: not in time."""
+    """Solve within `time_limit` seconds; `capacity`: busy slots of fastest variants. None: not in time."""
     solver = pywraplp.Solver.CreateSolver("GLOP")
     solver.SetTimeLimit(max(1, int(time_limit * 1000)))
     infinity = solver.infinity()
