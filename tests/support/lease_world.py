@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from modelfleet_core.leasing.grants import Documents, LeaseBook
-from modelfleet_core.leasing.holders import Follows
+from modelfleet_core.leasing.holders import Follows, held_by
 from modelfleet_core.leasing.holding import Holding, Reservation
 from modelfleet_core.leasing.ledger import LedgerRecord
 from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId
 from modelfleet_core.leasing.purse import ForeignEpochError
 from modelfleet_core.manifests import parse_policy
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
+
 from support.manifests import policy_manifest
 
 FLEET = ObjectKey("ml", "chat")
@@ -78,7 +79,7 @@ def documents() -> Documents:
 
 
 class LeaseWorld:
-    """`step` does one random thing and checks everything; `settle_down` ends all and checks nothing is left."""
+    """`step` does one random thing and checks everything; `settle_down` lets all come to an end."""
 
     def __init__(self, seed: int, *, sidecars: int = 3) -> None:
         self.random = random.Random(seed)
@@ -222,7 +223,7 @@ class LeaseWorld:
         return str(self.version)
 
     def change_capacity(self) -> None:
-        before = {endpoint: self.potential(endpoint) for endpoint in ENDPOINTS}
+        before = self.potential()
         endpoint = self.random.choice(list(ENDPOINTS))
         self.capacity[endpoint] = self.random.randint(0, 4)
         self.allowed[endpoint] = max(self.capacity[endpoint], self.allowed[endpoint], before[endpoint])
@@ -343,35 +344,48 @@ class LeaseWorld:
 
     # What must hold.
 
-    def potential(self, endpoint: EndpointUrl) -> int:
-        """Return the most that may ever be in flight at `endpoint` without a new grant."""
-        total = sum(ghost.endpoint == endpoint for ghost in self.ghosts)
+    def potential(self) -> dict[EndpointUrl, int]:
+        """Return the most that may ever be in flight at each endpoint without a new grant."""
+        total = dict.fromkeys(ENDPOINTS, 0)
+        for ghost in self.ghosts:
+            total[ghost.endpoint] += 1
         for sidecar, process in self.processes.items():
             holding, now = process.holding, process.clock(self.now)
-            running = sum(
-                reservation.endpoint == endpoint and reservation.deadline > now
-                for reservation in process.live.values()
-            )
-            usable = holding.report_slots().get(endpoint)
-            most = usable.kept if usable is not None and holding.live(now) else 0
-            for to, grant in self.grants:
-                applies = grant.epoch == holding.epoch and grant.sequence > holding.applied
-                alive = now < grant.report_sent_at + grant.ttl and not holding.leaving
-                if to == sidecar and applies and alive and endpoint in grant.slots:
-                    most = max(most, grant.slots[endpoint].slots)
-            total += max(running, most)
+            running = dict.fromkeys(ENDPOINTS, 0)
+            for reservation in process.live.values():
+                running[reservation.endpoint] += reservation.deadline > now
+            most = running
+            if holding.live(now):
+                for endpoint, state in holding.report_slots().items():
+                    most[endpoint] = max(most[endpoint], state.kept)
+            for grant in self.applicable(sidecar, holding):
+                if now < grant.report_sent_at + grant.ttl and not holding.leaving:
+                    for endpoint, granted in grant.slots.items():
+                        most[endpoint] = max(most[endpoint], granted.slots)
+            for endpoint, slots in most.items():
+                total[endpoint] += slots
         return total
 
+    def applicable(self, sidecar: SidecarId, holding: Holding) -> list[Grant]:
+        """Return the grants under way that the sidecar would still apply."""
+        return [
+            grant
+            for to, grant in self.grants
+            if to == sidecar and grant.epoch == holding.epoch and grant.sequence > holding.applied
+        ]
+
     def check(self) -> None:
+        counted = [held_by(leader.book.holders()) for leader in self.leaders]
         recovering = any(leader.book.recovering(self.now) for leader in self.leaders)
+        potential = self.potential()
         for endpoint, slots in self.capacity.items():
-            potential = self.potential(endpoint)
-            if potential > self.allowed[endpoint]:
+            if potential[endpoint] > self.allowed[endpoint]:
                 raise BrokenPromiseError(
-                    f"G1: {potential} slots of {endpoint} may be in use, {self.allowed[endpoint]} are live"
+                    f"G1, G2: {potential[endpoint]} slots of {endpoint} may be in use, "
+                    f"{self.allowed[endpoint]} are live"
                 )
-            if not recovering:
-                self.allowed[endpoint] = max(slots, min(self.allowed[endpoint], potential))
+            if not recovering and all(held.get(endpoint, 0) <= slots for held in counted[-1:]):
+                self.allowed[endpoint] = slots  # the leader saw its recalls heeded: the exception is over
         for period, record in self.ledger.items():
             if record.watermark > LIMIT:
                 raise BrokenPromiseError(f"G3: the ledger of {period} is over its limit")
@@ -381,14 +395,9 @@ class LeaseWorld:
         total = dict(self.dead_money)
         for sidecar, process in self.processes.items():
             granted: dict[PeriodId, int] = {}
-            for to, grant in self.grants:
-                if (
-                    to == sidecar
-                    and grant.epoch == process.holding.epoch
-                    and grant.sequence > process.holding.applied
-                ):
-                    for period, account_grant in grant.accounts.items():
-                        granted[period] = max(granted.get(period, 0), account_grant.granted)
+            for grant in self.applicable(sidecar, process.holding):
+                for period, account_grant in grant.accounts.items():
+                    granted[period] = max(granted.get(period, 0), account_grant.granted)
             for period in granted.keys() | process.spent.keys() | process.holding.periods():
                 account = process.holding.account(period)
                 spent = process.spent.get(period, 0)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import grpc.aio
 from modelfleet.v1 import capacity_pb2_grpc
-
 from modelfleet_core.leasing.ledger import LedgerRecord
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.manifests import document, parse_policy
@@ -18,6 +17,7 @@ from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, P
 from modelfleet_operator.ledgers import LedgerConflictError
 from modelfleet_operator.publish import Publisher
 from modelfleet_sidecar.lease import LeaseClient
+
 from support.manifests import fleet_manifest, policy_manifest
 
 FLEET = ObjectKey("ml", "chat")

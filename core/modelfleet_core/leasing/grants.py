@@ -122,9 +122,7 @@ class LeaseBook:
         holder.hear(report, now)
         if report.sidecar.uid in self._awaited:
             # An earlier start of the same pod may have ended just now.
-            self._awaited[report.sidecar.uid] = min(
-                self._awaited[report.sidecar.uid], now + UPSTREAM_NOTICES
-            )
+            self._awaited[report.sidecar.uid] = min(self._awaited[report.sidecar.uid], now + UPSTREAM_NOTICES)
         for period, purse in self._purses.items():
             if period in report.accounts or purse.knows(report.sidecar):
                 purse.hear(report.sidecar, report.accounts.get(period), now)
