@@ -1,4 +1,4 @@
-"""Rules of the whole suite: a skipped test fails the run where skips are forbidden (continuous integration)."""
+"""Rules of the whole suite: a skipped test fails the run where skips are forbidden (in CI)."""
 
 from __future__ import annotations
 
