@@ -36,7 +36,7 @@ from modelfleet_core.values import (
     usd,
 )
 
-from modelfleet_sidecar.chat import AUTO
+from modelfleet_sidecar.chat import AUTO, ChatCall
 from modelfleet_sidecar.decision import Ask, Certificate, Considered, Decision, Reason
 from modelfleet_sidecar.failures import Failure, Fault
 
@@ -127,6 +127,7 @@ class Solved:
 def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Prospect:
     """Profile a request and estimate every variant. Raises Failure when none could ever serve it."""
     call = ask.call
+    known_model(call, fleet)
     most = policy.limits.max_output_tokens
     limit = most if call.asked_output_tokens is None else min(call.asked_output_tokens, most)
     seen = profile(
@@ -156,6 +157,19 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
     variants, quality, cost, service_time, reserve, output_limit, excluded_by = zip(*rows, strict=True)
     return Prospect(
         ask, fleet, policy, seen, variants, quality, cost, service_time, reserve, output_limit, excluded_by
+    )
+
+
+def known_model(call: ChatCall, fleet: Fleet) -> None:
+    """Raise Failure where a request names a model that the fleet does not have."""
+    if call.model == AUTO or fleet.model(ModelName(call.model)) is not None:
+        return
+    known = ", ".join(model.name for model in fleet.models)
+    raise Failure(
+        Fault.NOT_FOUND,
+        "ModelNotFound",
+        f"the model {call.model[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
+        field="model",
     )
 
 

@@ -7,15 +7,15 @@ In: `ChatCall`s with their headers and time left. Out: `Decision`s, `Exchange`s,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from modelfleet_core.values import ModelName, NanoUsd, TaskName
 
-from modelfleet_sidecar.assign import Assigner, Estimator, Lease
+from modelfleet_sidecar.assign import Assigner, Estimator, Lease, known_model
 from modelfleet_sidecar.batch import Batcher, no_lease
-from modelfleet_sidecar.chat import AUTO, ChatCall
+from modelfleet_sidecar.chat import ChatCall
 from modelfleet_sidecar.decision import Ask, Certificate, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault
@@ -114,14 +114,7 @@ class Router:
             raise _draining()
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
-        if call.model != AUTO and fleet.model(ModelName(call.model)) is None:
-            known = ", ".join(model.name for model in fleet.models)
-            raise Failure(
-                Fault.NOT_FOUND,
-                "ModelNotFound",
-                f"the model {call.model[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
-                field="model",
-            )
+        known_model(call, fleet)
         if call.unbounded and policy.budget is not None:
             raise Failure(
                 Fault.BAD_REQUEST,
@@ -150,39 +143,41 @@ class Router:
 
     async def decide(self, ask: Ask) -> Decision:
         """Return a decision that holds its slot and money until it is settled. Raises Failure."""
-        try:
-            decision = await self._batcher.decide(ask)
-        except Failure as failure:
-            self._telemetry.refused(failure.reason)
-            raise
-        self._note(decision)
-        return decision
+        with self._busy():
+            try:
+                decision = await self._batcher.decide(ask)
+            except Failure as failure:
+                self._telemetry.refused(failure.reason)
+                raise
+            self._note(decision)
+            return decision
 
     async def decide_all(
         self, asks: Sequence[Ask | Failure]
     ) -> tuple[list[Decision | Failure], Certificate | None]:
         """Assign an offline batch jointly; outcomes in the order of `asks`. Raises Failure."""
-        outcomes, certificate = await self._batcher.decide_all(asks)
-        for outcome in outcomes:
-            if isinstance(outcome, Decision):
-                self._note(outcome)
-            else:
-                self._telemetry.refused(outcome.reason)
-        return outcomes, certificate
+        with self._busy():
+            outcomes, certificate = await self._batcher.decide_all(asks)
+            for outcome in outcomes:
+                if isinstance(outcome, Decision):
+                    self._note(outcome)
+                else:
+                    self._telemetry.refused(outcome.reason)
+            return outcomes, certificate
 
     @asynccontextmanager
     async def serve(self, ask: Ask, *, stream: bool) -> AsyncIterator[Exchange]:
         """Decide and forward; the body relays. Leaving it, however, settles the request. Raises Failure."""
-        self._active += 1
         outcome = "InternalError"
         decision: Decision | None = None
         limit: asyncio.Timeout | None = None
         try:
             decision = await self.decide(ask)  # which keeps the deadline itself, and says what was short
-            async with asyncio.timeout(max(0.0, ask.deadline - self._clock())) as limit:
-                self._limits.add(limit)
-                async with self._forwarder.open(decision, ask.call, stream=stream) as exchange:
-                    yield exchange
+            with self._busy():
+                async with asyncio.timeout(max(0.0, ask.deadline - self._clock())) as limit:
+                    self._limits.add(limit)
+                    async with self._forwarder.open(decision, ask.call, stream=stream) as exchange:
+                        yield exchange
             outcome = "Ok"
             if exchange.usage is not None:
                 self._estimator.answered(TaskName(decision.task), exchange.usage.output_tokens)
@@ -198,10 +193,8 @@ class Router:
             outcome = "Cancelled"
             raise
         finally:
-            self._active -= 1
             if limit is not None:
                 self._limits.discard(limit)
-            self._rest()
             model = decision.variant.model if decision is not None else ""
             self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
 
@@ -274,6 +267,16 @@ class Router:
         except TimeoutError:
             return False
         return True
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """What runs within keeps `drain` waiting."""
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+            self._rest()
 
     def _rest(self) -> None:
         """Tell `drain` when nothing is left to do."""

@@ -1,0 +1,257 @@
+"""Requests wait for a place, are told apart by weight, and leave nothing behind however they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import EndpointUrl, NanoUsd
+from modelfleet_sidecar import assign, batch
+from modelfleet_sidecar.chat import parse_fields
+from modelfleet_sidecar.decision import Ask, Decision, Reason
+from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.lease import boot_clock
+from modelfleet_sidecar.router import Router
+from modelfleet_sidecar.telemetry import Telemetry
+from support.sidecars import GivenLease, Spec, fleet_of, policy_of
+
+SMALL, BIG = Spec("small", 0.5), Spec("big", 0.8)
+RICH = NanoUsd(10**12)
+
+
+def slots_of(*slots: tuple[Spec, int]) -> dict[EndpointUrl, SlotGrant]:
+    return {EndpointUrl(f"http://{spec.name}"): SlotGrant(spec.key, count) for spec, count in slots}
+
+
+class Bench:
+    """A router over a lease that the test grants; no server is ever called."""
+
+    def __init__(self, *specs: Spec, policy: Policy | None = None) -> None:
+        self.lease = GivenLease()
+        self.lease.fleet = fleet_of(specs)
+        self.lease.policy = policy if policy is not None else policy_of()
+        self.router = Router(
+            lease=self.lease, estimator=PriorEstimator(), telemetry=Telemetry(), clock=boot_clock
+        )
+        self._following = asyncio.create_task(self.router.run())
+
+    async def __aenter__(self) -> Bench:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._following.cancel()
+        await asyncio.wait([self._following])
+        await self.router.close()
+
+    def ask(self, *, gold: bool = False, model: str = "auto", within: float | None = None) -> Ask:
+        fields = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+        headers = {"x-tier": "gold"} if gold else {}
+        return self.router.ask(parse_fields(fields, 100), headers, remaining=within)
+
+    def decide(self, **how: object) -> asyncio.Task[Decision]:
+        return asyncio.create_task(self.router.decide(self.ask(**how)))  # type: ignore[arg-type]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5.0):
+            while not condition():  # noqa: ASYNC110 - a queue tells nobody how long it is
+                await asyncio.sleep(0.005)
+
+
+async def test_what_waits_is_placed_as_soon_as_a_slot_comes_free() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 1)))
+        first = await bench.decide()
+        second = bench.decide()
+        await bench.until(lambda: bench.router.waiting == 1)
+        bench.router.settle(first.id, None)
+        assert (await second).variant == BIG.key
+        assert bench.router.unsettled == 1
+
+
+async def test_the_next_best_model_is_taken_when_the_best_has_no_slot() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.grant(slots_of((SMALL, 1), (BIG, 1)))
+        first, second = await bench.decide(), await bench.decide()
+        assert (first.variant, first.reason) == (BIG.key, Reason.BEST_VALUE)
+        assert (second.variant, second.reason) == (SMALL.key, Reason.SLOTS_BIND)
+
+
+async def test_the_next_best_model_is_taken_when_money_is_short() -> None:
+    cheap = replace(SMALL, pricing=replace(SMALL.pricing, input_femto=0, output_femto=0))
+    async with Bench(cheap, BIG) as bench:
+        bench.lease.grant(slots_of((cheap, 5), (BIG, 5)), money=NanoUsd(1))
+        decision = await bench.decide()
+        assert (decision.variant, decision.reason) == (cheap.key, Reason.BUDGET_BINDS)
+        assert decision.reserved == 0
+
+
+async def test_the_heavier_tier_gets_the_slot_that_both_wait_for() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant({})
+        bronze, gold = bench.decide(), bench.decide(gold=True)
+        await bench.until(lambda: bench.router.waiting == 2)
+        bench.lease.grant(slots_of((BIG, 1)))
+        assert (await gold).tier == "gold"
+        assert not bronze.done()
+        bronze.cancel()
+        await asyncio.wait([bronze])
+
+
+async def test_one_endpoint_is_not_filled_before_the_other() -> None:
+    async with Bench(BIG) as bench:
+        one, two = EndpointUrl("http://one"), EndpointUrl("http://two")
+        bench.lease.grant({one: SlotGrant(BIG.key, 3), two: SlotGrant(BIG.key, 3)})
+        taken = [(await bench.decide()).endpoint for _ in range(6)]
+        assert taken.count(one) == taken.count(two) == 3
+
+
+async def test_a_caller_that_leaves_the_queue_leaves_nothing_behind() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant({}, money=RICH)
+        calls = [bench.decide() for _ in range(3)]
+        await bench.until(lambda: bench.router.waiting == 3)
+        await bench.until(lambda: bench.lease.wants == {BIG.key: 3})
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        assert bench.router.waiting == 0
+        await bench.until(lambda: not bench.lease.wants)
+        assert bench.lease.wanted_money == 0
+
+
+async def test_a_decision_whose_caller_has_just_left_is_given_back() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant({}, money=RICH)
+        call = bench.decide()
+        await bench.until(lambda: bench.router.waiting == 1)
+        bench.lease.grant(slots_of((BIG, 1)), money=RICH)
+        await bench.until(lambda: bench.router.waiting == 0)
+        call.cancel()  # its future is done, but it has not run since
+        await asyncio.wait([call])
+        if call.cancelled():
+            assert bench.lease.holding.idle()
+        else:
+            bench.router.settle(call.result().id, None)
+        assert bench.lease.holding.money(boot_clock()) == RICH
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MAX_WAITING", 2)
+    async with Bench(BIG) as bench:
+        bench.lease.grant({})
+        calls = [bench.decide() for _ in range(2)]
+        await bench.until(lambda: bench.router.waiting == 2)
+        with pytest.raises(Failure, match="Overloaded") as caught:
+            await bench.decide()
+        assert caught.value.fault is Fault.EXHAUSTED
+        assert caught.value.retry_after is not None
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+
+
+async def test_a_lease_that_runs_out_ends_what_waits() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant({}, ttl=0.2)
+        with pytest.raises(Failure, match="NoLease"):
+            await bench.decide()
+
+
+async def test_a_model_that_leaves_the_fleet_ends_who_asked_for_it_and_nobody_else() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.grant({})
+        pinned, free = bench.decide(model="big"), bench.decide()
+        await bench.until(lambda: bench.router.waiting == 2)
+        bench.lease.fleet = fleet_of([SMALL])
+        bench.lease.grant(slots_of((SMALL, 2)))
+        assert (await free).variant == SMALL.key
+        with pytest.raises(Failure, match="ModelNotFound"):
+            await pinned
+
+
+async def test_a_bug_in_the_solver_is_one_error_for_each_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with Bench(BIG) as bench:
+        bench.lease.grant({})
+        calls = [bench.decide() for _ in range(3)]
+        await bench.until(lambda: bench.router.waiting == 3)
+        monkeypatch.setattr(assign, "assign", broken)
+        bench.lease.grant(slots_of((BIG, 3)))
+        done, _ = await asyncio.wait(calls, timeout=5.0)
+        errors = [call.exception() for call in done]
+        assert [error.reason for error in errors if isinstance(error, Failure)] == ["InternalError"] * 3
+        monkeypatch.undo()
+        assert (await bench.decide()).variant == BIG.key
+
+
+async def test_a_large_batch_is_solved_aside_and_respects_who_left_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "INLINE_CELLS", 0)
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.grant({}, money=RICH)
+        calls = [bench.decide() for _ in range(40)]
+        await bench.until(lambda: bench.router.waiting == 40)
+        bench.lease.grant(slots_of((SMALL, 10), (BIG, 10)), money=RICH)
+        for call in calls[:20:2]:
+            call.cancel()
+        await bench.until(lambda: sum(call.done() for call in calls) >= 30)
+        placed = [call for call in calls if call.done() and not call.cancelled()]
+        assert len(placed) == 20
+        assert bench.router.unsettled == 20
+        for call in placed:
+            bench.router.settle(call.result().id, None)
+        await bench.until(lambda: all(call.done() for call in calls))
+        for call in calls:
+            if not call.cancelled():
+                bench.router.settle(call.result().id, None)
+        assert bench.lease.holding.idle()
+        assert bench.lease.holding.money(boot_clock()) == RICH
+
+
+async def test_money_that_is_only_lent_out_is_waited_for() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 2)), money=RICH)
+        first = await bench.decide()
+        enough_for_one = NanoUsd(first.reserved + 1)
+        bench.router.settle(first.id, None)
+        assert first.reserved > 0
+        async with Bench(BIG) as poor:
+            poor.lease.grant(slots_of((BIG, 2)), money=enough_for_one)
+            held = await poor.decide()
+            waits = poor.decide()
+            await poor.until(lambda: poor.router.waiting == 1)
+            poor.router.settle(held.id, None)
+            assert (await waits).reserved == first.reserved
+
+
+async def test_a_request_worth_less_than_its_price_waits_and_is_then_served() -> None:
+    policy = policy_of(shed_penalty=2.0)
+    async with Bench(BIG, policy=policy) as bench:
+        seconds = fleet_of([BIG]).models[0].variants[0].latency.service_time(50.0)
+        bench.lease.slot_prices = {BIG.key: 1.5 / seconds}
+        bench.lease.grant(slots_of((BIG, 1)))
+        call = bench.decide(within=1.0)
+        await bench.until(lambda: bench.router.waiting == 1)
+        decision = await call
+        assert decision.waited > 0.0
+        assert decision.considered.figures[4, 0] < 0.0
+
+
+async def test_shutting_down_ends_what_waits_and_what_comes() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant({})
+        call = bench.decide()
+        await bench.until(lambda: bench.router.waiting == 1)
+        assert not await bench.router.drain(0.0)
+        with pytest.raises(Failure, match="Draining"):
+            await call
+        with pytest.raises(Failure, match="Draining"):
+            bench.ask()
