@@ -33,7 +33,7 @@ class Wire:
         self._host, self._port = server.hostname, server.port
         self.port = 0
         self._server: asyncio.Server | None = None
-        self._ends: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None]] = set()
 
     async def mend(self) -> None:
         self._server = await asyncio.start_server(self._relay, self._host, self.port)
@@ -42,27 +42,38 @@ class Wire:
     async def cut(self) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in tuple(self._ends):
-            writer.transport.abort()
         await self._server.wait_closed()
+        relays = tuple(self._relays)
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.current_task()
+        assert relay is not None
+        self._relays.add(relay)
         far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
-        self._ends |= {writer, far_writer}
+        copies = [
+            asyncio.ensure_future(_copy(reader, far_writer)),
+            asyncio.ensure_future(_copy(far_reader, writer)),
+        ]
+        try:
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for copying in copies:
+                copying.cancel()
+            for end in (writer, far_writer):
+                end.transport.abort()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+            self._relays.discard(relay)
 
-        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while data := await source.read(65536):
-                    target.write(data)
-                    await target.drain()
-            target.transport.abort()
 
-        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
-        for end in (writer, far_writer):
-            end.close()
-            with contextlib.suppress(OSError):
-                await end.wait_closed()
-            self._ends.discard(end)
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
 
 
 @pytest_asyncio.fixture

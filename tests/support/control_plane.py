@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def running_plane(folder: Path) -> Iterator[Plane]:
         plane = Plane(control_plane, folder)
         plane.kubectl("apply", "-f", str(ROOT / "crds"))
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        _await_kinds(control_plane)
         plane.kubectl("create", "-f", "-", given=json.dumps(node("host", gpus=0)))
         with (folder / "node.log").open("wb") as output:
             stand_in = subprocess.Popen(
@@ -77,6 +79,18 @@ def running_plane(folder: Path) -> Iterator[Plane]:
         finally:
             stand_in.send_signal(signal.SIGTERM)
             stand_in.wait(30)
+
+
+def _await_kinds(control_plane: start.ControlPlane) -> None:
+    """Wait until the API server serves the project's kinds, which takes a moment once established."""
+    for _ in range(100):
+        if (
+            control_plane.run_kubectl("get", "modelfleets,routingpolicies", "--all-namespaces").returncode
+            == 0
+        ):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the API server does not serve the project's kinds 10 s after they were established")
 
 
 class KubernetesUnderTest(ClusterUnderTest):

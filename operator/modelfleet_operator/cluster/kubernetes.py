@@ -29,7 +29,8 @@ from modelfleet_operator.cluster.transport import JSON_PATCH, MERGE_PATCH, Trans
 from modelfleet_operator.handlers import Watching
 
 _log = logging.getLogger(__name__)
-_LOOK_AGAIN_SECONDS = 2.0
+_LOOK_AGAIN_SECONDS = 1.0
+_ATTEMPTS = 10
 _COMPARE_SECONDS = 120.0
 
 _Name = tuple[Kind, ObjectKey]
@@ -141,7 +142,8 @@ class KubernetesCluster:
         return existing
 
     async def _list(self, kind: Kind, path: str, query: Mapping[str, str]) -> Mapping[str, object]:
-        told = False
+        """List names; wait for a kind that is not installed, and a little for a server that is not ready."""
+        told, failures = False, 0
         while True:
             try:
                 return await self._transport.request("GET", path, query=query, names_only=True)
@@ -151,7 +153,12 @@ class KubernetesCluster:
                         "the API server does not know the kind %s: apply crds/ to it; waiting", kind.value
                     )
                     told = True
-                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            except Unavailable as error:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise
+                _log.warning("%s; trying again", error)
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def get(self, kind: Kind, key: ObjectKey) -> Mapping[str, object]:
         return await self._transport.request("GET", _RESOURCES[kind].path(key))
