@@ -20,6 +20,7 @@ import httptools
 from modelfleet_core.values import EndpointUrl
 
 MAX_HEAD = 64 * 1024
+OVER_HEAD = f"the response's headers are over {MAX_HEAD} bytes"
 HIGH_WATER = 256 * 1024
 """Bytes read ahead of the caller before the server is held back."""
 KEEP_ALIVE = 4.0
@@ -90,6 +91,9 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
         self._head_size = 0
+        """Bytes that came before the headers ended."""
+        self._named = 0
+        """Bytes of the headers so far."""
         self._head_done = False
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
@@ -127,6 +131,8 @@ class Connection(asyncio.Protocol):
         """Return status and headers (lower-case names). Raises CutError."""
         while not self._head_done:
             await self._more()
+        if self._named > MAX_HEAD:
+            raise CutError(OVER_HEAD)
         return self._status, self._headers
 
     async def read(self) -> bytes:
@@ -219,8 +225,10 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"no HTTP response: {type(error).__name__}")
             return
+        if self._problem:
+            return
         if not self._head_done and self._head_size > MAX_HEAD:
-            self._fail(f"the response's headers are over {MAX_HEAD} bytes")
+            self._fail(OVER_HEAD)
         elif self._buffered > HIGH_WATER and self._reading and self._transport is not None:
             self._reading = False
             self._transport.pause_reading()
@@ -232,6 +240,9 @@ class Connection(asyncio.Protocol):
             self._fail("the server sent more than its response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._named += len(name) + len(value)
+        if self._named > MAX_HEAD:
+            self._fail(OVER_HEAD)
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:

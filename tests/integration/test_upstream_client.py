@@ -1,0 +1,269 @@
+"""The client to model servers on real sockets, against servers that misbehave byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from modelfleet_core.values import EndpointUrl
+from modelfleet_sidecar.upstream import MAX_HEAD, ConnectError, Connection, CutError, Pool, Target
+
+pytestmark = pytest.mark.integration
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
+
+
+class Now:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@asynccontextmanager
+async def server(talk: Talk) -> AsyncIterator[Target]:
+    """Serve each connection by `talk`."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await talk(reader, writer)
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield Target.parse(EndpointUrl(f"http://127.0.0.1:{port}/base/"))
+    finally:
+        listening.close()
+        await listening.wait_closed()
+
+
+@asynccontextmanager
+async def pool(clock: Callable[[], float] = Now()) -> AsyncIterator[Pool]:  # noqa: B008 - stands still
+    made = Pool(connect_timeout=2.0, clock=clock)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def take_request(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    await reader.readexactly(int(length.split(b":")[1]))
+    return head
+
+
+async def post(pool: Pool, target: Target, body: bytes = b"{}") -> Connection:
+    connection = await pool.acquire(target)
+    await connection.send(target, "/v1/x", body, "d-1")
+    return connection
+
+
+async def whole(connection: Connection) -> bytes:
+    parts = b""
+    while data := await connection.read():
+        parts += data
+    return parts
+
+
+async def test_a_response_in_single_bytes_is_read_whole_and_its_connection_used_again() -> None:
+    heads: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            heads.append(await take_request(reader))
+            for byte in CHUNKED + b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n":
+                writer.write(bytes([byte]))
+                await writer.drain()
+
+    async with server(talk) as target, pool() as made:
+        for _ in range(3):
+            connection = await post(made, target)
+            status, headers = await connection.head()
+            assert (status, headers[b"transfer-encoding"]) == (200, b"chunked")
+            assert await whole(connection) == b"hello!"
+            made.release(connection)
+        assert made.open_connections == 1
+    assert heads[0].startswith(b"POST /base/v1/x HTTP/1.1\r\n")
+    assert b"x-request-id: d-1\r\n" in heads[0]
+
+
+async def test_an_interim_response_is_passed_over() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + OK + b"content-length: 2\r\n\r\nok")
+        await reader.read()
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        assert await connection.head() == (200, {b"content-length": b"2"})
+        assert await whole(connection) == b"ok"
+
+
+async def test_a_body_without_length_ends_with_the_connection() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(OK + b"\r\nall of it")
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        await connection.head()
+        assert await whole(connection) == b"all of it"
+        assert not connection.reusable
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"nonsense\r\n\r\n",
+        OK + b"content-length: 10\r\n\r\nshort",
+        CHUNKED + b"5\r\nhel",
+        CHUNKED + b"zz\r\nhello\r\n",
+        OK + b"x: " + b"y" * (MAX_HEAD + 1) + b"\r\n\r\n",
+    ],
+)
+async def test_a_response_that_breaks_off_or_makes_no_sense_is_cut(answer: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(answer)
+        await writer.drain()
+
+    async def exchange(made: Pool, target: Target) -> None:
+        connection = await post(made, target)
+        await connection.head()
+        await whole(connection)
+
+    async with server(talk) as target, pool() as made:
+        with pytest.raises(CutError):
+            await exchange(made, target)
+
+
+async def test_a_server_that_says_more_than_it_was_asked_is_not_asked_again() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(OK + b"content-length: 2\r\n\r\nok" + OK + b"content-length: 0\r\n\r\n")
+        await reader.read()
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        await connection.head()
+        await whole(connection)
+        assert not connection.reusable
+
+
+async def test_a_connection_that_the_server_closed_or_that_is_old_is_not_used_again() -> None:
+    connections = 0
+    close = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await take_request(reader)
+        writer.write(OK + b"content-length: 2\r\n\r\nok")
+        if connections == 1:
+            await close.wait()
+        else:
+            await reader.read()
+
+    clock = Now()
+    async with server(talk) as target, pool(clock) as made:
+        for number in (1, 2, 3):
+            connection = await post(made, target)
+            await connection.head()
+            assert await whole(connection) == b"ok"
+            made.release(connection)
+            if number == 1:
+                close.set()
+                async with asyncio.timeout(5.0):
+                    await connection.closed
+            clock.seconds += 60.0
+        assert connections == 3
+        made.sweep()
+        async with asyncio.timeout(5.0):
+            await connection.closed
+
+
+async def test_hanging_up_returns_when_the_server_has_noticed() -> None:
+    noticed = asyncio.Event()
+    may_close = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        assert await reader.read() == b""
+        noticed.set()
+        await may_close.wait()
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        hanging_up = asyncio.create_task(connection.hang_up(30.0))
+        async with asyncio.timeout(5.0):
+            await noticed.wait()
+            assert not hanging_up.done()
+            may_close.set()
+            await hanging_up
+        assert not connection.usable
+
+
+async def test_hanging_up_on_a_deaf_server_ends_after_its_patience() -> None:
+    never = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await never.wait()
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        async with asyncio.timeout(5.0):
+            await connection.hang_up(0.05)
+        assert not connection.usable
+        never.set()
+
+
+async def test_a_caller_that_does_not_read_holds_the_server_back() -> None:
+    sent = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await take_request(reader)
+        writer.write(OK + b"content-length: 50000000\r\n\r\n")
+        for _ in range(500):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+            sent += 100_000
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        await connection.head()
+        before = -1
+        async with asyncio.timeout(10.0):
+            while sent != before:  # until nothing more goes out
+                before = sent
+                await asyncio.sleep(0.2)
+        assert sent < 50_000_000
+        async with asyncio.timeout(20.0):
+            assert len(await whole(connection)) == 50_000_000
+
+
+async def test_a_port_without_a_server_and_a_url_without_sense_fail_to_connect() -> None:
+    async with pool() as made:
+        with pytest.raises(ConnectError):
+            await made.acquire(Target.parse(EndpointUrl("http://127.0.0.1:1")))
+    for url in ("ftp://127.0.0.1", "http://", "http://h:port", "127.0.0.1:80"):
+        with pytest.raises(ConnectError, match="URL"):
+            Target.parse(EndpointUrl(url))
+
+
+def test_an_endpoint_keeps_its_path_and_loses_its_password() -> None:
+    target = Target.parse(EndpointUrl("https://user:secret@api.example.com/base/"))
+    assert (target.authority, target.path) == ("api.example.com", "/base")
+    assert (target.origin.secure, target.origin.port) == (True, 443)
