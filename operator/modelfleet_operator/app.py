@@ -71,8 +71,9 @@ class Operator:
             clock=self._clock,
             wall_clock=lambda: datetime.now(UTC),
         )
+        self._ledgers = RecordLedgers(cluster)
         self._publisher = Publisher(
-            store=RecordLedgers(cluster),
+            store=self._ledgers,
             clock=self._clock,
             wall_clock=self._budget_clock,
         )
@@ -145,7 +146,7 @@ class Operator:
         publishing = Publishing(self._world, self._publisher)
         publishing.publish(self._world.now())
         pods = self._world.now().snapshot.pods.values()
-        await self._publisher.open_epoch(epoch, {pod.uid for pod in pods})
+        await self._publisher.open_epoch(epoch, {pod.uid for pod in pods if pod.placed})
         pricing = Pricing(self._world, self._publisher, self._health, wall_clock=self._budget_clock)
         fleets = Reconciler(
             Tools(
@@ -166,11 +167,14 @@ class Operator:
             )
         )
         policies = Policies(
-            self._world,
-            self._publisher,
-            StatusWriter(self._cluster, Kind.POLICY, clock=self._clock, wall_clock=lambda: datetime.now(UTC)),
-            self._telemetry.figures,
-            self._health,
+            world=self._world,
+            accounts=self._publisher,
+            archive=self._ledgers,
+            writer=StatusWriter(
+                self._cluster, Kind.POLICY, clock=self._clock, wall_clock=lambda: datetime.now(UTC)
+            ),
+            figures=self._telemetry.figures,
+            health=self._health,
         )
         for stage in (publishing.run(), self._publisher.run(), pricing.run(), policies.run(), fleets.run()):
             group.create_task(stage)

@@ -7,8 +7,10 @@ are not owned by the policy: deleting and creating it again must not grant a per
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 
-from modelfleet_core.leasing.ledger import LedgerRecord, record_from
+from modelfleet_core.leasing.ledger import LedgerRecord, budget_period, record_from
+from modelfleet_core.policy import Period
 from modelfleet_core.values import ObjectKey, PeriodId
 
 from modelfleet_operator.cluster import Cluster, ClusterError, Conflict, NotFound, Record, Rejected
@@ -17,6 +19,10 @@ from modelfleet_operator.ledgers import LedgerConflictError, LedgerUnavailableEr
 _LABELS = {"app.kubernetes.io/managed-by": "modelfleet", "modelfleet.io/ledger": "budget"}
 _LONGEST_POLICY = 150
 """Letters of a policy's name in that of its ledgers, which must stay below 253."""
+KEPT = 7
+"""Past periods whose ledgers stay."""
+DELETED_AT_ONCE = 3
+"""Old ledgers looked for in each period, so that those of a pause of the operator go too."""
 
 
 class RecordLedgers:
@@ -55,6 +61,21 @@ class RecordLedgers:
         except ClusterError as error:
             raise LedgerUnavailableError(str(error)) from error
         return stored.resource_version or ""
+
+    async def delete(self, policy: ObjectKey, period: PeriodId) -> None:
+        """Delete the ledger of a period that is long over; raises `ClusterError`."""
+        await self._cluster.delete_record(ledger_key(policy, period))
+
+
+def long_over(policy: ObjectKey, period: Period, starts: datetime, ends: datetime) -> tuple[PeriodId, ...]:
+    """Return some periods well before the one from `starts` to `ends`.
+
+    The last one's ledger still answers for requests that were reserved in it, and those before it are kept in
+    case that the clock is ahead: a period that is deleted and comes again would be granted twice.
+    """
+    length = ends - starts
+    moments = [starts - (back - 0.5) * length for back in range(KEPT + 1, KEPT + 1 + DELETED_AT_ONCE)]
+    return tuple(budget_period(policy, period, moment).id for moment in moments)
 
 
 def ledger_key(policy: ObjectKey, period: PeriodId) -> ObjectKey:

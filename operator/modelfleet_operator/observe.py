@@ -83,6 +83,8 @@ class SidecarPod:
     labels: Mapping[str, str]
     policy: str
     """The policy that its annotation names; empty: none."""
+    placed: bool
+    """False: the scheduler found no node, so nothing of it has ever run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +246,14 @@ def node_of(manifest: Mapping[str, object]) -> Node:
 
 def _pod_of(key: ObjectKey, manifest: Mapping[str, object]) -> SidecarPod | None:
     metadata = mapping(manifest, "metadata")
-    if text(mapping(manifest, "status"), "phase") in ("Succeeded", "Failed"):
+    status = mapping(manifest, "status")
+    if text(status, "phase") in ("Succeeded", "Failed"):
         return None
+    scheduled = {text(c, "type"): text(c, "status") for c in items(status, "conditions")}
     return SidecarPod(
         key=key,
         uid=text(metadata, "uid"),
         labels=texts(metadata, "labels"),
         policy=texts(metadata, "annotations").get(POLICY_ANNOTATION, ""),
+        placed=scheduled.get("PodScheduled") != "False",
     )

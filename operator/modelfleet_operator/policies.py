@@ -12,12 +12,13 @@ from typing import NoReturn, Protocol
 
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ObjectKey, usd
+from modelfleet_core.values import ObjectKey, PeriodId, usd
 
 from modelfleet_operator.cluster import ClusterError
 from modelfleet_operator.conditions import Condition, no, unknown, yes
 from modelfleet_operator.figures import Figures, PolicyFigures
 from modelfleet_operator.health import Health
+from modelfleet_operator.ledger_records import long_over
 from modelfleet_operator.publish import SidecarView, Usage
 from modelfleet_operator.spec import ResolvedPolicy
 from modelfleet_operator.status import StatusWriter, timestamp
@@ -97,17 +98,32 @@ def _usd(amount: int) -> str:
     return f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
 
 
+class Archive(Protocol):
+    """Where old ledgers are deleted. May raise `ClusterError`."""
+
+    async def delete(self, policy: ObjectKey, period: PeriodId) -> None: ...
+
+
 class Policies:
-    """Writes the status of every policy."""
+    """Writes the status of every policy, and deletes its old ledgers."""
 
     def __init__(
-        self, world: World, accounts: Accounts, writer: StatusWriter[Policy], figures: Figures, health: Health
+        self,
+        *,
+        world: World,
+        accounts: Accounts,
+        archive: Archive,
+        writer: StatusWriter[Policy],
+        figures: Figures,
+        health: Health,
     ) -> None:
         self._world = world
         self._accounts = accounts
         self._writer = writer
         self._figures = figures
         self._health = health
+        self._archive = archive
+        self._tidied: dict[ObjectKey, PeriodId] = {}
 
     async def run(self) -> NoReturn:
         while True:
@@ -127,6 +143,7 @@ class Policies:
                 counts[view.follows.policy] = counts.get(view.follows.policy, 0) + 1
         for gone in self._figures.policies.keys() - present.snapshot.policies.keys():
             del self._figures.policies[gone]
+            self._tidied.pop(gone, None)
             self._writer.forget(gone)
         for key, declared in present.snapshot.policies.items():
             resolved = present.resolution.policies[key]
@@ -141,5 +158,14 @@ class Policies:
             )
             try:
                 await self._writer.write(declared, policy_body(usage, counts.get(key, 0)), conditions)
+                await self._tidy(key, resolved.policy, usage)
             except ClusterError as error:
-                log.warning("the status of RoutingPolicy %s is not written, trying again: %s", key, error)
+                log.warning("RoutingPolicy %s: status or ledgers not written, trying again: %s", key, error)
+
+    async def _tidy(self, key: ObjectKey, policy: Policy | None, usage: Usage | None) -> None:
+        """Delete the ledgers of periods that are long over, once in each period."""
+        if policy is None or policy.budget is None or usage is None or self._tidied.get(key) == usage.period:
+            return
+        for period in long_over(key, policy.budget.period, usage.starts, usage.ends):
+            await self._archive.delete(key, period)
+        self._tidied[key] = usage.period

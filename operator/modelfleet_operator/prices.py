@@ -63,10 +63,11 @@ class Pricing:
     async def run(self) -> NoReturn:
         while True:
             self._health.beat("prices", within=LATE)
-            await self._price(self._world.now())
+            await self.price(self._world.now())
             await asyncio.sleep(INTERVAL)
 
-    async def _price(self, present: Present) -> None:
+    async def price(self, present: Present) -> None:
+        """Publish prices for what holds now."""
         fleets = {fleet.key: fleet for fleet in present.resolution.fleets_in_force()}
         self._divisions = {key: found for key, found in self._divisions.items() if key in fleets}
         demand = self._market.demand()

@@ -1,0 +1,155 @@
+"""Prices follow demand and money; what changes is published, once, documents before endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from modelfleet_core.demand import DemandClass, ModelOffer
+from modelfleet_core.leasing.messages import Document, SidecarId
+from modelfleet_core.leasing.slots import Capacity
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, PeriodId, TaskName, TierName, VariantKey
+from modelfleet_operator import prices
+from modelfleet_operator.health import Health
+from modelfleet_operator.prices import Pricing
+from modelfleet_operator.publish import Usage
+from modelfleet_operator.publishing import Publishing
+from modelfleet_operator.world import World
+from support.manifests import fleet_manifest, policy_manifest
+from support.snapshots import event, observed, pod_object, slice_object
+
+CHAT, ASSISTANT = ObjectKey("ml", "chat"), ObjectKey("ml", "assistant")
+LARGE, API = VariantKey(ModelName("large"), "h100"), VariantKey(ModelName("frontier"), "api")
+NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
+
+
+class _Sink:
+    """Remembers what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.capacity: Mapping[ObjectKey, Capacity] = {}
+        self.policy_of: Callable[[SidecarId], tuple[ObjectKey, ObjectKey] | str] | None = None
+
+    def set_capacity(self, capacity: Mapping[ObjectKey, Capacity]) -> None:
+        self.told.append("capacity")
+        self.capacity = capacity
+
+    def set_documents(
+        self, fleets: Mapping[ObjectKey, Document], policies: Mapping[ObjectKey, tuple[Policy, Document]]
+    ) -> None:
+        self.told.append(f"documents {len(fleets)} {len(policies)}")
+
+    def set_policy_of(self, policy_of: Callable[[SidecarId], tuple[ObjectKey, ObjectKey] | str]) -> None:
+        self.told.append("policy_of")
+        self.policy_of = policy_of
+
+    def forget(self, uid: str) -> None:
+        self.told.append(f"forget {uid}")
+
+
+def test_only_what_changed_is_published_and_documents_come_first() -> None:
+    observer = observed(fleet_manifest(), policy_manifest())
+    world, sink = World(observer), _Sink()
+    publishing = Publishing(world, sink)
+    publishing.publish(world.now())
+    assert sink.told == ["documents 1 1", "capacity"]
+    sink.told.clear()
+    publishing.publish(world.now())
+    assert sink.told == []
+    observer.apply(event(slice_object("large", "10.0.0.1")))
+    publishing.publish(world.now())
+    assert sink.told == ["capacity"]
+    assert sink.capacity[CHAT][LARGE] == {"http://10.0.0.1:8000": 8}
+
+
+def test_a_pod_that_is_gone_or_was_replaced_is_forgotten() -> None:
+    pod = pod_object("assistant-0")
+    observer = observed(fleet_manifest(), policy_manifest(), pod)
+    world, sink = World(observer), _Sink()
+    publishing = Publishing(world, sink)
+    publishing.publish(world.now())
+    assert sink.policy_of is not None
+    assert sink.policy_of(SidecarId("ml", "assistant-0", "uid-assistant-0", "boot")) == (ASSISTANT, CHAT)
+    sink.told.clear()
+    pod["metadata"] = pod["metadata"] | {"uid": "successor"}
+    observer.apply(event(pod))
+    publishing.publish(world.now())
+    assert sink.told == ["forget uid-assistant-0", "policy_of"]
+    observer.apply(event(pod, deleted=True))
+    publishing.publish(world.now())
+    assert sink.told[2:] == ["forget successor", "policy_of"]
+
+
+class _Market:
+    def __init__(self, rate: float, left: float) -> None:
+        self.rate, self.left = rate, left
+        self.slots: Mapping[ObjectKey, Mapping[VariantKey, float]] = {}
+        self.money: Mapping[ObjectKey, float] = {}
+
+    def demand(self) -> tuple[DemandClass, ...]:
+        offers = {
+            ModelName("large"): ModelOffer(0.7, 0.0, 2.0),
+            ModelName("frontier"): ModelOffer(0.9, 0.01, 1.0),
+        }
+        kind = DemandClass(ASSISTANT, TierName("gold"), TaskName("math"), 1.0, 0.5, self.rate, offers)
+        return (kind,) if self.rate else ()
+
+    def usage(self, policy: ObjectKey) -> Usage | None:
+        limit = NanoUsd(60 * 10**9)
+        spent = NanoUsd(int((60 - self.left) * 10**9))
+        return Usage(PeriodId("p"), NOW, NOW + timedelta(seconds=100), limit, spent, spent)
+
+    def set_prices(
+        self, slots: Mapping[ObjectKey, Mapping[VariantKey, float]], money: Mapping[ObjectKey, float]
+    ) -> None:
+        self.slots, self.money = slots, money
+
+
+async def _priced(market: _Market) -> Pricing:
+    world = World(observed(fleet_manifest(), policy_manifest(), slice_object("large", "10.0.0.1")))
+    health = Health(clock=lambda: 0.0, awaited=())
+    pricing = Pricing(world, market, health, wall_clock=lambda: NOW)
+    await pricing.price(world.now())
+    return pricing
+
+
+async def test_without_demand_nothing_has_a_price() -> None:
+    market = _Market(0.0, 60.0)
+    await _priced(market)
+    assert set(market.slots[CHAT].values()) == {0.0}
+    assert market.money == {ASSISTANT: 0.0}
+
+
+async def test_scarce_slots_have_a_price_and_scarce_money_too() -> None:
+    market = _Market(100.0, 60.0)
+    pricing = await _priced(market)
+    assert market.slots[CHAT][LARGE] > 0
+    assert pricing.slot_prices(CHAT) == market.slots[CHAT]
+    market = _Market(5.0, 1.0)  # a cent a second, where each request to the better model costs one
+    await _priced(market)
+    assert market.money[ASSISTANT] > 0
+
+
+async def test_money_without_end_in_sight_is_spread_over_what_is_left_of_the_period() -> None:
+    market = _Market(5.0, 60.0)  # 60 cents a second for requests of 5 cents a second
+    await _priced(market)
+    assert market.money[ASSISTANT] == pytest.approx(0.0, abs=1e-9)
+
+
+async def test_a_fault_leaves_the_last_prices_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    market = _Market(100.0, 60.0)
+    world = World(observed(fleet_manifest(), policy_manifest(), slice_object("large", "10.0.0.1")))
+    pricing = Pricing(world, market, Health(clock=lambda: 0.0, awaited=()), wall_clock=lambda: NOW)
+    await pricing.price(world.now())
+    before = market.slots
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ArithmeticError("no prices")
+
+    monkeypatch.setattr(prices, "divide", broken)
+    await pricing.price(world.now())
+    assert market.slots == before
