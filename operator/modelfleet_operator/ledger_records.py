@@ -7,7 +7,7 @@ are not owned by the policy: deleting and creating it again must not grant a per
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from modelfleet_core.leasing.ledger import LedgerRecord, budget_period, record_from
 from modelfleet_core.policy import Period
@@ -67,15 +67,18 @@ class RecordLedgers:
         await self._cluster.delete_record(ledger_key(policy, period))
 
 
-def long_over(policy: ObjectKey, period: Period, starts: datetime, ends: datetime) -> tuple[PeriodId, ...]:
-    """Return some periods well before the one from `starts` to `ends`.
+def long_over(policy: ObjectKey, period: Period, starts: datetime) -> tuple[PeriodId, ...]:
+    """Return some periods well before the one that begins at `starts`.
 
     The last one's ledger still answers for requests that were reserved in it, and those before it are kept in
     case that the clock is ahead: a period that is deleted and comes again would be granted twice.
     """
-    length = ends - starts
-    moments = [starts - (back - 0.5) * length for back in range(KEPT + 1, KEPT + 1 + DELETED_AT_ONCE)]
-    return tuple(budget_period(policy, period, moment).id for moment in moments)
+    past = []
+    for _ in range(KEPT + DELETED_AT_ONCE):
+        found = budget_period(policy, period, starts - timedelta(seconds=1))
+        past.append(found.id)
+        starts = found.starts
+    return tuple(past[KEPT:])
 
 
 def ledger_key(policy: ObjectKey, period: PeriodId) -> ObjectKey:

@@ -166,6 +166,6 @@ class Policies:
         """Delete the ledgers of periods that are long over, once in each period."""
         if policy is None or policy.budget is None or usage is None or self._tidied.get(key) == usage.period:
             return
-        for period in long_over(key, policy.budget.period, usage.starts, usage.ends):
+        for period in long_over(key, policy.budget.period, usage.starts):
             await self._archive.delete(key, period)
         self._tidied[key] = usage.period
