@@ -225,11 +225,9 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"no HTTP response: {type(error).__name__}")
             return
-        if self._problem:
-            return
         if not self._head_done and self._head_size > MAX_HEAD:
             self._fail(OVER_HEAD)
-        elif self._buffered > HIGH_WATER and self._reading and self._transport is not None:
+        elif self._buffered > HIGH_WATER and self._reading and self._transport is not None and self.usable:
             self._reading = False
             self._transport.pause_reading()
 
