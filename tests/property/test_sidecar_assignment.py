@@ -1,0 +1,108 @@
+"""Whatever waits and whatever the lease holds, decisions take no slot and no money that is not there."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from modelfleet_core.catalog import Pricing
+from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.values import EndpointUrl, NanoUsd, TierName
+from modelfleet_sidecar.assign import Assigner, Prospect, prospect
+from modelfleet_sidecar.chat import parse_fields
+from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.failures import Failure
+from modelfleet_sidecar.lease import boot_clock
+from support.sidecars import GivenLease, Spec, fleet_of, policy_of
+
+pytestmark = pytest.mark.property
+
+PRICES = st.integers(0, 3).map(lambda usd: Pricing(usd * 10**9, usd * 2 * 10**9))
+SPECS = st.lists(
+    st.tuples(st.floats(0.0, 1.0), st.integers(0, 4), PRICES, st.none() | st.integers(20, 400)),
+    min_size=1,
+    max_size=4,
+)
+ASKED = st.lists(
+    st.tuples(st.booleans(), st.none() | st.integers(1, 300), st.integers(0, 60), st.booleans()),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SPECS, ASKED, st.none() | st.integers(0, 2_000_000), st.floats(0.0, 50.0), st.floats(0.0, 5000.0))
+def test_decisions_never_take_more_than_the_lease(
+    models: list[tuple[float, int, Pricing, int | None]],
+    asked: list[tuple[bool, int | None, int, bool]],
+    money: int | None,
+    slot_price: float,
+    money_price: float,
+) -> None:
+    specs = [
+        Spec(f"m{index}", quality, pricing=pricing, context_tokens=context)
+        for index, (quality, _, pricing, context) in enumerate(models)
+    ]
+    slots = {
+        EndpointUrl(f"http://{spec.name}/{copy}"): SlotGrant(spec.key, count)
+        for spec, (_, count, _, _) in zip(specs, models, strict=True)
+        for copy in range(2)
+    }
+    lease = lease_of(specs, slots, money)
+    lease.slot_prices = {spec.key: slot_price for spec in specs}
+    lease.money_price = money_price
+    assigner = Assigner(lease=lease, clock=boot_clock)
+    waiting = [
+        seen for number, one in enumerate(asked) if (seen := prospect_of(lease, number, one)) is not None
+    ]
+    decisions = [assigner.one(seen)[0] for seen in waiting[:3]]
+    if waiting[3:]:
+        decisions += assigner.commit(assigner.solve(assigner.pose(waiting[3:])), lambda i: i % 7 != 6)
+    taken = [decision for decision in decisions if decision is not None]
+    for endpoint, count in Counter(decision.endpoint for decision in taken).items():
+        assert count <= slots[endpoint].slots
+    if money is not None:
+        assert sum(decision.reserved for decision in taken) <= money
+    for decision, seen in zip(decisions, waiting, strict=True):
+        if decision is not None:
+            allowed(decision, seen)
+
+
+def allowed(decision: Decision, seen: Prospect) -> None:
+    """The chosen variant was eligible, its token limit fits, and its reserve covers that limit."""
+    j = seen.variants.index(decision.variant)
+    assert not seen.excluded_by[j]
+    assert 1 <= decision.max_output_tokens <= seen.policy.limits.max_output_tokens
+    bound = decision.pricing.cost(seen.profile.input_tokens_bound, decision.max_output_tokens)
+    assert bound <= decision.reserved
+    assert decision.certificate.bound >= decision.certificate.objective - 1e-9
+
+
+def lease_of(specs: list[Spec], slots: dict[EndpointUrl, SlotGrant], money: int | None) -> GivenLease:
+    lease = GivenLease()
+    lease.fleet = fleet_of(specs)
+    lease.policy = policy_of(budget=None if money is None else NanoUsd(money))
+    lease.grant(slots, money=None if money is None else NanoUsd(money))
+    return lease
+
+
+def prospect_of(lease: GivenLease, number: int, one: tuple[bool, int | None, int, bool]) -> Prospect | None:
+    """Return the prospect of one drawn request; None: it fits no model."""
+    gold, limit, words, pinned = one
+    assert lease.fleet is not None
+    assert lease.policy is not None
+    name = lease.fleet.models[number % len(lease.fleet.models)].name if pinned else "auto"
+    fields: dict[str, object] = {"model": name, "messages": [{"role": "user", "content": "word " * words}]}
+    if limit is not None:
+        fields["max_tokens"] = limit
+    now = boot_clock()
+    tier = lease.policy.tiers[0 if gold else 1]
+    assert tier.name == TierName("gold" if gold else "bronze")
+    asked = Ask(parse_fields(fields, 0), tier, None, now, now + 20.0)
+    try:
+        return prospect(asked, lease.fleet, lease.policy, PriorEstimator())
+    except Failure:
+        return None
