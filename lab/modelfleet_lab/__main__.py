@@ -18,6 +18,8 @@ from rich.console import Console
 from modelfleet_lab.demo.children import ChildError
 from modelfleet_lab.demo.run import Options, run_demo
 
+PLAIN_WIDTH = 120
+"""Columns of the table where there is no terminal to ask."""
 EXAMPLES = """examples:
   modelfleet demo                         watch a fleet being planned, scaled and routed on this machine
   modelfleet demo --seed 7                other questions at other times
@@ -50,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument("--seed", type=int, default=1, help="of questions, outcomes and the trace's excerpt")
-    demo.add_argument("--duration", type=_positive, default=14.0, metavar="SECONDS", help="of the traffic")
-    demo.add_argument("--rate", type=_positive, default=45.0, help="mean requests per second (default 45)")
+    demo.add_argument("--duration", type=_positive, default=20.0, metavar="SECONDS", help="of the traffic")
+    demo.add_argument("--rate", type=_positive, default=32.0, help="mean requests per second (default 32)")
     demo.add_argument("--data", type=Path, metavar="DIR", help="real questions with recorded outcomes")
     demo.add_argument("--trace", type=Path, metavar="FILE", help="arrivals as Parquet, compressed in time")
     demo.add_argument("-o", "--output", type=Path, default=Path("out/demo"), metavar="DIR")
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     options = _parser().parse_args(argv)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     demo = Options(
         seed=options.seed,
         duration=options.duration,

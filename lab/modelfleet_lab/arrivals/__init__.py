@@ -16,7 +16,7 @@ from pathlib import Path
 EXCERPT = "azure_2023_excerpt.csv"
 ATTRIBUTION = (
     "Arrivals: excerpt of the Azure LLM inference traces 2023 (conversation and code), CC BY 4.0, "
-    "Azure/AzurePublicDataset; Patel et al., Splitwise, ISCA 2024; merged and compressed in time."
+    "Azure/AzurePublicDataset; Patel et al., Splitwise, ISCA 2024; merged, thinned and compressed in time."
 )
 
 
@@ -56,19 +56,24 @@ def read_trace(path: Path) -> tuple[Arrival, ...]:
     return tuple(Arrival(float(at), int(tokens_in), int(tokens_out)) for at, tokens_in, tokens_out in rows)
 
 
-def scaled(trace: Sequence[Arrival], *, count: int, duration: float, seed: int) -> tuple[Arrival, ...]:
-    """Return `count` successive arrivals from a place that `seed` picks, stretched to `duration` seconds.
+def scaled(
+    trace: Sequence[Arrival], *, count: int, duration: float, seed: int, thin: int = 1
+) -> tuple[Arrival, ...]:
+    """Return `count` arrivals from a place that `seed` picks, stretched to `duration` seconds.
 
-    Order and relative gaps stay as they were, and so does the burstiness. Raise ValueError on a short trace.
+    Of the trace, every `thin`-th arrival is kept (fewer are left out where it is too short for that), so
+    that a short run still spans many bursts. Order and relative gaps stay. Raise ValueError on a short
+    trace.
     """
     if count < 1 or len(trace) < count:
         raise ValueError(
             f"the trace has {len(trace)} arrivals, the run needs {count}; lower its rate or duration"
         )
-    first = random.Random(seed).randrange(len(trace) - count + 1)
-    part = trace[first : first + count]
-    span = part[-1].at - part[0].at
-    stretch = duration / span if span > 0 else 0.0
+    span = count * min(thin, len(trace) // count)
+    first = random.Random(seed).randrange(len(trace) - span + 1)
+    part = trace[first : first + span : span // count]
+    seconds = part[-1].at - part[0].at
+    stretch = duration / seconds if seconds > 0 else 0.0
     return tuple(
         Arrival((a.at - part[0].at) * stretch, a.input_tokens, a.output_tokens, a.code) for a in part
     )

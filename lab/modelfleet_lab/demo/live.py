@@ -86,7 +86,6 @@ class View:
                     f"{progress.count(Ending.REFUSED)} shed, ${track.billed:.4f} of ${track.budget:.4f}"
                     f"{self._fleet_line() if track is self._tracks[0] else ''}",
                     highlight=False,
-                    soft_wrap=True,
                 )
 
     def _refresh(self) -> None:
@@ -143,9 +142,9 @@ def _fleet_table(sample: FleetSample) -> Table:
 def result_table(scores: Sequence[Score]) -> Table:
     """Return the final table, all of it from the servers' logs but the latency and the endings."""
     table = Table(title="The same traffic, GPUs and budget", title_justify="left")
-    table.add_column("policy")
-    for name in ("quality", "cost", "overspend", "over concurrency", "p50", "p95", "shed", "lost"):
-        table.add_column(name, justify="right")
+    table.add_column("policy", no_wrap=True)
+    for name in ("quality", "cost", "over budget", "over slots", "p50", "p95", "shed", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
     best = max(score.quality for score in scores)
     for score in scores:
         table.add_row(

@@ -56,7 +56,7 @@ def fleet_manifest(scenario: Scenario, knowledge: Knowledge, external: Mapping[s
                 {"name": "gpu", "resource": "nvidia.com/gpu", "limit": scenario.gpus, "hourlyCost": "2.90"}
             ],
             "models": [_model(model, scenario, knowledge, external) for model in scenario.models],
-            "scaling": {"interval": "1s", "scaleDownStabilization": "3s", "solveTimeout": "1s"},
+            "scaling": {"interval": "1s", "scaleDownStabilization": "15s", "solveTimeout": "1s"},
         },
     }
 

@@ -71,12 +71,11 @@ async def run_demo(options: Options, console: Console) -> Findings:
         budget = product.budget
         rivals = _rivals(scenario, knowledge, budget)
         runs = [product.run]
-        for pair in (rivals[:2], rivals[2:]):
-            view.stage("the same through " + " and ".join(rival.label for rival in pair))
-            async with Children(work / "output") as children:
-                runs += await asyncio.gather(
-                    *(_run_rival(rival, scenario, budget, children, answers, work, view) for rival in pair)
-                )
+        view.stage("the same through the baselines, each with servers of its own")
+        async with Children(work / "output") as children:
+            runs += await asyncio.gather(
+                *(_run_rival(rival, scenario, budget, children, answers, work, view) for rival in rivals)
+            )
         view.stage("writing the report")
         findings = Findings(
             scenario=scenario,

@@ -21,12 +21,14 @@ PAST_SEED = 7919
 """Added to the seed for past traffic, from which manifests have qualities and baselines their prices."""
 SHARES = (0.55, 0.3, 0.15)
 """How the requests spread over the applications."""
+THIN = 3
+"""One of so many arrivals is kept, so that a run of seconds spans as many bursts as minutes would."""
 GPUS = 6
 DEADLINE = 4.0
 """Seconds within which a request must end."""
 SLACK = 4.0
 """Seconds between the last arrival and the end of the budget's period: every request falls into it."""
-WARM_UP = 6.0
+WARM_UP = 10.0
 """Seconds of past traffic before the product's run, in which it plans replicas and learns lengths."""
 
 
@@ -92,10 +94,10 @@ class Scenario:
 
 
 GENERATED_MODELS = (
-    LabModel("swift-3b", 1, 8, LatencyProfile(ttft=60, per_token=2.5), "0.05", "0.10"),
-    LabModel("coder-8b", 1, 6, LatencyProfile(ttft=90, per_token=4.0), "0.15", "0.30"),
-    LabModel("sage-32b", 2, 6, LatencyProfile(ttft=150, per_token=6.0), "0.60", "1.20"),
-    LabModel("frontier", 0, 6, LatencyProfile(ttft=250, per_token=9.0), "2.50", "10.00"),
+    LabModel("swift-3b", 1, 6, LatencyProfile(ttft=60, per_token=0.6), "0.05", "0.10"),
+    LabModel("coder-8b", 1, 4, LatencyProfile(ttft=90, per_token=0.9), "0.15", "0.30"),
+    LabModel("sage-32b", 2, 4, LatencyProfile(ttft=150, per_token=1.4), "0.60", "1.20"),
+    LabModel("frontier", 0, 4, LatencyProfile(ttft=250, per_token=2.0), "2.50", "10.00"),
 )
 SKILLS: Mapping[str, Mapping[str, float]] = {
     "swift-3b": {"math": 0.30, "code": 0.25, "logic": 0.35, "extract": 0.85},
@@ -103,14 +105,14 @@ SKILLS: Mapping[str, Mapping[str, float]] = {
     "sage-32b": {"math": 0.75, "code": 0.65, "logic": 0.75, "extract": 0.95},
     "frontier": {"math": 1.00, "code": 0.95, "logic": 1.00, "extract": 1.00},
 }
-GENERATED_COST_PER_REQUEST = 0.00013
-"""USD: about an eighth of what the strongest model takes."""
+GENERATED_COST_PER_REQUEST = 0.0005
+"""USD: about a fifth of what the strongest model takes."""
 
 RECORDED_MODELS = (
-    LabModel("Meta-Llama-3.1-8B-Instruct", 1, 8, LatencyProfile(ttft=60, per_token=0.5), "0.18", "0.18"),
-    LabModel("gemma-2-27b-it", 1, 6, LatencyProfile(ttft=90, per_token=1.6), "0.80", "0.80"),
-    LabModel("Meta-Llama-3.1-70B-Instruct", 2, 6, LatencyProfile(ttft=150, per_token=1.5), "0.88", "0.88"),
-    LabModel("claude-3-5-sonnet-20241022", 0, 6, LatencyProfile(ttft=250, per_token=3.0), "3.00", "15.00"),
+    LabModel("Meta-Llama-3.1-8B-Instruct", 1, 6, LatencyProfile(ttft=60, per_token=0.5), "0.18", "0.18"),
+    LabModel("gemma-2-27b-it", 1, 4, LatencyProfile(ttft=90, per_token=1.6), "0.80", "0.80"),
+    LabModel("Meta-Llama-3.1-70B-Instruct", 2, 4, LatencyProfile(ttft=150, per_token=1.5), "0.88", "0.88"),
+    LabModel("claude-3-5-sonnet-20241022", 0, 4, LatencyProfile(ttft=250, per_token=3.0), "3.00", "15.00"),
 )
 RECORDED_COST_PER_REQUEST = 0.0006
 
@@ -121,17 +123,19 @@ def make_scenario(
     """Return the demo's scenario; raise ValueError when `data` or `trace` does not hold enough."""
     count = max(1, round(duration * rate))
     figures = read_trace(trace) if trace is not None else shipped_arrivals()
-    arrivals = scaled(figures, count=count, duration=duration, seed=seed)
-    past_arrivals = scaled(figures, count=count, duration=duration, seed=seed + PAST_SEED)
+    arrivals = scaled(figures, count=count, duration=duration, seed=seed, thin=THIN)
+    past_arrivals = scaled(figures, count=count, duration=duration, seed=seed + PAST_SEED, thin=THIN)
     if data is None:
-        models, cost, limit = GENERATED_MODELS, GENERATED_COST_PER_REQUEST, 256
+        models, cost, limit = GENERATED_MODELS, GENERATED_COST_PER_REQUEST, 512
         past = make_questions(past_arrivals, SKILLS, seed=seed + PAST_SEED)
         asked = make_questions(arrivals, SKILLS, seed=seed)
     else:
         models, cost, limit = RECORDED_MODELS, RECORDED_COST_PER_REQUEST, 1024
         names = [model.name for model in models]
         past, asked = recorded_questions(data, names, ask=count, seed=seed)
-    trace_source = ATTRIBUTION if trace is None else f"Arrivals: {trace.name}, compressed in time."
+    trace_source = (
+        ATTRIBUTION if trace is None else f"Arrivals: {trace.name}, thinned and compressed in time."
+    )
     warm_up = [arrival for arrival in past_arrivals if arrival.at < WARM_UP]
     return Scenario(
         models=models,

@@ -64,7 +64,7 @@ def _respond(
 ) -> Response:
     right = rng.random() < chance(by_task[question.task], question.difficulty)
     given = question.reference if right else _wrong(rng, question.reference)
-    tokens = 24 + min(96, arrival.output_tokens // 4) + round(24 * question.difficulty)
+    tokens = 150 + 0.6 * min(250, arrival.output_tokens) + 120 * question.difficulty
     tokens = round(tokens * rng.uniform(0.85, 1.15))
     return Response(
         f"Working through the {question.task} question step by step.\n{ANSWER_MARK} {given}", tokens
