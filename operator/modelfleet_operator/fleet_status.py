@@ -53,14 +53,10 @@ def decimal(number: float) -> str:
 def refused_conditions(resolved: ResolvedFleet) -> tuple[Condition, ...]:
     """Return the conditions of a fleet that is not in force."""
     accepted = resolved.accepted
-    rest = [
-        unknown(kind, accepted.reason, "the fleet is not accepted")
-        for kind in ("Solved", "WithinBudget", "Programmed")
-    ]
     return (
         accepted,
         resolved.resolved_refs,
-        *rest,
+        *_undecided(accepted.reason, "the fleet is not accepted"),
         no("Ready", accepted.reason, accepted.message),
         no("Reconciling", accepted.reason, "waits for a spec that can be accepted"),
         yes("Stalled", accepted.reason, accepted.message),
@@ -72,10 +68,15 @@ def failed_conditions(resolved: ResolvedFleet, problem: str) -> tuple[Condition,
     return (
         resolved.accepted,
         resolved.resolved_refs,
+        *_undecided("PassFailed", "the last pass failed"),
         no("Ready", "PassFailed", problem),
         yes("Reconciling", "Retrying", "the last plan stays in force; it is tried again"),
         yes("Stalled", "PassFailed", problem),
     )
+
+
+def _undecided(reason: str, message: str) -> list[Condition]:
+    return [unknown(kind, reason, message) for kind in ("Solved", "WithinBudget", "Programmed")]
 
 
 def fleet_conditions(resolved: ResolvedFleet, done: Pass) -> tuple[Condition, ...]:

@@ -47,8 +47,8 @@ from modelfleet_operator.world import Present, World
 
 log = logging.getLogger(__name__)
 
-DEBOUNCE = 0.2
-"""Seconds between passes of one fleet."""
+DEBOUNCE = 0.1
+"""Seconds between looks at whether one fleet changed, and so at least between its passes."""
 FIRST_RETRY, LONGEST_RETRY = 0.5, 60.0
 LATE = 60.0
 """Seconds that a pass may take beyond its interval and solution before the program counts as hung."""
@@ -168,7 +168,9 @@ class FleetTask:
                 await asyncio.sleep(DEBOUNCE)
                 present = self._tools.world.now()
                 while self._concern(present) == concern:
-                    present = await self._tools.world.change(present.version)
+                    await self._tools.world.change(present.version)
+                    await asyncio.sleep(DEBOUNCE)  # a burst of events is looked at once
+                    present = self._tools.world.now()
         except TimeoutError:
             return
 

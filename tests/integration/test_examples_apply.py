@@ -1,0 +1,20 @@
+"""A real API server takes the examples as they are, without a warning about an unknown field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.control_plane import Plane
+
+pytestmark = pytest.mark.integration
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.mark.parametrize("path", [EXAMPLES, EXAMPLES / "embedded"], ids=lambda path: path.name)
+def test_the_examples_are_accepted(plane: Plane, path: Path) -> None:
+    told = plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
+    assert told.count("(server dry run)") == sum(
+        text.count("\nkind:") + text.startswith("kind:") for text in map(Path.read_text, path.glob("*.yaml"))
+    )

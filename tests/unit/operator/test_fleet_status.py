@@ -1,0 +1,153 @@
+"""What users see of a pass: every condition, its reason, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from modelfleet_core.allocation.result import Termination
+from modelfleet_core.values import EndpointUrl, ModelName, ObjectKey, VariantKey
+from modelfleet_operator.conditions import Condition
+from modelfleet_operator.fleet_status import (
+    Leases,
+    Pass,
+    failed_conditions,
+    fleet_body,
+    fleet_conditions,
+    planned_replicas,
+    refused_conditions,
+)
+from modelfleet_operator.observe import Observer
+from modelfleet_operator.planning import Demand, Memory, plan_fleet
+from modelfleet_operator.scale import Outcome, Patch, Scaled
+from modelfleet_operator.spec import ResolvedFleet, resolve
+from support.manifests import fleet_manifest
+from support.snapshots import deployment_object, node_object, observed, slice_object, view_of
+
+CHAT, LARGE = ObjectKey("ml", "chat"), VariantKey(ModelName("large"), "h100")
+TYPES = [
+    "Accepted",
+    "ResolvedRefs",
+    "Solved",
+    "WithinBudget",
+    "Programmed",
+    "Ready",
+    "Reconciling",
+    "Stalled",
+]
+
+
+def _observer(*, replicas: int = 2, ready: int = 2, least: int = 2, hourly: str = "60") -> Observer:
+    manifest = fleet_manifest()
+    manifest["spec"]["models"][0]["variants"][0]["replicas"] = {"min": least, "max": 4}
+    manifest["spec"]["budget"] = {"hourly": hourly}
+    workload = deployment_object("large", replicas=replicas) | {
+        "status": {"replicas": replicas, "readyReplicas": ready}
+    }
+    addresses = [f"10.0.0.{number}" for number in range(1, ready + 1)]
+    return observed(manifest, node_object("a", gpus=8), workload, slice_object("large", *addresses))
+
+
+def _done(observer: Observer, memory: Memory | None = None, now: float = 0.0) -> tuple[ResolvedFleet, Pass]:
+    view = view_of(observer)
+    planned = plan_fleet(view, Demand((), 0, 0, heard=False), memory or Memory(), now, time_limit=2.0)
+    leases = Leases(3, {EndpointUrl("http://10.0.0.1:8000"): 5}, {LARGE: 0.25}, 2)
+    done = Pass(view, planned, (), datetime(2026, 1, 1, tzinfo=UTC), 0.01, leases)
+    return resolve(observer.snapshot()).fleets[CHAT], done
+
+
+def _by_type(conditions: tuple[Condition, ...]) -> dict[str, tuple[str, str]]:
+    assert [condition.type for condition in conditions] == TYPES
+    return {c.type: (c.verdict.value, c.reason) for c in conditions}
+
+
+def test_a_fleet_whose_plan_runs_is_ready() -> None:
+    found = _by_type(fleet_conditions(*_done(_observer())))
+    assert found["Ready"] == ("True", "Ready")
+    assert found["Reconciling"] == ("False", "Done")
+    assert found["Stalled"][0] == "False"
+    assert found["Solved"] == ("True", "NoDemandYet")
+    assert found["WithinBudget"] == ("True", "WithinBudget")
+
+
+def test_replicas_that_start_are_named() -> None:
+    conditions = fleet_conditions(*_done(_observer(ready=1)))
+    assert _by_type(conditions)["Ready"] == ("False", "StartingReplicas")
+    assert "large/h100 (1/2)" in next(c.message for c in conditions if c.type == "Ready")
+
+
+def test_replicas_that_do_not_become_ready_stall_the_fleet_with_advice() -> None:
+    observer = _observer(ready=1)
+    first = _done(observer)[1]
+    conditions = fleet_conditions(*_done(observer, first.planned.memory, now=1000.0))
+    assert _by_type(conditions)["Stalled"] == ("True", "ReplicasNotReady")
+    assert "pods' events" in conditions[-1].message
+
+
+def test_what_is_not_scaled_yet_is_named() -> None:
+    conditions = fleet_conditions(*_done(_observer(replicas=1, ready=1)))
+    assert _by_type(conditions)["Programmed"] == ("False", "Scaling")
+    assert _by_type(conditions)["Ready"] == ("False", "Scaling")
+    assert "large/h100 (1, planned 2)" in next(c.message for c in conditions if c.type == "Programmed")
+
+
+def test_a_patch_that_was_refused_is_told_with_the_servers_words() -> None:
+    resolved, done = _done(_observer(replicas=1, ready=1))
+    patch = Patch(LARGE, ObjectKey("ml", "large"), 1, 2, "7")
+    done = replace(done, scaled=(Scaled(patch, Outcome.REFUSED, "exceeded quota: gpus"),))
+    conditions = fleet_conditions(resolved, done)
+    assert _by_type(conditions)["Programmed"] == ("False", "ScaleRefused")
+    assert "exceeded quota: gpus" in next(c.message for c in conditions if c.type == "Programmed")
+
+
+def test_minimal_replicas_that_do_not_fit_the_nodes_are_infeasible_in_words() -> None:
+    manifest = fleet_manifest()
+    manifest["spec"]["models"][0]["variants"][0]["replicas"] = {"min": 2, "max": 4}
+    workload = deployment_object("large", replicas=1)
+    resolved, done = _done(observed(manifest, node_object("a", gpus=2), workload))
+    assert done.planned.plan.termination is Termination.INFEASIBLE
+    conditions = fleet_conditions(resolved, done)
+    assert _by_type(conditions)["Solved"] == ("False", "Infeasible")
+    assert "at least 2" in next(c.message for c in conditions if c.type == "Solved")
+
+
+def test_pods_that_cost_more_than_the_budget_are_told() -> None:
+    conditions = fleet_conditions(*_done(_observer(replicas=4, ready=4, least=0, hourly="12")))
+    assert _by_type(conditions)["WithinBudget"] == ("False", "PodsOverBudget")
+
+
+def test_without_a_budget_the_condition_says_so() -> None:
+    manifest = fleet_manifest()
+    del manifest["spec"]["budget"]
+    resolved, done = _done(
+        observed(manifest, node_object("a", gpus=8), deployment_object("large", replicas=0))
+    )
+    assert _by_type(fleet_conditions(resolved, done))["WithinBudget"] == ("True", "NoBudget")
+
+
+def test_the_status_tells_plan_and_capacity() -> None:
+    body = fleet_body(_done(_observer())[1])
+    plan, capacity = body["plan"], body["capacity"]
+    assert isinstance(plan, dict)
+    assert isinstance(capacity, dict)
+    assert (plan["gpus"], plan["termination"]) == ("4/8", "Optimal")
+    assert plan["pools"][0] | {"price": ""} == {"name": "h100", "used": 4, "limit": 8, "price": ""}
+    variant = plan["variants"][0]
+    assert (variant["current"], variant["desired"], variant["ready"]) == (2, 2, 2)
+    assert variant["message"]
+    large = capacity["models"][0]
+    expected = {"name": "large", "readyReplicas": 2, "slots": 16, "leased": 5, "price": "0.25"}
+    assert large == expected
+    assert (capacity["epoch"], body["sidecars"]) == (3, 2)
+    assert planned_replicas(body) == {LARGE: 2}
+
+
+def test_a_refused_and_a_failed_fleet_have_every_condition_too() -> None:
+    bad = fleet_manifest()
+    bad["spec"] = {}
+    refused = resolve(observed(bad).snapshot()).fleets[CHAT]
+    assert _by_type(refused_conditions(refused))["Ready"] == ("False", "Invalid")
+    good = resolve(_observer().snapshot()).fleets[CHAT]
+    found = _by_type(failed_conditions(good, "ArithmeticError: x"))
+    assert found["Stalled"] == ("True", "PassFailed")
+    assert found["Solved"] == ("Unknown", "PassFailed")
