@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,56 +15,23 @@ from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.values import ModelName, NanoUsd, VariantKey
 from modelfleet_operator.cluster import Kind
 from modelfleet_sidecar.lease import LeaseClient
-from support.clusters import deployment, field, fleet, node, policy, service
+from support.clusters import field, fleet, node, policy, service
 from support.control_plane import KubernetesUnderTest, Plane
+from support.fleet_on_nodes import CONCURRENCY, app_pod, host, managed_deployment, small_fleet
 from support.manifests import Manifest
 from support.programs import operator_on, sidecar_of
 
 pytestmark = pytest.mark.integration
 
-CONCURRENCY = 8
 LARGE = VariantKey(ModelName("large"), "h100")
 BARRED = "every variant's pool must be the name of one of spec.pools"
-
-
-def _fleet(namespace: str, *, replicas: int = 2) -> Manifest:
-    """Return a fleet that keeps `replicas` of one model, whose GPUs are those of this namespace's node."""
-    manifest = fleet(namespace)
-    spec = manifest["spec"]
-    spec["pools"][0] |= {"nodeSelector": {"kubernetes.io/hostname": f"host-{namespace}"}}
-    spec["scaling"]["interval"] = "1s"
-    spec["models"] = spec["models"][:1]
-    variant = spec["models"][0]["variants"][0]
-    variant |= {"concurrency": CONCURRENCY, "replicas": {"min": replicas, "max": 3}}
-    return manifest
-
-
-def _managed(namespace: str) -> Manifest:
-    """Return the fleet's Deployment as users write it: without a number of replicas."""
-    selector = {"kubernetes.io/hostname": f"host-{namespace}"}
-    manifest = json.loads(
-        json.dumps(deployment(namespace, "large", replicas=0, gpus=2, node_selector=selector))
-    )
-    del manifest["spec"]["replicas"]
-    return dict(manifest)
-
-
-def _app_pod(namespace: str) -> Manifest:
-    """Return a pod of the policy's application; its containers run nowhere, its sidecar is the test's."""
-    labels = {"app": "assistant", "modelfleet.io/inject": "true"}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "assistant-0", "namespace": namespace, "labels": labels},
-        "spec": {"nodeName": "elsewhere", "containers": [{"name": "app", "image": "none"}]},
-    }
 
 
 @pytest_asyncio.fixture
 async def user(plane: Plane) -> AsyncIterator[KubernetesUnderTest]:
     """A user's hands in a namespace with a node of 6 GPUs, and a watch on what happens there."""
     made = await KubernetesUnderTest.make(plane)
-    await made.apply(node(f"host-{made.namespace}", gpus=6))
+    await made.apply(node(host(made.namespace), gpus=6))
     await made.watch()
     yield made
     await made.close()
@@ -144,10 +110,10 @@ async def test_an_applied_fleet_is_scaled_through_the_subresource_and_told(
 ) -> None:
     kubeconfig = plane.control_plane.kubeconfig
     async with operator_on(kubeconfig, user.namespace, tmp_path) as (operator, _):
-        await user.apply(_managed(user.namespace))
+        await user.apply(managed_deployment(user.namespace))
         await user.apply(service(user.namespace, "large"))
         await operator.ready()
-        await user.apply(_fleet(user.namespace))
+        await user.apply(small_fleet(user.namespace))
         await _replicas_become(user, 2)
         deployed = await user.cluster.get(Kind.DEPLOYMENT, user.key("large"))
         await user.log.until(lambda: len(user.log.ready_urls("large")) == 2, "two ready replicas")
@@ -173,14 +139,14 @@ async def test_a_deleted_fleet_is_gone_at_once_and_its_deployments_stay(
     plane: Plane, user: KubernetesUnderTest, tmp_path: Path
 ) -> None:
     kubeconfig, key = plane.control_plane.kubeconfig, user.key("large")
-    await user.apply(_managed(user.namespace))
+    await user.apply(managed_deployment(user.namespace))
     await user.apply(service(user.namespace, "large"))
     async with operator_on(kubeconfig, user.namespace, tmp_path) as (operator, _):
-        await user.apply(_fleet(user.namespace))
+        await user.apply(small_fleet(user.namespace))
         await _replicas_become(user, 2)
         await user.delete("ModelFleet", "chat")
         await user.log.until(lambda: (Kind.FLEET, "chat") not in user.log.objects, "the fleet's end")
-        await user.apply(_fleet(user.namespace, replicas=3))
+        await user.apply(small_fleet(user.namespace, replicas=3))
         await _replicas_become(user, 3)
         await user.log.until(
             lambda: _condition(user.log.state(Kind.FLEET, "chat"), "Accepted")[0] == "True", "a status"
@@ -197,10 +163,10 @@ async def test_a_restarted_operator_keeps_the_plan(
     plane: Plane, user: KubernetesUnderTest, tmp_path: Path
 ) -> None:
     kubeconfig = plane.control_plane.kubeconfig
-    await user.apply(_managed(user.namespace))
+    await user.apply(managed_deployment(user.namespace))
     await user.apply(service(user.namespace, "large"))
     async with operator_on(kubeconfig, user.namespace, tmp_path) as (operator, _):
-        await user.apply(_fleet(user.namespace))
+        await user.apply(small_fleet(user.namespace))
         await user.log.until(lambda: len(user.log.ready_urls("large")) == 2, "two ready replicas")
         await user.log.until(
             lambda: _condition(user.log.state(Kind.FLEET, "chat"), "Ready")[0] == "True", "a ready fleet"
@@ -223,9 +189,14 @@ async def test_a_restarted_operator_keeps_the_plan(
 
 async def test_leases_follow_the_models_pods(plane: Plane, user: KubernetesUnderTest, tmp_path: Path) -> None:
     namespace = user.namespace
-    for manifest in (_managed(namespace), service(namespace, "large"), _fleet(namespace), policy(namespace)):
+    for manifest in (
+        managed_deployment(namespace),
+        service(namespace, "large"),
+        small_fleet(namespace),
+        policy(namespace),
+    ):
         await user.apply(manifest)
-    await user.apply(_app_pod(namespace))
+    await user.apply(app_pod(namespace))
     await user.log.until(lambda: (Kind.POD, "assistant-0") in user.log.objects, "the pod")
     uid = str(field(user.log.state(Kind.POD, "assistant-0"), "metadata", "uid"))
     kubeconfig = plane.control_plane.kubeconfig
@@ -265,9 +236,14 @@ async def test_a_real_sidecar_gets_its_policys_lease(
     plane: Plane, user: KubernetesUnderTest, tmp_path: Path
 ) -> None:
     namespace = user.namespace
-    for manifest in (_managed(namespace), service(namespace, "large"), _fleet(namespace), policy(namespace)):
+    for manifest in (
+        managed_deployment(namespace),
+        service(namespace, "large"),
+        small_fleet(namespace),
+        policy(namespace),
+    ):
         await user.apply(manifest)
-    await user.apply(_app_pod(namespace))
+    await user.apply(app_pod(namespace))
     await user.log.until(lambda: (Kind.POD, "assistant-0") in user.log.objects, "the pod")
     uid = str(field(user.log.state(Kind.POD, "assistant-0"), "metadata", "uid"))
     pod = {"namespace": namespace, "name": "assistant-0", "uid": uid}
