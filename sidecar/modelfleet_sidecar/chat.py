@@ -27,6 +27,24 @@ UNBOUNDED_FIELDS = (
 """Fields that let a request cost more than its text and token limit tell."""
 
 
+OUTSIDE_PROMPT = frozenset(
+    (
+        *("messages", "model", "stream", "stream_options", "n", "user", "metadata", "store", "service_tier"),
+        *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "logprobs", "top_logprobs", "logit_bias"),
+        *("presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos", "min_tokens"),
+        *("reasoning_effort", "verbosity", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"),
+        *TOKEN_LIMITS,
+    )
+)
+"""Fields that never become part of the prompt; any other might."""
+TEMPLATE_TOKENS = 96
+"""Tokens that a chat template may put before a conversation: a default system text, the date."""
+TOOL_TOKENS = 512
+"""Tokens of its instructions for tools."""
+USUAL_ROLE = 16
+"""Bytes of a role's name that the frame of a message covers."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ChatCall:
     """One chat request. `fields` is the whole request; the rest is what routing needs of it."""
@@ -66,23 +84,20 @@ def parse_json(body: bytes) -> ChatCall:
     if not isinstance(value, dict):
         problem = f"the body must be a JSON object, not {_kind(value)}"
         raise Failure(Fault.BAD_REQUEST, "InvalidField", problem)
-    return parse_fields(value, len(body))
+    return parse_fields(value)
 
 
-def parse_fields(fields: Mapping[str, object], size: int) -> ChatCall:
-    """Check the fields that routing needs; `size` is the request's size in bytes. Raises Failure."""
+def parse_fields(fields: Mapping[str, object]) -> ChatCall:
+    """Check the fields that routing needs. Raises Failure."""
     texts, part = _texts(fields.get("messages"))
     limits = [_integer(fields, name, least=1) for name in TOKEN_LIMITS]
     asked = min((limit for limit in limits if limit is not None), default=None)
     choices = _integer(fields, "n", least=1, most=MAX_CHOICES)
     options = _object(fields, "stream_options")
-    text_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
     return ChatCall(
         model=_string(fields, "model") or AUTO,
         texts=texts,
-        # A token has at least one byte; templates write schemas out with line breaks and indents, which
-        # makes at most two more tokens of a byte.
-        hidden_tokens=3 * max(0, size - text_bytes),
+        hidden_tokens=_hidden_tokens(fields),
         asked_output_tokens=asked,
         choices=1 if choices is None else choices,
         stream=_flag(fields, "stream", "stream"),
@@ -156,6 +171,29 @@ def _content(content: object, where: str) -> tuple[str, str]:
         elif part["type"] != "refusal":
             unbounded = unbounded or at
     return "\n".join(texts), unbounded
+
+
+def _hidden_tokens(fields: Mapping[str, object]) -> int:
+    """Return a bound of the prompt's tokens that are in no message's text."""
+    hidden: list[object] = [value for name, value in fields.items() if name not in OUTSIDE_PROMPT and value]
+    messages = fields["messages"]
+    assert isinstance(messages, list)  # noqa: S101 - checked before
+    for message in messages:
+        if len(message["role"]) > USUAL_ROLE:
+            hidden.append(message["role"])
+        hidden += [value for name, value in message.items() if name not in ("role", "content") and value]
+        if isinstance(message.get("content"), list):
+            hidden += [part for part in message["content"] if part["type"] != "text"]
+    tokens = TEMPLATE_TOKENS + (TOOL_TOKENS if fields.get("tools") or fields.get("functions") else 0)
+    if not hidden:
+        return tokens
+    try:
+        size = len(json.dumps(hidden).encode("utf-8", "replace"))
+    except RecursionError:
+        raise Failure(Fault.BAD_REQUEST, "MalformedJson", "the request is nested too deeply") from None
+    # A token has at least one byte; templates write schemas out with line breaks and indents, which makes at
+    # most two more tokens of a byte.
+    return tokens + 3 * size
 
 
 def _unbounded(fields: Mapping[str, object]) -> str:

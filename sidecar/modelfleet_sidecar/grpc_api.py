@@ -191,7 +191,7 @@ def _chat_call(chat: router_pb2.ChatRequest) -> ChatCall:
     fields["model"] = chat.model
     if chat.HasField("max_output_tokens"):
         fields["max_tokens"] = chat.max_output_tokens
-    return parse_fields(fields, chat.ByteSize())
+    return parse_fields(fields)
 
 
 def _plain(value: object) -> object:

@@ -101,7 +101,7 @@ def prospect_of(lease: GivenLease, number: int, one: tuple[bool, int | None, int
     now = boot_clock()
     tier = lease.policy.tiers[0 if gold else 1]
     assert tier.name == TierName("gold" if gold else "bronze")
-    asked = Ask(parse_fields(fields, 0), tier, None, now, now + 20.0)
+    asked = Ask(parse_fields(fields), tier, None, now, now + 20.0)
     try:
         return prospect(asked, lease.fleet, lease.policy, PriorEstimator())
     except Failure:

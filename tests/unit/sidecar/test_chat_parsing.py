@@ -166,6 +166,24 @@ def test_a_usual_request_has_a_bound(fields: dict[str, object]) -> None:
     assert parse(**fields).unbounded == ""
 
 
+def test_what_only_steers_sampling_adds_nothing_to_the_input_bound() -> None:
+    steered = parse(temperature=0.5, stop=["x" * 1000], seed=1, max_tokens=5, user="u" * 1000)
+    assert steered.hidden_tokens == parse().hidden_tokens
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"documents": ["d" * 1000]},
+        {"messages": [{"role": "r" * 1000, "content": ""}]},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": ["c" * 1000]}]},
+        {"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "r" * 1000}]}]},
+    ],
+)
+def test_whatever_may_reach_the_prompt_counts_towards_its_bound(fields: dict[str, object]) -> None:
+    assert parse(**fields).hidden_tokens - parse().hidden_tokens >= 1000
+
+
 def test_tools_count_towards_the_input_bound() -> None:
     tools = [{"type": "function", "function": {"name": "f", "description": "d" * 1000, "parameters": {}}}]
     assert parse(tools=tools).hidden_tokens - parse().hidden_tokens >= 1000

@@ -51,7 +51,7 @@ class Bench:
     def ask(self, *, gold: bool = False, model: str = "auto", within: float | None = None) -> Ask:
         fields = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
         headers = {"x-tier": "gold"} if gold else {}
-        return self.router.ask(parse_fields(fields, 100), headers, remaining=within)
+        return self.router.ask(parse_fields(fields), headers, remaining=within)
 
     def decide(self, **how: object) -> asyncio.Task[Decision]:
         return asyncio.create_task(self.router.decide(self.ask(**how)))  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""Messages of the lease stream survive the wire, and what breaks its bounds is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from modelfleet.v1 import capacity_pb2
+
+from modelfleet_core.demand import ModelOffer
+from modelfleet_core.leasing.messages import AccountState, ClassDemand, Document, SlotState
+from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName
+from modelfleet_operator import wire as operator_wire
+from modelfleet_sidecar import wire as sidecar_wire
+from support.lease_values import LARGE, ONE, POD_A, POD_B, TODAY, grant, money, report
+
+GRANT = replace(
+    grant(7, {POD_A: 3, POD_B: 1}, {TODAY: money(10**15)}, sent_at=12.5),
+    slot_prices={LARGE: 0.25},
+    money_price=3.5,
+    fleet=Document("f", b"{}"),
+    policy=Document("p", b"[]"),
+    refusal="because",
+)
+REPORT = replace(
+    report(ONE, 9, applied=4, wants=3, leaving=True, versions=("f", "p")),
+    slots={POD_A: SlotState(2, 5)},
+    accounts={TODAY: AccountState(NanoUsd(9), NanoUsd(8), NanoUsd(7), NanoUsd(6), NanoUsd(5))},
+    demand={
+        (TierName("gold"), TaskName("")): ClassDemand(4.0, {ModelName("large"): ModelOffer(0.5, 0.01, 2.0)})
+    },
+)
+
+
+def test_a_grant_survives_the_wire() -> None:
+    assert sidecar_wire.grant_from(operator_wire.grant_to(GRANT)) == GRANT
+
+
+def test_a_report_survives_the_wire() -> None:
+    assert operator_wire.report_from(sidecar_wire.report_to(REPORT)) == REPORT
+
+
+def test_a_greeting_announces_only_its_epoch() -> None:
+    hello = sidecar_wire.grant_from(operator_wire.greeting(5))
+    assert (hello.epoch, hello.sequence, hello.slots, hello.accounts) == (5, 0, {}, {})
+
+
+def many(message: capacity_pb2.LeaseGrant) -> None:
+    for number in range(10_001):
+        message.slots.add(endpoint=f"http://{number}", model="m", variant="v")
+
+
+def twice(message: capacity_pb2.LeaseGrant) -> None:
+    message.slots.add(endpoint=POD_A, model="m", variant="v")
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("slots.endpoint", twice),
+        ("slots.slots", lambda m: setattr(m.slots[0], "slots", 2**31)),
+        ("slots.model", lambda m: setattr(m.slots[0], "model", "")),
+        ("accounts.granted", lambda m: setattr(m.accounts[0], "granted", -1)),
+        ("accounts.ends_in_ns", lambda m: setattr(m.accounts[0], "ends_in_ns", -1)),
+        ("prices.slot_second", lambda m: setattr(m.prices[0], "slot_second", float("nan"))),
+        ("money_price", lambda m: setattr(m, "money_price", float("inf"))),
+        ("policy.manifest", lambda m: setattr(m.policy, "manifest", b"x" * (2 << 20))),
+        ("slots", many),
+    ],
+)
+def test_a_grant_beyond_bounds_names_the_field(
+    field: str, change: Callable[[capacity_pb2.LeaseGrant], None]
+) -> None:
+    message = operator_wire.grant_to(GRANT)
+    change(message)
+    with pytest.raises(sidecar_wire.WireError, match=f"^{field}: "):
+        sidecar_wire.grant_from(message)
+
+
+def many_slots(message: capacity_pb2.LeaseReport) -> None:
+    for number in range(10_001):
+        message.slots.add(endpoint=f"http://{number}")
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("identity.uid", lambda m: setattr(m.identity, "uid", "")),
+        ("identity.pod", lambda m: setattr(m.identity, "pod", "x" * 2000)),
+        ("slots.kept", lambda m: setattr(m.slots[0], "kept", 2**31)),
+        ("accounts.spent", lambda m: setattr(m.accounts[0], "spent", -5)),
+        ("demand.arrivals", lambda m: setattr(m.demand[0], "arrivals", float("nan"))),
+        ("demand.models.cost_usd", lambda m: setattr(m.demand[0].models[0], "cost_usd", -1.0)),
+        ("wants.variant", lambda m: setattr(m.wants[0], "variant", "")),
+        ("slots", many_slots),
+    ],
+)
+def test_a_report_beyond_bounds_names_the_field(
+    field: str, change: Callable[[capacity_pb2.LeaseReport], None]
+) -> None:
+    message = sidecar_wire.report_to(REPORT)
+    change(message)
+    with pytest.raises(operator_wire.WireError, match=f"^{field}: "):
+        operator_wire.report_from(message)
