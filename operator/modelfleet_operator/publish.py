@@ -28,7 +28,7 @@ from modelfleet_core.policy import Policy
 from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
 
 from modelfleet_operator.demand import DemandMeter
-from modelfleet_operator.ledgers import LedgerStore, open_ledger, write_ledger
+from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
 from modelfleet_operator.streams import Stream
 from modelfleet_operator.wire import WireError, grant_to, greeting, identity_to, report_from
 
@@ -185,17 +185,26 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                 self._pass(self._book)
             await asyncio.sleep(GATHER)
 
-    async def stop(self) -> None:
+    async def stop(self, within: float = 3.0) -> None:
         """Grant nothing more, leave no spare money behind in the ledgers, and end all streams.
 
-        Sidecars keep their leases until these end or another leader renews them.
+        Sidecars keep their leases until these end or another leader renews them. Ledgers that take longer
+        than `within` seconds keep a chunk of money idle until their period ends; no limit breaks.
         """
         self._stopping = True
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        if self._book is not None and self._failure is None:
-            for record in self._book.due(self._clock(), exact=True):
-                await write_ledger(self._store, self._book, record)
+        try:
+            async with asyncio.timeout(within):
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+                if self._book is not None and self._failure is None and self._leads():
+                    for record in self._book.due(self._clock(), exact=True):
+                        await write_ledger(self._store, self._book, record)
+        except TimeoutError:
+            log.warning("the ledgers were not brought up to date within %g s", within)
+        except LeadershipLostError as error:
+            log.warning("another leader has the ledgers already: %s", error)
+        for task in self._tasks:
+            task.cancel()
         for stream in self._streams.values():
             stream.end(grpc.StatusCode.UNAVAILABLE, "this operator stops leading; connect again")
 

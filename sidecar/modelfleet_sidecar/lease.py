@@ -93,6 +93,8 @@ class LeaseClient:
         self.money_price = 0.0
         self.refusal = ""
         self.connected = False
+        self.trouble = ""
+        """Why the last stream ended; empty while one goes well."""
         self._clock = clock
         self._random = retry_random
         self._versions = {"fleet": "", "policy": ""}
@@ -158,7 +160,8 @@ class LeaseClient:
                 async with grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS) as channel:
                     await self._converse(capacity_pb2_grpc.CapacityStub(channel).Lease())
             except (grpc.aio.AioRpcError, ProtocolError, WireError, TimeoutError) as error:
-                log.warning("the lease stream to %s ended: %s", self.address, _reason(error))
+                self.trouble = _reason(error)
+                log.warning("the lease stream to %s ended: %s", self.address, self.trouble)
             finally:
                 failures = 0 if self.connected else failures + 1
                 self.connected = False
@@ -230,6 +233,7 @@ class LeaseClient:
         if not self.holding.apply(grant, self._clock()):
             return
         self.connected = True
+        self.trouble = ""
         self.slot_prices = grant.slot_prices
         self.money_price = grant.money_price
         if grant.refusal and grant.refusal != self.refusal:

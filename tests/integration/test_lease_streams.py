@@ -9,15 +9,19 @@ from datetime import UTC, datetime, timedelta
 import grpc.aio
 import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
+from modelfleet_core.leasing.grants import UPSTREAM_NOTICES
 from modelfleet_core.leasing.holding import Refused, Reservation
 from modelfleet_core.values import NANO, NanoUsd
 from modelfleet_operator.ledgers import LeadershipLostError
+from modelfleet_sidecar.lease import boot_clock
 from support.leases import (
+    FLEET,
     LARGE,
     PATIENCE,
     POD_A,
     POD_B,
     POLICY,
+    SECOND,
     MemoryLedgers,
     capacity_service,
     free_money,
@@ -269,13 +273,79 @@ async def test_a_changed_policy_reaches_its_sidecars() -> None:
         assert free_money(one) is None
 
 
-async def test_a_second_stream_of_one_sidecar_replaces_the_first() -> None:
-    async with capacity_service(MemoryLedgers(), {POD_A: 8}) as service, leasing(service, "one") as one:
-        await until(one, lambda: total_free(one) == 8)
+async def test_a_restarted_sidecar_gets_what_its_earlier_start_held() -> None:
+    ahead = [0.0]
+    async with capacity_service(
+        MemoryLedgers(), {POD_A: 8}, clock=lambda: boot_clock() + ahead[0]
+    ) as service:
+        async with leasing(service, "one") as one:
+            await until(one, lambda: total_free(one) == 8)
         async with leasing(service, "one", boot="2") as again:
-            again.want({LARGE: 1}, NanoUsd(0))
-            await until(again, lambda: total_free(again) >= 1)
-            assert len(service.publisher.sidecars()) == 2
+            again.want({LARGE: 8}, NanoUsd(0))
+            await until(again, lambda: again.connected)
+            assert total_free(again) == 0
+            ahead[0] = UPSTREAM_NOTICES
+            await until(again, lambda: total_free(again) == 8)
+
+
+async def test_a_leader_that_is_not_sure_of_its_leadership_grants_nothing() -> None:
+    sure = [True]
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 8}, leads=lambda: sure[0]) as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        sure[0] = False
+        publish_slots(service.publisher, {POD_A: 4})
+        one.want({LARGE: 3}, NanoUsd(0))
+        assert not await one.wait_change(0.3)
+        sure[0] = True
+        await until(one, lambda: total_free(one) == 4)
+
+
+async def test_a_ledger_that_can_not_be_read_holds_up_only_its_own_policy() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, budget=None) as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        await until(two, lambda: total_free(two) == 4)
+        store.readable = False
+        publish_documents(service.publisher, budget="10", second=True)
+        service.publisher.set_policy_of(lambda s: (POLICY if s.pod == "one" else SECOND, FLEET))
+        two.want({LARGE: 5}, NanoUsd(0))
+        applied = one.holding.applied
+        await until(two, lambda: two.policy is not None and two.policy.key == SECOND)
+        assert one.holding.applied == applied
+
+
+async def test_a_sidecar_follows_no_leader_older_than_the_one_it_knows() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, epoch=5, budget=None) as newer,
+        leasing(newer, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        await newer.kill()
+        async with capacity_service(store, {POD_A: 8}, epoch=4, budget=None, port=newer.port) as older:
+            async with leasing(older, "two") as two:  # by the time it has slots, the other has tried
+                await until(two, lambda: two.connected)
+                await until(one, lambda: "older than epoch 5" in one.trouble)
+            assert one.holding.epoch == 5
+            assert [view.id.pod for view in older.publisher.sidecars()] == ["two"]
+
+
+async def test_a_stopping_leader_leaves_no_spare_money_and_keeps_leases_alive() -> None:
+    store = MemoryLedgers()
+    async with capacity_service(store, {POD_A: 8}, budget="10") as service, leasing(service, "one") as one:
+        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        await until(one, lambda: free_money(one) == 5 * USD)
+        await service.publisher.stop()
+        (record,) = store.records.values()
+        assert record.watermark == 5 * USD
+        await until(one, lambda: not one.connected)
+        assert total_free(one) == 8
 
 
 async def test_a_report_beyond_bounds_ends_only_its_own_stream() -> None:

@@ -14,14 +14,15 @@ from modelfleet_core.leasing.ledger import LedgerRecord
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.manifests import document, parse_policy
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
-from modelfleet_operator.ledgers import LedgerConflictError
+from modelfleet_operator.ledgers import LedgerConflictError, LedgerUnavailableError
 from modelfleet_operator.publish import Publisher
-from modelfleet_sidecar.lease import LeaseClient
+from modelfleet_sidecar.lease import LeaseClient, boot_clock
 
 from support.manifests import fleet_manifest, policy_manifest
 
 FLEET = ObjectKey("ml", "chat")
 POLICY = ObjectKey("ml", "assistant")
+SECOND = ObjectKey("ml", "batch")
 LARGE = VariantKey(ModelName("large"), "h100")
 POD_A = EndpointUrl("http://10.0.0.1:8000")
 POD_B = EndpointUrl("http://10.0.0.2:8000")
@@ -34,21 +35,22 @@ def sidecar_id(name: str, boot: str = "1") -> SidecarId:
 
 
 class MemoryLedgers:
-    """A compare-and-swap store. `before_write` may hold a write up, change what is stored, or raise."""
+    """A compare-and-swap store; writes wait while `open` is not set."""
 
     def __init__(self) -> None:
         self.records: dict[PeriodId, LedgerRecord] = {}
         self.writes: list[LedgerRecord] = []
-        self.before_write: Callable[[LedgerRecord], None] = lambda record: None
+        self.readable = True
         self.open = asyncio.Event()
         self.open.set()
 
     async def read(self, policy: ObjectKey, period: PeriodId) -> LedgerRecord | None:
+        if not self.readable:
+            raise LedgerUnavailableError("the store is closed")
         return self.records.get(period)
 
     async def write(self, record: LedgerRecord) -> str:
         await self.open.wait()
-        self.before_write(record)
         stored = self.records.get(record.period)
         if (stored.version if stored is not None else None) != record.version:
             raise LedgerConflictError(f"{record.period} is not version {record.version}")
@@ -76,18 +78,19 @@ class CapacityService:
         await self.server.stop(None)
 
 
-def publish_documents(
-    publisher: Publisher, *, budget: str | None = "60", period: str = "Day", max_request: str = "2m"
-) -> None:
+def publish_documents(publisher: Publisher, *, budget: str | None = "60", second: bool = False) -> None:
+    """Publish the fleet and its policy; with `second` also a policy of the same fleet without budget."""
     manifest = policy_manifest()
-    manifest["spec"]["limits"]["maxRequest"] = max_request
     if budget is None:
         del manifest["spec"]["budget"]
     else:
-        manifest["spec"]["budget"] = {"limit": budget, "period": period, "enforcement": "Hard"}
-    publisher.set_documents(
-        {FLEET: document(fleet_manifest())}, {POLICY: (parse_policy(manifest), document(manifest))}
-    )
+        manifest["spec"]["budget"] = {"limit": budget, "period": "Day", "enforcement": "Hard"}
+    policies = {POLICY: (parse_policy(manifest), document(manifest))}
+    if second:
+        manifest = policy_manifest(SECOND.name)
+        del manifest["spec"]["budget"]
+        policies[SECOND] = (parse_policy(manifest), document(manifest))
+    publisher.set_documents({FLEET: document(fleet_manifest())}, policies)
 
 
 def publish_slots(publisher: Publisher, slots: Mapping[EndpointUrl, int]) -> None:
@@ -104,9 +107,11 @@ async def capacity_service(
     budget: str | None = "60",
     port: int = 0,
     ttl: float = 30.0,
+    leads: Callable[[], bool] = lambda: True,
+    clock: Callable[[], float] = boot_clock,
     wall_clock: Callable[[], datetime] = lambda: datetime(2026, 11, 22, 12, tzinfo=UTC),
 ) -> AsyncIterator[CapacityService]:
-    publisher = Publisher(store=store, ttl=ttl, wall_clock=wall_clock)
+    publisher = Publisher(store=store, ttl=ttl, leads=leads, clock=clock, wall_clock=wall_clock)
     publish_documents(publisher, budget=budget)
     publish_slots(publisher, slots)
     publisher.set_policy_of(lambda sidecar: (POLICY, FLEET))

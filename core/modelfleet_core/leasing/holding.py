@@ -121,7 +121,10 @@ class Holding:
         self.lease_ends = grant.report_sent_at + grant.ttl * (1 - DRIFT)
         self._slots = {} if self.leaving else dict(grant.slots)
         self._apply_accounts(grant, now)
-        if before != {endpoint: granted.slots for endpoint, granted in self._slots.items()}:
+        changed = before != {endpoint: granted.slots for endpoint, granted in self._slots.items()}
+        if changed or any(
+            account.free > self._kept_money(account, now) for account in self._accounts.values()
+        ):
             self._pressing()
         return True
 
@@ -191,6 +194,12 @@ class Holding:
         """Return the periods it has an account of."""
         return frozenset(self._accounts)
 
+    def _kept_money(self, account: _Account, now: float) -> int:
+        """Return how much free money of an account need not be given back."""
+        if self.leaving or now >= account.ends_at:
+            return 0
+        return max(account.keep, self._wanted_money)
+
     def account(self, period: PeriodId) -> AccountState | None:
         """Return one account as a report would show it, without wants; None: not known (any more)."""
         account = self._accounts.get(period)
@@ -232,6 +241,8 @@ class Holding:
             account = self._accounts[reservation.period]
             account.reserved -= reservation.amount
             account.spent += charged
+            if account.free > max(account.keep, self._wanted_money):
+                self._pressing()  # another sidecar may wait for this money
         self._leave_slot(reservation.endpoint)
         return Settlement(first=True, charged=charged, excess=NanoUsd(max(0, charged - reservation.amount)))
 
@@ -300,8 +311,7 @@ class Holding:
         accounts: dict[PeriodId, AccountState] = {}
         for period, account in self._accounts.items():
             is_current = current is not None and period == current[0]
-            keep = max(account.keep, self._wanted_money) if is_current and not self.leaving else 0
-            account.returned += max(0, account.free - keep)
+            account.returned += max(0, account.free - self._kept_money(account, now))
             accounts[period] = _state(account, max(0, self._wanted_money - account.free) if is_current else 0)
         self._reports += 1
         return Report(

@@ -172,8 +172,10 @@ class Purse:
         for sidecar, account in self._accounts.items():
             if sidecar not in free_targets:
                 account.keep = 0
-            else:
-                account.keep = account.wanted_free if scarce else 2 * free_targets[sidecar]
+            elif scarce:
+                account.keep = account.wanted_free
+            else:  # twice the target, so that money does not go back and forth
+                account.keep = int(max(account.wanted_free, 2 * AHEAD * account.rate, account.need))
         self._wanted_watermark = min(max(limit, self.committed), self.committed + sum(asks.values()))
         grantable = min(left, self._covered() - self.committed)
         for sidecar, share in water_fill(asks, grantable, {}).items():

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from modelfleet.v1 import capacity_pb2
-
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.messages import AccountState, ClassDemand, Document, SlotState
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName
