@@ -74,6 +74,7 @@ class Operator:
         self._ledgers = RecordLedgers(cluster)
         self._publisher = Publisher(
             store=self._ledgers,
+            leads=self._leader.leads,
             clock=self._clock,
             wall_clock=self._budget_clock,
         )
