@@ -1,9 +1,9 @@
-"""Stage assign: from waiting requests to decisions that hold a slot and money of the lease.
+"""Stage assign: from prospects to decisions that hold a slot and money of the lease.
 
-In: `Ask`s, the lease, an estimator. Out: for each a `Decision`, or None: it waits. Next: `forward`.
+In: prospects and the lease. Out: for each a `Decision`, or None: it waits. Next: `forward`, or the caller.
 
-`prospect` looks at a request when it arrives. Alone it goes through `one`; of a batch `pose` makes the
-program, `solve` may run in a thread, `commit` reserves, exactly: what changed meanwhile is refused.
+A request that comes alone goes through `one`. Of a batch `pose` makes the program, `solve` may run in a
+thread, `commit` reserves, exactly: what changed meanwhile is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,10 +19,8 @@ from modelfleet_core.assignment import single
 from modelfleet_core.assignment.problem import AssignmentProblem, Row
 from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
-from modelfleet_core.catalog import Fleet, Model
+from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import ModelOffer
-from modelfleet_core.estimation.estimate import Estimate
-from modelfleet_core.estimation.profile import RequestProfile, profile
 from modelfleet_core.leasing.holding import Holding, Reservation
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import (
@@ -36,9 +34,9 @@ from modelfleet_core.values import (
     usd,
 )
 
-from modelfleet_sidecar.chat import AUTO, ChatCall
-from modelfleet_sidecar.decision import Ask, Certificate, Considered, Decision, Reason
-from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.chat import AUTO
+from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
+from modelfleet_sidecar.prospect import Prospect
 
 PATIENCE = 5.0
 """Seconds over which the loss of making a request wait grows to its full shed penalty."""
@@ -51,15 +49,6 @@ SLOTS, MONEY = "NoFreeSlot", "Budget"
 
 Spots = dict[VariantKey, dict[EndpointUrl, int]]
 """Free slots by variant and endpoint."""
-
-
-class Estimator(Protocol):
-    """What routing needs of an estimator: estimates, and to be told of requests and whole answers."""
-
-    def estimate(self, profile: RequestProfile, fleet: Fleet) -> tuple[Estimate, ...]: ...
-    def saw(self, profile: RequestProfile) -> None: ...
-    def answered(self, task: TaskName, output_tokens: int) -> None: ...
-    def output_tokens(self) -> Mapping[TaskName, float]: ...
 
 
 class Lease(Protocol):
@@ -83,31 +72,6 @@ class Lease(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prospect:
-    """One request and what each variant of `fleet` (m of them, in its order) would make of it."""
-
-    ask: Ask
-    fleet: Fleet
-    policy: Policy
-    profile: RequestProfile
-    variants: tuple[VariantKey, ...]
-    quality: tuple[float, ...]
-    cost: tuple[float, ...]
-    """USD, expected."""
-    service_time: tuple[float, ...]
-    reserve: tuple[NanoUsd, ...]
-    """Upper bound."""
-    output_limit: tuple[int, ...]
-    """Tokens per choice that the variant may be asked for."""
-    excluded_by: tuple[str, ...]
-    """Why it can never serve this request; empty: it could."""
-
-    @property
-    def possible(self) -> list[bool]:
-        return [not why for why in self.excluded_by]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """A batch's program and what it was made of."""
 
@@ -122,66 +86,6 @@ class Solved:
     choice: tuple[int, ...]
     """Column of each request; -1: it waits."""
     certificate: Certificate
-
-
-def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Prospect:
-    """Profile a request and estimate every variant. Raises Failure when none could ever serve it."""
-    call = ask.call
-    known_model(call, fleet)
-    most = policy.limits.max_output_tokens
-    limit = most if call.asked_output_tokens is None else min(call.asked_output_tokens, most)
-    seen = profile(
-        call.texts,
-        task=ask.task,
-        asked_output_tokens=None if call.asked_output_tokens is None else limit * call.choices,
-        max_output_tokens=most * call.choices,
-        seen_output_tokens=estimator.output_tokens(),
-    )
-    seen = replace(seen, input_tokens_bound=seen.input_tokens_bound + call.hidden_tokens)
-    rows: list[tuple[VariantKey, float, float, float, NanoUsd, int, str]] = []
-    for model, estimate in zip(fleet.models, estimator.estimate(seen, fleet), strict=True):
-        room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
-        why = "Pinned" if call.model not in (AUTO, model.name) else "" if room else "ContextLength"
-        for variant in model.variants:
-            seconds = variant.latency.service_time(estimate.output_tokens)
-            rows.append((variant.key, estimate.quality, estimate.cost, seconds, estimate.reserve, room, why))
-    if all(row[6] for row in rows):
-        whose = "any model" if call.model == AUTO else f"model {call.model!r}"
-        raise Failure(
-            Fault.BAD_REQUEST,
-            "ContextLength",
-            f"about {seen.input_tokens} input tokens and {limit} output tokens do not fit the context of"
-            f" {whose}; shorten messages or max_tokens",
-            field="messages",
-        )
-    variants, quality, cost, service_time, reserve, output_limit, excluded_by = zip(*rows, strict=True)
-    return Prospect(
-        ask, fleet, policy, seen, variants, quality, cost, service_time, reserve, output_limit, excluded_by
-    )
-
-
-def known_model(call: ChatCall, fleet: Fleet) -> None:
-    """Raise Failure where a request names a model that the fleet does not have."""
-    if call.model == AUTO or fleet.model(ModelName(call.model)) is not None:
-        return
-    known = ", ".join(model.name for model in fleet.models)
-    raise Failure(
-        Fault.NOT_FOUND,
-        "ModelNotFound",
-        f"the model {call.model[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
-        field="model",
-    )
-
-
-def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:
-    """Return what each model that could serve the request offers it, by its fastest variant."""
-    best: dict[ModelName, ModelOffer] = {}
-    for j, key in enumerate(seen.variants):
-        known = best.get(key.model)
-        seconds = seen.service_time[j]
-        if not seen.excluded_by[j] and (known is None or seconds < known.service_time):
-            best[key.model] = ModelOffer(seen.quality[j], seen.cost[j], seconds)
-    return best
 
 
 class Assigner:
@@ -225,6 +129,19 @@ class Assigner:
         money = self._lease.holding.money(now)
         possible = [reserve for reserve, why in zip(seen.reserve, seen.excluded_by, strict=True) if not why]
         return SLOTS if money is None or min(possible) <= money + coming else MONEY
+
+    def placeable(self, prospects: Sequence[Prospect]) -> list[bool]:
+        """Return for each request whether the lease could take it now, looking at it alone."""
+        now = self._clock()
+        money = self._lease.holding.money(now)
+        spots = self._spots(now)
+        return [
+            any(
+                not why and variant in spots and (money is None or reserve <= money)
+                for variant, reserve, why in zip(seen.variants, seen.reserve, seen.excluded_by, strict=True)
+            )
+            for seen in prospects
+        ]
 
     def one(self, seen: Prospect) -> tuple[Decision | None, Certificate]:
         """Assign a request that comes alone: by price, without a program."""
@@ -414,16 +331,3 @@ def _reason(
         return Reason.SLOTS_BIND
     dear = considered.excluded_by[favourite] == MONEY or MONEY in certificate.binding
     return Reason.BUDGET_BINDS if dear else Reason.SLOTS_BIND
-
-
-def _output_room(model: Model, seen: RequestProfile, limit: int, asked: bool) -> int:
-    """Return how many output tokens per choice fit the model's context; 0: the request does not fit."""
-    if model.context_tokens is None:
-        return limit
-    if asked:
-        return limit if seen.input_tokens + limit <= model.context_tokens else 0
-    # The caller leaves the length open: ask for what is left, surely or at least likely.
-    room = model.context_tokens - seen.input_tokens_bound
-    if room < min(limit, 256):
-        room = model.context_tokens - seen.input_tokens * 5 // 4
-    return max(0, min(limit, room))

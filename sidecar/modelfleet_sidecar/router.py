@@ -13,16 +13,20 @@ from dataclasses import dataclass
 
 from modelfleet_core.values import ModelName, NanoUsd, TaskName
 
-from modelfleet_sidecar.assign import Assigner, Estimator, Lease, known_model
-from modelfleet_sidecar.batch import Batcher, no_lease
+from modelfleet_sidecar.assign import Assigner, Lease
+from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import ChatCall
 from modelfleet_sidecar.decision import Ask, Certificate, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.offline import OfflineBatches
+from modelfleet_sidecar.prospect import Estimator, known_model
+from modelfleet_sidecar.refusals import Refusals, no_lease
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.upstream import Pool
+from modelfleet_sidecar.wants import Wants
 
 TASK_HEADER = "x-modelfleet-task"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
@@ -54,18 +58,33 @@ class Router:
         self._clock = clock
         self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
         self._forwarder = Forwarder(pool=self._pool, settle=self._settle)
+        assigner = Assigner(lease=lease, clock=clock)
+        wants = Wants(lease)
+        refusals = Refusals(lease=lease, assigner=assigner, reserved=lambda: self._reserved, clock=clock)
         self._batcher = Batcher(
             lease=lease,
             estimator=estimator,
-            assigner=Assigner(lease=lease, clock=clock),
+            assigner=assigner,
+            refusals=refusals,
+            wants=wants,
             release=self._release,
-            reserved=lambda: sum(decision.reserved for decision in self._open.values()),
+            clock=clock,
+            telemetry=telemetry,
+        )
+        self._offline = OfflineBatches(
+            lease=lease,
+            assigner=assigner,
+            refusals=refusals,
+            wants=wants,
+            look=self._batcher.look,
             clock=clock,
             telemetry=telemetry,
         )
         self._decisions = DecisionLog()
         self._open: dict[int, Decision] = {}
         """Decisions not settled yet, by reservation."""
+        self._reserved = 0
+        """Nano-USD of them."""
         self._draining = False
         self._active = 0
         self._limits: set[asyncio.Timeout] = set()
@@ -157,7 +176,7 @@ class Router:
     ) -> tuple[list[Decision | Failure], Certificate | None]:
         """Assign an offline batch jointly; outcomes in the order of `asks`. Raises Failure."""
         with self._busy():
-            outcomes, certificate = await self._batcher.decide_all(asks)
+            outcomes, certificate = await self._offline.decide(asks)
             for outcome in outcomes:
                 if isinstance(outcome, Decision):
                     self._note(outcome)
@@ -253,7 +272,7 @@ class Router:
             await asyncio.sleep(HOUSEKEEPING)
             self._pool.sweep()
             for reservation, settlement in self._lease.holding.expire(self._clock()):
-                decision = self._open.pop(reservation.id, None)
+                decision = self._close(reservation.id)
                 if decision is not None:
                     self._decisions.settled(decision.id, settlement.charged)
                     self._telemetry.settled(decision, settlement.charged, expired=True)
@@ -285,12 +304,19 @@ class Router:
 
     def _note(self, decision: Decision) -> None:
         self._open[decision.reservation] = decision
+        self._reserved += decision.reserved
         self._decisions.add(decision)
         self._telemetry.decided(decision)
 
+    def _close(self, reservation: int) -> Decision | None:
+        decision = self._open.pop(reservation, None)
+        if decision is not None:
+            self._reserved -= decision.reserved
+        return decision
+
     def _settle(self, decision: Decision, actual: NanoUsd | None) -> NanoUsd:
         settlement = self._lease.holding.settle(decision.reservation, actual)
-        if self._open.pop(decision.reservation, None) is None or not settlement.first:
+        if self._close(decision.reservation) is None or not settlement.first:
             entry = self._decisions.find(decision.id)
             return entry.cost if entry is not None and entry.cost is not None else NanoUsd(0)
         self._decisions.settled(decision.id, settlement.charged)

@@ -11,11 +11,12 @@ from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd, TierName
-from modelfleet_sidecar.assign import Assigner, Prospect, prospect
+from modelfleet_sidecar.assign import Assigner
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.lease import boot_clock
+from modelfleet_sidecar.prospect import Prospect, prospect
 from support.sidecars import GivenLease, Spec, fleet_of, policy_of
 
 pytestmark = pytest.mark.property

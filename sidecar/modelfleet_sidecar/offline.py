@@ -1,0 +1,138 @@
+"""Stage batch for offline work: up to ten thousand requests assigned jointly, once, without a queue.
+
+In: asks in order. Out: a `Decision` or a `Failure` for each, in the same order, and the certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from modelfleet_core.values import VariantKey
+
+from modelfleet_sidecar.assign import Assigner, Lease
+from modelfleet_sidecar.decision import Ask, Certificate, Decision
+from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.prospect import Prospect
+from modelfleet_sidecar.refusals import Refusals
+from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.wants import Wants
+
+MAX_BATCHES = 4
+"""Batches that may be at work or wait; beyond them callers are told to come back."""
+SOLVE_SECONDS = 2.0
+TOP_UP_PATIENCE = 1.0
+"""Seconds that a batch waits for the slots and the money that it asked for."""
+MARGIN = 0.02
+"""Seconds left before the first deadline for assigning."""
+
+
+class OfflineBatches:
+    """Assigns one batch after the other. `look` makes an ask's prospect and counts it as demand."""
+
+    def __init__(
+        self,
+        *,
+        lease: Lease,
+        assigner: Assigner,
+        refusals: Refusals,
+        wants: Wants,
+        look: Callable[[Ask], Prospect],
+        clock: Callable[[], float],
+        telemetry: Telemetry,
+    ) -> None:
+        self._lease = lease
+        self._assigner = assigner
+        self._refusals = refusals
+        self._wants = wants
+        self._look = look
+        self._clock = clock
+        self._telemetry = telemetry
+        self._turn = asyncio.Lock()
+        self._batches = 0
+
+    async def decide(
+        self, asks: Sequence[Ask | Failure]
+    ) -> tuple[list[Decision | Failure], Certificate | None]:
+        """Return one outcome per ask, in their order; a failed ask stays what it is.
+
+        Raises Failure when too many batches wait. A cancelled caller leaves nothing behind.
+        """
+        if self._batches >= MAX_BATCHES:
+            raise Failure(
+                Fault.EXHAUSTED, "Overloaded", f"{MAX_BATCHES} batches wait already", retry_after=1.0
+            )
+        self._batches += 1
+        try:
+            async with self._turn:
+                return await self._decide(asks)
+        finally:
+            self._batches -= 1
+
+    async def _decide(
+        self, asks: Sequence[Ask | Failure]
+    ) -> tuple[list[Decision | Failure], Certificate | None]:
+        outcomes: list[Decision | Failure] = []
+        places: list[int] = []
+        prospects: list[Prospect] = []
+        for place, ask in enumerate(asks):
+            if place % 50 == 49:
+                await asyncio.sleep(0)  # others must not wait for ten thousand profiles
+            seen = self._try(ask)
+            if isinstance(seen, Failure):
+                outcomes.append(seen)
+                continue
+            outcomes.append(self._refusals.no_place(seen))
+            if not prospects or seen.fleet is prospects[0].fleet:  # else it changed in between: come back
+                places.append(place)
+                prospects.append(seen)
+        if not prospects:
+            return outcomes, None
+        await self._top_up(prospects)
+        batch = self._assigner.pose(prospects)
+        loop = asyncio.get_running_loop()
+        solved = await loop.run_in_executor(None, self._assigner.solve, batch, SOLVE_SECONDS)
+        self._telemetry.batch(len(prospects), solved.certificate)
+        now = self._clock()
+        decisions = self._assigner.commit(solved, lambda i: prospects[i].ask.deadline > now)
+        for place, seen, decision in zip(places, prospects, decisions, strict=True):
+            outcomes[place] = self._refusals.no_place(seen) if decision is None else decision
+        return outcomes, solved.certificate
+
+    def _try(self, ask: Ask | Failure) -> Prospect | Failure:
+        if isinstance(ask, Failure):
+            return ask
+        try:
+            return self._look(ask)
+        except Failure as failure:
+            return failure
+
+    async def _top_up(self, prospects: Sequence[Prospect]) -> None:
+        """Ask for the slots and money that the batch could use, and wait a little for them."""
+        slots: Counter[VariantKey] = Counter()
+        money = 0
+        for index, seen in enumerate(prospects):
+            if index % 200 == 199:
+                await asyncio.sleep(0)
+            best = self._assigner.favourite(seen)
+            slots[seen.variants[best]] += 1
+            money += seen.reserve[best]
+        first = min(seen.ask.deadline for seen in prospects)
+        end = min(self._clock() + TOP_UP_PATIENCE, first - MARGIN)
+        self._wants.claim(slots.elements(), money)
+        try:
+            while self._lacks(slots, money) and (left := end - self._clock()) > 0:
+                await self._lease.wait_change(left)
+        finally:
+            self._wants.drop(slots.elements(), money)
+
+    def _lacks(self, wanted: Counter[VariantKey], wanted_money: int) -> bool:
+        now = self._clock()
+        holding = self._lease.holding
+        free: Counter[VariantKey] = Counter()
+        for endpoint, slots in holding.free(now).items():
+            if (variant := holding.variant_of(endpoint)) is not None:
+                free[variant] += slots
+        money = holding.money(now)
+        return bool(wanted - free) or (money is not None and wanted_money > money)

@@ -1,0 +1,129 @@
+"""Stage assign, first half: one request as it arrives, and what each variant of the fleet would make of it.
+
+In: an `Ask`, the fleet and the policy, an estimator. Out: a `Prospect`, or the `Failure` of a request that
+can never be served. Next: `batch` lets it wait, `assign` places it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from modelfleet_core.catalog import Fleet, Model
+from modelfleet_core.demand import ModelOffer
+from modelfleet_core.estimation.estimate import Estimate
+from modelfleet_core.estimation.profile import RequestProfile, profile
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import ModelName, NanoUsd, TaskName, VariantKey
+
+from modelfleet_sidecar.chat import AUTO, ChatCall
+from modelfleet_sidecar.decision import Ask
+from modelfleet_sidecar.failures import Failure, Fault
+
+
+class Estimator(Protocol):
+    """What routing needs of an estimator: estimates, and to be told of requests and whole answers."""
+
+    def estimate(self, profile: RequestProfile, fleet: Fleet) -> tuple[Estimate, ...]: ...
+    def saw(self, profile: RequestProfile) -> None: ...
+    def answered(self, task: TaskName, output_tokens: int) -> None: ...
+    def output_tokens(self) -> Mapping[TaskName, float]: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prospect:
+    """One request and what each variant of `fleet` (m of them, in its order) would make of it."""
+
+    ask: Ask
+    fleet: Fleet
+    policy: Policy
+    profile: RequestProfile
+    variants: tuple[VariantKey, ...]
+    quality: tuple[float, ...]
+    cost: tuple[float, ...]
+    """USD, expected."""
+    service_time: tuple[float, ...]
+    reserve: tuple[NanoUsd, ...]
+    """Upper bound."""
+    output_limit: tuple[int, ...]
+    """Tokens per choice that the variant may be asked for."""
+    excluded_by: tuple[str, ...]
+    """Why it can never serve this request; empty: it could."""
+
+    @property
+    def possible(self) -> list[bool]:
+        return [not why for why in self.excluded_by]
+
+
+def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Prospect:
+    """Profile a request and estimate every variant. Raises Failure when none could ever serve it."""
+    call = ask.call
+    known_model(call, fleet)
+    most = policy.limits.max_output_tokens
+    limit = most if call.asked_output_tokens is None else min(call.asked_output_tokens, most)
+    seen = profile(
+        call.texts,
+        task=ask.task,
+        asked_output_tokens=None if call.asked_output_tokens is None else limit * call.choices,
+        max_output_tokens=most * call.choices,
+        seen_output_tokens=estimator.output_tokens(),
+    )
+    seen = replace(seen, input_tokens_bound=seen.input_tokens_bound + call.hidden_tokens)
+    rows: list[tuple[VariantKey, float, float, float, NanoUsd, int, str]] = []
+    for model, estimate in zip(fleet.models, estimator.estimate(seen, fleet), strict=True):
+        room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
+        why = "Pinned" if call.model not in (AUTO, model.name) else "" if room else "ContextLength"
+        for variant in model.variants:
+            seconds = variant.latency.service_time(estimate.output_tokens)
+            rows.append((variant.key, estimate.quality, estimate.cost, seconds, estimate.reserve, room, why))
+    if all(row[6] for row in rows):
+        whose = "any model" if call.model == AUTO else f"model {call.model!r}"
+        raise Failure(
+            Fault.BAD_REQUEST,
+            "ContextLength",
+            f"about {seen.input_tokens} input tokens and {limit} output tokens do not fit the context of"
+            f" {whose}; shorten messages or max_tokens",
+            field="messages",
+        )
+    variants, quality, cost, service_time, reserve, output_limit, excluded_by = zip(*rows, strict=True)
+    return Prospect(
+        ask, fleet, policy, seen, variants, quality, cost, service_time, reserve, output_limit, excluded_by
+    )
+
+
+def known_model(call: ChatCall, fleet: Fleet) -> None:
+    """Raise Failure where a request names a model that the fleet does not have."""
+    if call.model == AUTO or fleet.model(ModelName(call.model)) is not None:
+        return
+    known = ", ".join(model.name for model in fleet.models)
+    raise Failure(
+        Fault.NOT_FOUND,
+        "ModelNotFound",
+        f"the model {call.model[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
+        field="model",
+    )
+
+
+def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:
+    """Return what each model that could serve the request offers it, by its fastest variant."""
+    best: dict[ModelName, ModelOffer] = {}
+    for j, key in enumerate(seen.variants):
+        known = best.get(key.model)
+        seconds = seen.service_time[j]
+        if not seen.excluded_by[j] and (known is None or seconds < known.service_time):
+            best[key.model] = ModelOffer(seen.quality[j], seen.cost[j], seconds)
+    return best
+
+
+def _output_room(model: Model, seen: RequestProfile, limit: int, asked: bool) -> int:
+    """Return how many output tokens per choice fit the model's context; 0: the request does not fit."""
+    if model.context_tokens is None:
+        return limit
+    if asked:
+        return limit if seen.input_tokens + limit <= model.context_tokens else 0
+    # The caller leaves the length open: ask for what is left, surely or at least likely.
+    room = model.context_tokens - seen.input_tokens_bound
+    if room < min(limit, 256):
+        room = model.context_tokens - seen.input_tokens * 5 // 4
+    return max(0, min(limit, room))
