@@ -38,7 +38,13 @@ TTL = 30.0
 TICK = 0.5
 """Seconds between passes when nothing happens: leases run out and periods end."""
 GATHER = 0.005
-"""Seconds between passes, so that changes at one moment make one grant."""
+"""Least seconds between passes, so that changes at one moment make one grant."""
+SERVER_OPTIONS = (
+    # Sidecars ask by pings whether a silent leader still lives.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+"""For the server that serves a `Publisher`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +185,13 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             except TimeoutError:
                 pass  # time alone changes leases
             self._woken.clear()
+            began = time.perf_counter()
             if self._failure is not None:
                 raise self._failure
             if self._book is not None and not self._stopping and self._leads():
                 self._pass(self._book)
-            await asyncio.sleep(GATHER)
+            # However many sidecars report, the other half of the time is for everything else.
+            await asyncio.sleep(max(GATHER, time.perf_counter() - began))
 
     async def stop(self, within: float = 3.0) -> None:
         """Grant nothing more, leave no spare money behind in the ledgers, and end all streams.

@@ -15,7 +15,7 @@ from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.manifests import document, parse_policy
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
 from modelfleet_operator.ledgers import LedgerConflictError, LedgerUnavailableError
-from modelfleet_operator.publish import Publisher
+from modelfleet_operator.publish import SERVER_OPTIONS, Publisher
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
 
 from support.manifests import fleet_manifest, policy_manifest
@@ -116,7 +116,7 @@ async def capacity_service(
     publish_slots(publisher, slots)
     publisher.set_policy_of(lambda sidecar: (POLICY, FLEET))
     await publisher.open_epoch(epoch, may_hold)
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     capacity_pb2_grpc.add_CapacityServicer_to_server(publisher, server)
     service = CapacityService(
         publisher,
