@@ -31,7 +31,7 @@ from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_operator.observe import Observer
 from modelfleet_operator.policies import Policies
 from modelfleet_operator.prices import Pricing
-from modelfleet_operator.publish import Publisher
+from modelfleet_operator.publish import SERVER_OPTIONS, Publisher
 from modelfleet_operator.publishing import Publishing
 from modelfleet_operator.reconcile import Reconciler, Tools
 from modelfleet_operator.scale import NotLeadingError, Scaler
@@ -81,7 +81,7 @@ class Operator:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; raises `NotLeadingError` when another leads, and what the watch raises."""
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         try:
             await self._serve(server)
             watch = asyncio.create_task(self._cluster.run(self._take, self._synced), name="watch")
