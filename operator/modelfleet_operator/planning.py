@@ -20,7 +20,7 @@ from modelfleet_core.allocation.solver import allocate
 from modelfleet_core.allocation.stabilise import Stabiliser
 from modelfleet_core.catalog import Fleet, PoolPlacement, Replicas
 from modelfleet_core.demand import DemandClass, ModelOffer
-from modelfleet_core.values import TaskName, TierName, VariantKey, usd
+from modelfleet_core.values import ObjectKey, TaskName, TierName, VariantKey, usd
 
 from modelfleet_operator.views import FleetView
 
@@ -54,6 +54,8 @@ class Demand:
     """Pods of sidecars that exist."""
     heard: bool
     """Any request was ever reported since this leader began."""
+    budget_rate: Mapping[ObjectKey, float] = field(default_factory=dict)
+    """USD per second that policies with a budget may spend from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,12 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     elif basis is Basis.HELD:
         fleet, classes = _held(fleet, memory.planned or {}), ()
     problem = AllocationProblem(
-        fleet=fleet, classes=classes, current=view.current(), occupied=view.occupied(), stock=view.stock
+        fleet=fleet,
+        classes=classes,
+        current=view.current(),
+        occupied=view.occupied(),
+        stock=view.stock,
+        budget_rate=demand.budget_rate,
     )
     plan = allocate(problem, time_limit=time_limit)
     window = fleet.scaling.scale_down_stabilization
@@ -142,7 +149,7 @@ def _assumed_class(fleet: Fleet, task: TaskName | None) -> DemandClass:
             model.name: ModelOffer(
                 quality=model.quality.of(task),
                 cost_usd=usd(model.pricing.cost(ASSUMED_INPUT, ASSUMED_OUTPUT)),
-                service_time=model.variants[0].latency.service_time(ASSUMED_OUTPUT),
+                service_time=min(v.latency.service_time(ASSUMED_OUTPUT) for v in model.variants),
             )
             for model in fleet.models
         },

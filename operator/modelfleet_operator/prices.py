@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import NoReturn, Protocol
 
@@ -89,16 +89,22 @@ class Pricing:
     def _problem(self, fleet: Fleet, present: Present, demand: tuple[DemandClass, ...]) -> DivisionProblem:
         policies = {policy.key for policy in present.resolution.policies_of(fleet.key)}
         endpoints = live_endpoints(fleet, present.snapshot)
-        rates = {policy: self._budget_rate(policy) for policy in policies}
         return DivisionProblem(
             fleet=fleet,
             classes=tuple(found for found in demand if found.policy in policies),
             slots={key: sum(slots.values()) for key, slots in endpoints.items()},
-            budget_rate={policy: rate for policy, rate in rates.items() if rate is not None},
+            budget_rate=self.budget_rates(policies),
         )
 
+    def budget_rates(self, policies: Iterable[ObjectKey]) -> dict[ObjectKey, float]:
+        """Return the USD per second that would use up what is left of each budget.
+
+        A policy without a budget, or whose ledger was not read yet, is absent.
+        """
+        rates = {policy: self._budget_rate(policy) for policy in policies}
+        return {policy: rate for policy, rate in rates.items() if rate is not None}
+
     def _budget_rate(self, policy: ObjectKey) -> float | None:
-        """Return the USD per second that would use up what is left; None: no budget, or not known yet."""
         usage = self._market.usage(policy)
         if usage is None:
             return None

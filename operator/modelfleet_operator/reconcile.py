@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Protocol
@@ -68,8 +68,11 @@ class CapacityView(Protocol):
     def leased(self) -> Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]: ...
 
 
-class SlotPrices(Protocol):
+class Prices(Protocol):
+    """What this module asks of `prices`."""
+
     def slot_prices(self, fleet: ObjectKey) -> dict[VariantKey, float]: ...
+    def budget_rates(self, policies: Iterable[ObjectKey]) -> dict[ObjectKey, float]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +81,7 @@ class Tools:
 
     world: World
     capacity: CapacityView
-    prices: SlotPrices
+    prices: Prices
     scaler: Scaler
     writer: StatusWriter[Fleet]
     telemetry: Telemetry
@@ -237,6 +240,7 @@ class FleetTask:
             reporting=sum(view.report_age < SILENT for view in self._sidecars()),
             pods=sum(isinstance(found, Follows) and found.fleet == self._key for found in selected),
             heard=self._heard,
+            budget_rate=self._tools.prices.budget_rates(policies),
         )
 
     def _sidecars(self) -> list[SidecarView]:

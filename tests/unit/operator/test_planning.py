@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from modelfleet_core.allocation.result import Reason
 from modelfleet_core.demand import DemandClass, ModelOffer
@@ -24,7 +26,7 @@ def _class(rate: float) -> DemandClass:
         weight=1.0,
         shed_penalty=0.5,
         rate=rate,
-        offers={ModelName("large"): ModelOffer(quality=0.7, cost_usd=0.0, service_time=2.0)},
+        offers={ModelName("large"): ModelOffer(quality=0.7, cost_usd=0.001, service_time=2.0)},
     )
 
 
@@ -61,6 +63,12 @@ def test_reported_demand_brings_replicas_up() -> None:
     planned = plan_fleet(_view(0), _reported(30), Memory(), 0.0, time_limit=2.0)
     assert planned.basis is Basis.REPORTED
     assert planned.desired[LARGE] == 4
+
+
+def test_a_model_that_the_policy_can_not_pay_for_gets_no_replicas() -> None:
+    demand = _reported(30)
+    broke = replace(demand, budget_rate={demand.classes[0].policy: 0.0})
+    assert plan_fleet(_view(0), broke, Memory(), 0.0, time_limit=2.0).desired[LARGE] == 0
 
 
 def test_a_brand_new_fleet_gets_a_first_replica() -> None:
