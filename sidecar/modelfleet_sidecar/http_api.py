@@ -134,7 +134,7 @@ class HttpApi:
         finally:
             for task in (work, gone):
                 task.cancel()
-            await asyncio.wait((work, gone))
+            await asyncio.gather(work, gone, return_exceptions=True)
 
     async def _answer(self, caller: Caller, call: ChatCall) -> None:
         ask = self._router.ask(call, caller.headers, remaining=None)

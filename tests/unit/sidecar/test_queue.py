@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
-from modelfleet_core.policy import Policy
+from modelfleet_core.policy import Batching, Policy
 from modelfleet_core.values import EndpointUrl, NanoUsd
 from modelfleet_sidecar import assign, batch
 from modelfleet_sidecar.chat import parse_fields
@@ -255,3 +255,43 @@ async def test_shutting_down_ends_what_waits_and_what_comes() -> None:
             await call
         with pytest.raises(Failure, match="Draining"):
             bench.ask()
+
+
+async def test_requests_for_a_full_model_do_not_block_those_for_another() -> None:
+    policy = replace(policy_of(), batching=Batching(max_size=4, max_wait=0.01))
+    async with Bench(SMALL, BIG, policy=policy) as bench:
+        bench.lease.grant({})
+        blocked = [bench.decide(model="big", gold=True) for _ in range(10)]
+        others = [bench.decide(model="small") for _ in range(10)]
+        await bench.until(lambda: bench.router.waiting == 20)
+        bench.lease.grant(slots_of((SMALL, 10)))
+        async with asyncio.timeout(5.0):
+            placed = await asyncio.gather(*others)
+        assert {decision.variant for decision in placed} == {SMALL.key}
+        assert bench.router.waiting == 10
+        for call in blocked:
+            call.cancel()
+        await asyncio.wait(blocked)
+
+
+async def test_a_long_queue_goes_through_in_batches_of_the_windows_size() -> None:
+    policy = replace(policy_of(), batching=Batching(max_size=8, max_wait=0.005))
+    async with Bench(SMALL, BIG, policy=policy) as bench:
+        bench.lease.grant({})
+        calls = [bench.decide() for _ in range(100)]
+        await bench.until(lambda: bench.router.waiting == 100)
+        bench.lease.grant(slots_of((SMALL, 60), (BIG, 60)))
+        async with asyncio.timeout(5.0):
+            decisions = await asyncio.gather(*calls)
+        assert max(decision.batch_size for decision in decisions) == 8
+        assert sum(decision.variant == BIG.key for decision in decisions) == 60
+
+
+async def test_a_request_that_was_passed_over_asks_for_whatever_would_do() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.grant({})
+        call = bench.decide()
+        await bench.until(lambda: bench.lease.wants == {BIG.key: 1})
+        await bench.until(lambda: bench.lease.wants == {SMALL.key: 1, BIG.key: 1})
+        call.cancel()
+        await asyncio.wait([call])
