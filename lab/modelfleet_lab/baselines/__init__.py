@@ -2,7 +2,8 @@
 
 In: what each model offers a request, and which models have a free slot. Out: the model to ask. Each rule
 knows what the product knows beforehand (the same qualities and costs, from the same past traffic), and the
-in-flight requests of all servers, which no rule in the field sees across pods. Next: `router` plays them.
+in-flight requests of all servers, which no rule in the field sees across pods. Next: `calibration` sets the
+price, `router` plays them.
 """
 
 from __future__ import annotations
@@ -84,24 +85,3 @@ class Priced:
     def choose(self, offers: Sequence[Offer], free: Mapping[str, int]) -> str | None:
         ready = [offer for offer in offers if free.get(offer.model, 0) > 0]
         return max(ready, key=lambda offer: offer.quality - self.price * offer.cost).model if ready else None
-
-
-def calibrated_price(past: Sequence[Sequence[Offer]], budget: float) -> float:
-    """Return the lowest price of money at which the choices of `past` together cost at most `budget` USD.
-
-    `past` holds the offers of as many requests as the budget is for; found by bisection, 0 if money is
-    plenty.
-    """
-
-    def spend(price: float) -> float:
-        return sum(max(offers, key=lambda o: o.quality - price * o.cost).cost for offers in past)
-
-    if spend(0.0) <= budget:
-        return 0.0
-    low, high = 0.0, 1.0
-    while spend(high) > budget and high < 1e12:
-        low, high = high, high * 4
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if spend(middle) > budget else (low, middle)
-    return high

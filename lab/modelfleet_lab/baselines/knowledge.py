@@ -52,7 +52,7 @@ class Knowledge:
 
     def _alone(self, model: LabModel) -> float:
         """Return the expected quality over all requests when `model` answers what money and slots allow."""
-        questions = self._scenario.past.questions[: self._scenario.past_count]
+        questions = [request.question for request in self._scenario.past_requests]
         means = [self._means[model.name, question.task] for question in questions]
         cost = sum(
             model.cost(input_tokens([question.prompt]), mean.output_tokens)

@@ -14,7 +14,8 @@ from pathlib import Path
 import aiohttp
 from modelfleet_core.catalog import Fleet
 
-from modelfleet_lab.baselines import BestSingle, Greedy, Offer, Priced, RoundRobin, Rule, calibrated_price
+from modelfleet_lab.baselines import BestSingle, Greedy, Offer, Priced, RoundRobin, Rule
+from modelfleet_lab.baselines.calibration import PastRequest, calibrated_price
 from modelfleet_lab.baselines.estimates import Estimates
 from modelfleet_lab.baselines.knowledge import Knowledge, all_to_one, equal_split
 from modelfleet_lab.baselines.router import Router
@@ -39,7 +40,20 @@ class Rival:
 def make_rivals(scenario: Scenario, knowledge: Knowledge, fleet: Fleet, budget: float) -> tuple[Rival, ...]:
     """Return the four baselines, in the order of the table, for a budget in USD."""
     estimates = Estimates(fleet, scenario.past, scenario.max_output_tokens)
-    past = estimates.offers(scenario.past.questions[: scenario.past_count])
+    past_offers = estimates.offers([request.question for request in scenario.past_requests])
+    past = [
+        PastRequest(
+            request.at,
+            offered,
+            {
+                model.name: model.service_time(
+                    knowledge.expectation(model, request.question.task).output_tokens
+                )
+                for model in scenario.models
+            },
+        )
+        for request, offered in zip(scenario.past_requests, past_offers, strict=True)
+    ]
     questions = scenario.asked.questions
     offers = {
         question.question_id: offer
@@ -48,7 +62,8 @@ def make_rivals(scenario: Scenario, knowledge: Knowledge, fleet: Fleet, budget: 
     best = knowledge.best_single()
     alone = all_to_one(scenario.models, scenario.gpus, best)
     split = equal_split(scenario.models, scenario.gpus)
-    rules: list[Rule] = [RoundRobin(), Greedy(), Priced(calibrated_price(past, budget))]
+    slots = {model.name: model.concurrency * split[model.name] for model in scenario.models}
+    rules: list[Rule] = [RoundRobin(), Greedy(), Priced(calibrated_price(past, slots, budget))]
     single = BestSingle(best)
     return (
         Rival(single.name, single, alone, offers),

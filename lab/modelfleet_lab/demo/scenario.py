@@ -74,20 +74,23 @@ class Scenario:
     gpus: int
     limit: float
     """USD that warm-up and run may spend together; the baselines get what the warm-up left."""
-    warm_up: tuple[Request, ...]
-    """Past requests, from 0 to `WARM_UP` seconds; they count in no figure of the table."""
+    past_requests: tuple[Request, ...]
+    """A run of past traffic, as long as the one to come."""
     requests: tuple[Request, ...]
     asked: QuestionSet
     past: QuestionSet
     """Other questions of the same kind, from which qualities and lengths are known beforehand."""
     max_output_tokens: int
     """What each caller asks at most, and the policy allows."""
-    past_count: int
-    """How many of `past` make up a run as long as this one."""
     duration: float
     seed: int
     sources: tuple[str, ...]
     """What is simulated and whose figures are used, for the report."""
+
+    @property
+    def warm_up(self) -> tuple[Request, ...]:
+        """Past requests that the product gets before its run; they count in no figure of the table."""
+        return tuple(request for request in self.past_requests if request.at < WARM_UP)
 
     def model(self, name: str) -> LabModel:
         return next(model for model in self.models if model.name == name)
@@ -105,7 +108,7 @@ SKILLS: Mapping[str, Mapping[str, float]] = {
     "sage-32b": {"math": 0.75, "code": 0.65, "logic": 0.75, "extract": 0.95},
     "frontier": {"math": 1.00, "code": 0.95, "logic": 1.00, "extract": 1.00},
 }
-GENERATED_COST_PER_REQUEST = 0.0005
+GENERATED_COST_PER_REQUEST = 0.00035
 """USD: about a fifth of what the strongest model takes."""
 
 RECORDED_MODELS = (
@@ -136,17 +139,16 @@ def make_scenario(
     trace_source = (
         ATTRIBUTION if trace is None else f"Arrivals: {trace.name}, thinned and compressed in time."
     )
-    warm_up = [arrival for arrival in past_arrivals if arrival.at < WARM_UP]
+    warming = sum(arrival.at < WARM_UP for arrival in past_arrivals)
     return Scenario(
         models=models,
         gpus=GPUS,
-        limit=round(cost * (count + len(warm_up)), 6),
-        warm_up=_requests(warm_up, past.questions[: len(warm_up)], seed + PAST_SEED),
+        limit=round(cost * (count + warming), 6),
+        past_requests=_requests(past_arrivals, past.questions[:count], seed + PAST_SEED),
         requests=_requests(arrivals, asked.questions, seed),
         asked=asked,
         past=past,
         max_output_tokens=limit,
-        past_count=count,
         duration=duration,
         seed=seed,
         sources=(f"Questions: {asked.source}.", trace_source),

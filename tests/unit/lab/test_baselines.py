@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from modelfleet_core.manifests import parse_fleet, parse_policy
-from modelfleet_lab.baselines import BestSingle, Greedy, Offer, Priced, RoundRobin, Rule, calibrated_price
+from modelfleet_lab.baselines import BestSingle, Greedy, Offer, Priced, RoundRobin, Rule
+from modelfleet_lab.baselines.calibration import PastRequest, calibrated_price, simulated_spend
 from modelfleet_lab.baselines.knowledge import Knowledge, all_to_one, equal_split
 from modelfleet_lab.baselines.router import Router
 from modelfleet_lab.demo.manifests import fleet_manifest, policy_manifest
@@ -50,11 +51,24 @@ def test_round_robin_takes_turns_and_best_single_stays() -> None:
 
 
 def test_the_calibrated_price_spends_the_budget_of_past_traffic() -> None:
-    past = [(Offer("a", 0.5, 0.001), Offer("b", 0.5 + i / 1000, 0.011)) for i in range(100)]
-    price = calibrated_price(past, 0.6)
-    spend = sum(max(offers, key=lambda o: o.quality - price * o.cost).cost for offers in past)
-    assert 0.55 < spend <= 0.6
-    assert calibrated_price(past, 10.0) == 0.0
+    past = [
+        PastRequest(
+            0.1 * i, (Offer("a", 0.5, 0.001), Offer("b", 0.5 + i / 1000, 0.011)), {"a": 1.0, "b": 1.0}
+        )
+        for i in range(100)
+    ]
+    slots = {"a": 20, "b": 20}
+    price = calibrated_price(past, slots, 0.6)
+    assert 0.55 < simulated_spend(Priced(price), past, slots) <= 0.6
+    assert calibrated_price(past, slots, 10.0) == 0.0
+
+
+def test_calibration_knows_that_a_full_favourite_sends_requests_elsewhere() -> None:
+    offers = (Offer("cheap", 0.9, 0.001), Offer("dear", 0.8, 0.010))
+    burst = [PastRequest(0.0, offers, {"cheap": 1.0, "dear": 1.0}) for _ in range(10)]
+    assert simulated_spend(Greedy(), burst, {"cheap": 10, "dear": 10}) == pytest.approx(0.010)
+    assert simulated_spend(Greedy(), burst, {"cheap": 4, "dear": 6}) == pytest.approx(0.064)
+    assert simulated_spend(Greedy(), burst, {"cheap": 4, "dear": 0}) == pytest.approx(0.010)
 
 
 def test_replicas_of_baselines_use_the_gpus_and_no_more() -> None:
