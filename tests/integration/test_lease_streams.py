@@ -314,10 +314,13 @@ async def test_a_ledger_that_can_not_be_read_holds_up_only_its_own_policy() -> N
         store.readable = False
         publish_documents(service.publisher, budget="10", second=True)
         service.publisher.set_policy_of(lambda s: (POLICY if s.pod == "one" else SECOND, FLEET))
-        two.want({LARGE: 5}, NanoUsd(0))
-        applied = one.holding.applied
         await until(two, lambda: two.policy is not None and two.policy.key == SECOND)
+        applied = one.holding.applied
+        publish_slots(service.publisher, {POD_A: 8, POD_B: 2})
+        await until(two, lambda: POD_B in two.holding.free(two.now()))
         assert one.holding.applied == applied
+        store.readable = True
+        await until(one, lambda: one.holding.applied > applied)
 
 
 async def test_a_sidecar_follows_no_leader_older_than_the_one_it_knows() -> None:
