@@ -17,7 +17,7 @@ from typing import Any, Self
 import kopf
 from modelfleet_core.values import ObjectKey
 
-from modelfleet_operator.cluster import INJECT_LABEL, Kind, ObjectEvent
+from modelfleet_operator.cluster import INJECT_LABEL, ClusterError, Kind, ObjectEvent
 from modelfleet_operator.cluster.credentials import connection
 from modelfleet_operator.cluster.transport import TURNS_SECONDS
 
@@ -33,7 +33,7 @@ _WATCHED = {
 Sink = Callable[[ObjectEvent], None]
 
 
-class WatchEnded(RuntimeError):  # noqa: N818 - it is what happened
+class WatchEnded(ClusterError):  # noqa: N818 - it is what happened
     """kopf stopped watching by itself: the operator is blind and must end, so that it is started again."""
 
 
@@ -97,7 +97,10 @@ class Watching:
 
         def finish(error: BaseException | None) -> None:
             if not self._ended.done():
-                self._ended.set_exception(WatchEnded(f"kopf ended: {error or 'without an error'}"))
+                why = str(error) if error is not None else "without an error"
+                self._ended.set_exception(
+                    WatchEnded(f"kopf ended ({why}); without its watch the operator is blind")
+                )
 
         def work() -> None:
             error: BaseException | None = None
@@ -135,6 +138,6 @@ class Watching:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.cancel()  # from here on the end is wanted
         self._stop.set()
         await asyncio.shield(asyncio.to_thread(self._thread.join))
-        self._ended.cancel()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 from modelfleet_core.values import ObjectKey
-from modelfleet_operator.cluster import Kind, ObjectEvent, Rejected, Unavailable, kubernetes
+from modelfleet_operator.cluster import Kind, NotFound, ObjectEvent, Rejected, Unavailable, kubernetes
 from modelfleet_operator.cluster.kubernetes import KubernetesCluster
+from modelfleet_operator.cluster.transport import Transport
 from modelfleet_operator.handlers import Sink, WatchEnded, Watching
 from support.clusters import fleet
 from support.control_plane import KubernetesUnderTest, Plane
@@ -132,6 +133,31 @@ async def test_credentials_that_are_refused_end_the_watch(plane: Plane, tmp_path
         with pytest.raises(WatchEnded, match="kopf ended"):
             async with asyncio.timeout(30):
                 await watching.ended()
+
+
+async def test_kinds_that_are_not_installed_are_awaited_in_words(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter((NotFound("no such kind"), Unavailable("storage is (re)initializing")))
+
+    class YoungServer(Transport):
+        async def request(self, *arguments: Any, **options: Any) -> Mapping[str, object]:
+            for error in answers:
+                raise error
+            return await super().request(*arguments, **options)
+
+    monkeypatch.setattr(kubernetes, "_LOOK_AGAIN_SECONDS", 0.01)
+    kubeconfig = str(plane.control_plane.kubeconfig)
+    transport = await YoungServer.connect(kubeconfig)
+    cluster = KubernetesCluster(transport, namespace="default", kubeconfig=kubeconfig)
+    synced = asyncio.Event()
+    running = asyncio.create_task(cluster.run(lambda _: None, synced))
+    async with asyncio.timeout(30):
+        await synced.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    await cluster.close()
+    assert "does not know the kind ModelFleet: apply crds/" in caplog.text
 
 
 async def test_an_object_that_vanished_unseen_is_told_as_deleted(

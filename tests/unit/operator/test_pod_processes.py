@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +68,27 @@ async def test_a_cancelled_pod_is_killed_although_it_refuses_to_end(tmp_path: Pa
     async with asyncio.timeout(10):
         await asyncio.wait({task})
     assert not _running(int(log.read_text()))
+
+
+async def test_a_pod_dies_with_the_process_that_runs_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from modelfleet_operator.cluster.processes import Container, run_container\n"
+        "sleeper = Container(('sh', '-c', 'echo $$; exec sleep 600'), {}, '/', 1, 1, 1, 1)\n"
+        "log, stop = pathlib.Path(sys.argv[1]), asyncio.Event()\n"
+        "pod = run_container(sleeper, address='127.0.0.1', port=1, changed=print, stop=stop, log=log)\n"
+        "asyncio.run(pod)\n"
+    )
+    runner = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(log), stdout=asyncio.subprocess.DEVNULL
+    )
+    await _until(lambda: log.exists() and log.read_text().endswith("\n"))
+    pod = int(log.read_text())
+    assert _running(pod)
+    runner.kill()
+    await runner.wait()
+    await _until(lambda: not _running(pod))
 
 
 async def test_a_pod_that_exits_is_started_again(tmp_path: Path) -> None:
