@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_core.values import NanoUsd
 from modelfleet_lab.model_server.faults import Fault, FaultKind
-from support.sidecars import SLOW, Rig, Spec, policy_of, running_sidecar
+from support.sidecars import CRAWLING, STUCK, Rig, Spec, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -151,7 +151,7 @@ async def test_a_decision_that_never_reached_the_model_costs_nothing() -> None:
 
 
 async def test_a_decision_that_nobody_settles_costs_its_reserve_and_frees_its_slot() -> None:
-    policy = policy_of(max_request=0.2)
+    policy = policy_of(max_request=1.0)
     async with running_sidecar(Spec("big"), policy=policy, money=NanoUsd(10**9)) as rig, stub_of(rig) as stub:
         decision = await stub.Route(route())
         await rig.settled()
@@ -270,9 +270,9 @@ async def test_an_unreachable_server_and_an_empty_budget_say_which() -> None:
 
 
 async def test_the_callers_deadline_reaches_the_model_server() -> None:
-    async with running_sidecar(Spec("big", latency=SLOW)) as rig, stub_of(rig) as stub:
+    async with running_sidecar(Spec("big", latency=STUCK)) as rig, stub_of(rig) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.Complete(chat(), timeout=0.3)
+            await stub.Complete(chat(), timeout=1.0)
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await rig.servers["big"].until(lambda server: bool(server.records), timeout=1.0)
         assert rig.servers["big"].records[0].cancelled
@@ -281,7 +281,7 @@ async def test_the_callers_deadline_reaches_the_model_server() -> None:
 
 async def test_the_policys_longest_request_is_a_rich_deadline_error() -> None:
     policy = policy_of(max_request=0.3)
-    async with running_sidecar(Spec("big", latency=SLOW), policy=policy) as rig, stub_of(rig) as stub:
+    async with running_sidecar(Spec("big", latency=STUCK), policy=policy) as rig, stub_of(rig) as stub:
         code, info, _ = await failure_of(stub.Complete(chat()))
         assert (code, info.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DeadlineExceeded")
 
@@ -297,7 +297,7 @@ async def test_an_expired_deadline_never_reaches_a_server() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_cancelled_call_cancels_the_models_work_within_a_second(stream: bool) -> None:
-    async with running_sidecar(Spec("big", latency=SLOW)) as rig, stub_of(rig) as stub:
+    async with running_sidecar(Spec("big", latency=CRAWLING)) as rig, stub_of(rig) as stub:
         server = rig.servers["big"]
         call = stub.Chat(chat()) if stream else stub.Complete(chat())
         if stream:

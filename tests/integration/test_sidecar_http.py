@@ -14,7 +14,7 @@ import pytest
 from modelfleet_core.values import NanoUsd
 from modelfleet_lab.model_server.faults import Fault, FaultKind
 from modelfleet_lab.model_server.latency import LatencyProfile
-from support.sidecars import SLOW, Rig, Spec, policy_of, running_sidecar
+from support.sidecars import CRAWLING, SLOW, STUCK, Rig, Spec, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -223,8 +223,8 @@ async def test_an_unreachable_model_server_is_named() -> None:
 
 
 async def test_a_deadline_ends_in_one_504_and_frees_the_server() -> None:
-    slow = Spec("big", latency=LatencyProfile(ttft=60_000.0, per_token=1.0, load=0.0))
-    async with running_sidecar(slow, policy=policy_of(max_request=0.3)) as rig, client_of(rig) as client:
+    stuck = Spec("big", latency=STUCK)
+    async with running_sidecar(stuck, policy=policy_of(max_request=0.5)) as rig, client_of(rig) as client:
         async with client.post(CHAT, json=body()) as response:
             error = await error_of(response)
         assert response.status == 504
@@ -247,7 +247,7 @@ async def test_a_request_without_a_place_ends_at_its_deadline() -> None:
 
 async def test_a_deadline_within_a_stream_is_an_error_event_and_no_clean_end() -> None:
     async with (
-        running_sidecar(Spec("big", latency=SLOW), policy=policy_of(max_request=0.3)) as rig,
+        running_sidecar(Spec("big", latency=CRAWLING), policy=policy_of(max_request=1.0)) as rig,
         client_of(rig) as client,
     ):
         async with client.post(CHAT, json=body(stream=True)) as response:
@@ -259,7 +259,7 @@ async def test_a_deadline_within_a_stream_is_an_error_event_and_no_clean_end() -
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_caller_that_leaves_cancels_the_models_work_within_a_second(stream: bool) -> None:
-    async with running_sidecar(Spec("big", latency=SLOW)) as rig, client_of(rig) as client:
+    async with running_sidecar(Spec("big", latency=CRAWLING)) as rig, client_of(rig) as client:
         server = rig.servers["big"]
         call = asyncio.create_task(client.post(CHAT, json=body(stream=stream)))
         await server.until(lambda server: server.slots.in_flight == 1)

@@ -41,6 +41,9 @@ ANYWHERE = Address("127.0.0.1", 0)
 PERIOD = PeriodId("Day/2026-11-22")
 FAST = LatencyProfile(ttft=2.0, per_token=1.0, load=0.0)
 SLOW = LatencyProfile(ttft=20.0, per_token=50.0, load=0.0)
+CRAWLING = LatencyProfile(ttft=20.0, per_token=1000.0, load=0.0)
+"""Starts at once and takes many seconds."""
+STUCK = LatencyProfile(ttft=60_000.0, per_token=1.0, load=0.0)
 PRICING = Pricing(input_femto=10**9, output_femto=2 * 10**9)
 
 
