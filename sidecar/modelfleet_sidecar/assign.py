@@ -160,7 +160,7 @@ class Assigner:
             bound=objective,
             gap=0.0,
             termination=Termination.OPTIMAL.value,
-            binding=() if not considered.excluded_by[favourite] else (considered.excluded_by[favourite],),
+            binding=self._binding(seen.variants[favourite], considered.excluded_by[favourite], now),
             seconds=time.perf_counter() - start,
         )
         for j in order:
@@ -226,6 +226,14 @@ class Assigner:
             size = len(batch.prospects)
             decisions.append(self._decision(seen, j, held, considered, solved.certificate, size, now))
         return decisions
+
+    def _binding(self, favourite: VariantKey, excluded_by: str, now: float) -> tuple[str, ...]:
+        """Name what keeps a lone request from its favourite, if sharing it out among several could help."""
+        if excluded_by == MONEY:
+            return (MONEY,)
+        holding = self._lease.holding
+        leased = any(holding.variant_of(endpoint) == favourite for endpoint in holding.free(now))
+        return (f"slots:{favourite}",) if excluded_by == SLOTS and leased else ()
 
     def _defer(self, seen: Prospect, now: float) -> float:
         """Return the loss of making the request wait once more; it grows as the request waits."""

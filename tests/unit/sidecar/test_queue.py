@@ -295,3 +295,15 @@ async def test_a_request_that_was_passed_over_asks_for_whatever_would_do() -> No
         await bench.until(lambda: bench.lease.wants == {SMALL.key: 1, BIG.key: 1})
         call.cancel()
         await asyncio.wait([call])
+
+
+async def test_a_better_model_without_any_leased_slot_does_not_open_the_window() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.grant(slots_of((SMALL, 9)))
+        for _ in range(3):
+            decision = await bench.decide()
+            assert decision.reason is Reason.SLOTS_BIND
+            assert decision.certificate.binding == ()
+        bench.lease.grant(slots_of((SMALL, 9), (BIG, 1)))
+        assert (await bench.decide()).variant == BIG.key
+        assert (await bench.decide()).certificate.binding == ("slots:big/gpu",)
