@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from modelfleet_lab.demo.children import ChildError
+from modelfleet_lab.demo.hosts import EmbeddedHost, Host, LateStartError
 from modelfleet_lab.demo.run import Options, run_demo
 
 PLAIN_WIDTH = 120
@@ -82,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         output=options.output,
     )
     try:
-        asyncio.run(_until_signal(demo, console))
-    except ChildError as error:
+        asyncio.run(_until_signal(demo, EmbeddedHost(), console))
+    except (ChildError, LateStartError) as error:
         console.print(f"modelfleet demo: {error}", markup=False, highlight=False)
         return 1
     except (ValueError, OSError) as error:
@@ -95,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _until_signal(options: Options, console: Console) -> None:
+async def _until_signal(options: Options, host: Host, console: Console) -> None:
     """Run the demo; SIGTERM ends it as Ctrl-C does, with everything cleaned up."""
-    task = asyncio.create_task(run_demo(options, console))
+    task = asyncio.create_task(run_demo(options, host, console))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     await task
 

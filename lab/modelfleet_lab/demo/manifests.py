@@ -20,6 +20,9 @@ STARTUP = 1.0
 """Seconds that a replica loads its model."""
 INJECT_LABEL = "modelfleet.io/inject"
 
+IDLE = [sys.executable, "-c", "import signal; signal.pause()"]
+"""What the applications' containers run: the demo itself sends their requests."""
+
 Manifest = Mapping[str, object]
 
 
@@ -100,8 +103,8 @@ def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:.3f}ms"
 
 
-def policy_manifest(scenario: Scenario) -> Manifest:
-    """Return the RoutingPolicy: the whole budget in one period, hard."""
+def policy_manifest(scenario: Scenario, limit: float) -> Manifest:
+    """Return the RoutingPolicy with a hard limit of `limit` USD an hour."""
     return {
         "apiVersion": API,
         "kind": "RoutingPolicy",
@@ -111,7 +114,7 @@ def policy_manifest(scenario: Scenario) -> Manifest:
             "podSelector": {"matchLabels": {"app": "demo"}},
             "limits": {"maxOutputTokens": scenario.max_output_tokens, "maxRequest": f"{DEADLINE:g}s"},
             "batching": {"maxSize": 64, "maxWait": "20ms"},
-            "budget": {"limit": f"{scenario.limit:.6f}", "period": "Hour"},
+            "budget": {"limit": f"{limit:.6f}", "period": "Hour"},
             "tiers": [{"name": "standard", "weight": 1}],
             "shedPenalty": "0.5",
         },
@@ -184,23 +187,25 @@ def application_pods() -> list[Manifest]:
             "metadata": {
                 "name": f"app-{index}",
                 "namespace": NAMESPACE,
-                "uid": application_uid(index),
+                "uid": uid,
                 "labels": {"app": "demo", INJECT_LABEL: "true"},
             },
-            "spec": {"containers": [{"name": "app", "image": "demo/app"}]},
+            "spec": {"containers": [{"name": "app", "image": "demo/app", "command": IDLE}]},
         }
-        for index in range(len(SHARES))
+        for index, uid in enumerate(application_uids())
     ]
 
 
-def application_uid(index: int) -> str:
-    return f"00000000-0000-4000-9000-{index:012d}"
+def application_uids() -> list[str]:
+    """Return the UIDs that `application_pods` name; a real API server gives its own."""
+    return [f"00000000-0000-4000-9000-{index:012d}" for index in range(len(SHARES))]
 
 
 def all_manifests(
     scenario: Scenario,
     knowledge: Knowledge,
     *,
+    limit: float,
     answers: Mapping[str, Path],
     log: Path,
     external: Mapping[str, str],
@@ -211,5 +216,5 @@ def all_manifests(
         *workload_manifests(scenario, answers, log),
         *application_pods(),
         fleet_manifest(scenario, knowledge, external),
-        policy_manifest(scenario),
+        policy_manifest(scenario, limit),
     ]

@@ -16,7 +16,7 @@ import jinja2
 
 from modelfleet_lab.demo.evidence import Run, Score
 from modelfleet_lab.demo.sampling import FleetSample
-from modelfleet_lab.demo.scenario import DEADLINE, SLACK, WARM_UP, Scenario
+from modelfleet_lab.demo.scenario import DEADLINE, WARM_UP, Scenario
 
 TEMPLATE = "report.html.j2"
 
@@ -110,7 +110,6 @@ def write_report(findings: Findings, folder: Path) -> None:
         seconds=findings.seconds,
         budget=findings.budget,
         warm_up=f"{WARM_UP:g}",
-        slack=f"{SLACK:g}",
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "result.json").write_text(json.dumps(result(findings), indent=2) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from rich.console import Console
 from modelfleet_lab.baselines.knowledge import Knowledge
 from modelfleet_lab.demo.children import Children
 from modelfleet_lab.demo.evidence import Run, score
+from modelfleet_lab.demo.hosts import Host
 from modelfleet_lab.demo.live import View, result_table
 from modelfleet_lab.demo.manifests import fleet_manifest
 from modelfleet_lab.demo.product import run_product
@@ -28,7 +29,6 @@ from modelfleet_lab.demo.rivals import Rival, make_rivals, run_rival
 from modelfleet_lab.demo.scenario import Scenario, make_scenario
 from modelfleet_lab.questions import answers_file
 
-EMBEDDED = "on a cluster in memory whose pods are local processes"
 ELSEWHERE = "http://127.0.0.1:9"
 """Stands for the external endpoint where only its declared figures matter."""
 
@@ -43,7 +43,7 @@ class Options:
     output: Path
 
 
-async def run_demo(options: Options, console: Console) -> Findings:
+async def run_demo(options: Options, host: Host, console: Console) -> Findings:
     """Run all policies, write the report; raise ValueError on bad data, ChildError when a program fails."""
     begin = time.monotonic()
     scenario = make_scenario(
@@ -63,6 +63,7 @@ async def run_demo(options: Options, console: Console) -> Findings:
             product = await run_product(
                 scenario,
                 knowledge,
+                host,
                 children=children,
                 answers=answers,
                 folder=_fresh(work / "modelfleet"),
@@ -79,7 +80,10 @@ async def run_demo(options: Options, console: Console) -> Findings:
         view.stage("writing the report")
         findings = Findings(
             scenario=scenario,
-            scores=tuple(score(run, budget) for run in runs),
+            scores=(
+                score(product.run, product.hard_limit),
+                *(score(run, budget) for run in runs[1:]),
+            ),
             runs=tuple(runs),
             replicas={
                 product.run.policy: product.replicas,
@@ -87,7 +91,7 @@ async def run_demo(options: Options, console: Console) -> Findings:
             },
             samples=product.samples,
             budget=budget,
-            cluster=EMBEDDED,
+            cluster=host.words,
             seconds=time.monotonic() - begin,
         )
         write_report(findings, options.output)

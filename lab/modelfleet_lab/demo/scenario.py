@@ -117,7 +117,7 @@ RECORDED_MODELS = (
     LabModel("Meta-Llama-3.1-70B-Instruct", 2, 4, LatencyProfile(ttft=150, per_token=1.5), "0.88", "0.88"),
     LabModel("claude-3-5-sonnet-20241022", 0, 4, LatencyProfile(ttft=250, per_token=3.0), "3.00", "15.00"),
 )
-RECORDED_COST_PER_REQUEST = 0.0006
+RECORDED_COST_PER_REQUEST = 0.00045
 
 
 def make_scenario(

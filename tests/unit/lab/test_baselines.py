@@ -102,7 +102,7 @@ def test_the_manifests_are_accepted_and_state_what_past_traffic_showed(scenario:
     assert [model.name for model in fleet.models] == [model.name for model in scenario.models]
     assert fleet.models[0].quality.prior == pytest.approx(scenario.past.quality("swift-3b"), abs=1e-3)
     assert fleet.models[0].quality.prior != scenario.asked.quality("swift-3b")
-    policy = parse_policy(policy_manifest(scenario))
+    policy = parse_policy(policy_manifest(scenario, scenario.limit))
     assert policy.budget is not None
     assert policy.budget.limit == round(scenario.limit * 1e9)
 
