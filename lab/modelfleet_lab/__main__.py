@@ -10,15 +10,21 @@ import argparse
 import asyncio
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from modelfleet_lab.controlplane.binaries import BinariesError
+from modelfleet_lab.controlplane.namespace import NamespaceError
+from modelfleet_lab.controlplane.start import ControlPlaneError
 from modelfleet_lab.demo.children import ChildError
 from modelfleet_lab.demo.hosts import EmbeddedHost, Host, LateStartError
+from modelfleet_lab.demo.kubernetes import KubectlError, KubernetesHost, control_plane, wait_for_room
 from modelfleet_lab.demo.run import Options, run_demo
 
+FAILURES = (ChildError, LateStartError, KubectlError, BinariesError, NamespaceError, ControlPlaneError)
 PLAIN_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 EXAMPLES = """examples:
@@ -29,10 +35,12 @@ EXAMPLES = """examples:
 DEMO_EXAMPLES = """examples:
   modelfleet demo
   modelfleet demo --seed 7 --output out/seed-7
+  modelfleet demo --kubernetes --output out/demo-kubernetes
   modelfleet demo --data data/zeroeval --trace data/traces/azure_llm_2023_conv.parquet
 
 DIR holds queries.parquet, outcomes.parquet and models.csv of ZeroEval; FILE is a Parquet table with t_s,
-input_tokens and output_tokens. Needs no cluster; stops all it started, also when interrupted.
+input_tokens and output_tokens. Needs no cluster; with --kubernetes it starts one of its own.
+Stops all that it started, also when interrupted.
 """
 
 
@@ -57,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--rate", type=_positive, default=32.0, help="mean requests per second (default 32)")
     demo.add_argument("--data", type=Path, metavar="DIR", help="real questions with recorded outcomes")
     demo.add_argument("--trace", type=Path, metavar="FILE", help="arrivals as Parquet, compressed in time")
+    demo.add_argument(
+        "--kubernetes", action="store_true", help="on a real control plane on this machine (Linux, root, Go)"
+    )
     demo.add_argument("-o", "--output", type=Path, default=Path("out/demo"), metavar="DIR")
     return parser
 
@@ -83,8 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         output=options.output,
     )
     try:
-        asyncio.run(_until_signal(demo, EmbeddedHost(), console))
-    except (ChildError, LateStartError) as error:
+        if options.kubernetes:
+            _on_kubernetes(demo, console)
+        else:
+            asyncio.run(_until_signal(demo, EmbeddedHost(), console))
+    except FAILURES as error:
         console.print(f"modelfleet demo: {error}", markup=False, highlight=False)
         return 1
     except (ValueError, OSError) as error:
@@ -94,6 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("modelfleet demo: interrupted; all it started has been stopped")
         return 130
     return 0
+
+
+def _on_kubernetes(options: Options, console: Console) -> None:
+    """Run the demo on a control plane that lives as long as it."""
+    with (
+        tempfile.TemporaryDirectory(prefix="modelfleet-") as folder,
+        control_plane(Path(folder), console) as plane,
+    ):
+        wait_for_room(console)
+        asyncio.run(_until_signal(options, KubernetesHost(plane, console), console))
 
 
 async def _until_signal(options: Options, host: Host, console: Console) -> None:

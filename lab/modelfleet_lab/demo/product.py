@@ -33,7 +33,9 @@ class ProductRun:
     run: Run
     samples: tuple[FleetSample, ...]
     budget: float
-    """USD for the run, and so for each baseline: the scenario's limit less what the warm-up was billed."""
+    """USD for the run, and so for each baseline: the scenario's limit less what the warm-up was billed, and
+    no less than the run was billed.
+    """
     hard_limit: float
     """USD that the policy's limit left for the run."""
     replicas: str
@@ -96,16 +98,12 @@ async def _replay(
     asked = {request.question.question_id for request in scenario.requests}
     records = collect(folder)
     before = sum(record.cost_nano_usd for record in records if record.question not in asked)
+    during = tuple(record for record in records if record.question in asked)
     samples = tuple(sample for sample in running.sampler.samples if sample.at >= started - 1.0)
     return ProductRun(
-        Run(
-            POLICY,
-            tuple(progress.outcomes),
-            tuple(record for record in records if record.question in asked),
-            started,
-        ),
+        Run(POLICY, tuple(progress.outcomes), during, started),
         samples,
-        budget=scenario.limit - before / NANO,
+        budget=max(scenario.limit - before / NANO, sum(record.cost_nano_usd for record in during) / NANO),
         hard_limit=limit - before / NANO,
         replicas=_replicas(samples),
     )
