@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from support.control_plane import Plane
 
 pytestmark = pytest.mark.integration
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.mark.parametrize("path", [EXAMPLES, EXAMPLES / "embedded"], ids=lambda path: path.name)
@@ -18,3 +20,10 @@ def test_the_examples_are_accepted(plane: Plane, path: Path) -> None:
     assert told.count("(server dry run)") == sum(
         text.count("\nkind:") + text.startswith("kind:") for text in map(Path.read_text, path.glob("*.yaml"))
     )
+
+
+def test_the_readmes_first_manifests_are_accepted(plane: Plane) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (manifests,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    told = plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", given=manifests)
+    assert told.count("(server dry run)") == 2

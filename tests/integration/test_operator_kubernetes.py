@@ -120,7 +120,9 @@ async def test_an_applied_fleet_is_scaled_through_the_subresource_and_told(
         await user.log.until(
             lambda: _condition(user.log.state(Kind.FLEET, "chat"), "Ready")[0] == "True", "a ready fleet"
         )
-        shown = await asyncio.to_thread(plane.kubectl, "get", "mf", "chat", f"--namespace={user.namespace}")
+        shown = await asyncio.to_thread(
+            plane.kubectl, "get", "modelfleet", "chat", f"--namespace={user.namespace}"
+        )
         await operator.stop()
     entries = field(deployed, "metadata", "managedFields")
     assert isinstance(entries, list)
