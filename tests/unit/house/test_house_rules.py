@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -11,15 +10,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def tracked(pattern: str) -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "--", pattern], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    return [ROOT / line for line in listed.stdout.splitlines()]
-
-
 def test_no_package_shadows_the_standard_librarys_operator() -> None:
-    assert not (ROOT / "operator" / "__init__.py").exists(), "operator/__init__.py shadows the operator module"
+    assert not (ROOT / "operator" / "__init__.py").exists(), (
+        "operator/__init__.py shadows the operator module"
+    )
 
 
 def test_no_init_file_under_tests_outside_support() -> None:
@@ -37,7 +31,7 @@ def test_every_module_says_what_it_is(root: str) -> None:
     silent = [
         str(path.relative_to(ROOT))
         for path in (ROOT / root).rglob("*.py")
-        if not path.read_text(encoding="utf-8").lstrip().startswith(('"""', "r\"\"\""))
+        if not path.read_text(encoding="utf-8").lstrip().startswith(('"""', 'r"""'))
     ]
     assert silent == []
 
@@ -72,12 +66,7 @@ def test_shell_scripts_and_make_targets_of_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
-    targets = {
-        word
-        for line in readme.splitlines()
-        if line.startswith("make ")
-        for word in [line.split()[1]]
-    }
+    targets = {word for line in readme.splitlines() if line.startswith("make ") for word in [line.split()[1]]}
     assert targets, "the README tells no command"
     assert [target for target in targets if f"\n{target}:" not in makefile] == []
     assert [target for target in targets if f"make {target}" not in ci] == []
