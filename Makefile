@@ -17,7 +17,7 @@ setup: $(READY) ## Create the virtual environment from the lock file
 $(READY): requirements.lock pyproject.toml
 	@echo "Setting up $(VENV) from requirements.lock ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "modelfleet needs Python >= 3.11: make PYTHON=python3.11 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps -e .
