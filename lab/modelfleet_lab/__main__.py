@@ -121,9 +121,10 @@ def _on_kubernetes(options: Options, console: Console) -> None:
 
 
 async def _until_signal(options: Options, host: Host, console: Console) -> None:
-    """Run the demo; SIGTERM ends it as Ctrl-C does, with everything cleaned up."""
+    """Run the demo; Ctrl-C and SIGTERM end it with everything cleaned up."""
     task = asyncio.create_task(run_demo(options, host, console))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     await task
 
 

@@ -88,10 +88,10 @@ async def _replay(
             )
 
         async def both() -> None:
-            warming = asyncio.create_task(replay(scenario.warm_up, ask, warm_up))
-            await asyncio.sleep(WARM_UP)
-            await replay(scenario.requests, ask, progress)
-            await warming
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(replay(scenario.warm_up, ask, warm_up))
+                await asyncio.sleep(WARM_UP)
+                await replay(scenario.requests, ask, progress)
 
         await children.guard(both())
     started = begin + WARM_UP
