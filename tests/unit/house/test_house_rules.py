@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -70,3 +71,14 @@ def test_shell_scripts_and_make_targets_of_the_readme_exist() -> None:
     assert targets, "the README tells no command"
     assert [target for target in targets if f"\n{target}:" not in makefile] == []
     assert [target for target in targets if f"make {target}" not in ci] == []
+
+
+def test_every_path_that_a_page_links_to_exists() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    dead = [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert dead == []
