@@ -11,8 +11,9 @@ import asyncio
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,11 +21,21 @@ from modelfleet_lab.controlplane.binaries import BinariesError
 from modelfleet_lab.controlplane.namespace import NamespaceError
 from modelfleet_lab.controlplane.start import ControlPlaneError
 from modelfleet_lab.demo.children import ChildError
-from modelfleet_lab.demo.hosts import EmbeddedHost, Host, LateStartError
-from modelfleet_lab.demo.kubernetes import KubectlError, KubernetesHost, control_plane, wait_for_room
+from modelfleet_lab.demo.examples import ExamplesError, say, show_examples
+from modelfleet_lab.demo.hosts import EmbeddedHost, LateStartError
+from modelfleet_lab.demo.kubectl import Kubectl, KubectlError
+from modelfleet_lab.demo.kubernetes import KubernetesHost, control_plane, wait_for_room
 from modelfleet_lab.demo.run import Options, run_demo
 
-FAILURES = (ChildError, LateStartError, KubectlError, BinariesError, NamespaceError, ControlPlaneError)
+FAILURES = (
+    ChildError,
+    LateStartError,
+    ExamplesError,
+    KubectlError,
+    BinariesError,
+    NamespaceError,
+    ControlPlaneError,
+)
 PLAIN_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 EXAMPLES = """examples:
@@ -97,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.kubernetes:
             _on_kubernetes(demo, console)
         else:
-            asyncio.run(_until_signal(demo, EmbeddedHost(), console))
+            asyncio.run(_until_signal(run_demo(demo, EmbeddedHost(), console)))
     except FAILURES as error:
         console.print(f"modelfleet demo: {error}", markup=False, highlight=False)
         return 1
@@ -111,18 +122,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _on_kubernetes(options: Options, console: Console) -> None:
-    """Run the demo on a control plane that lives as long as it."""
+    """Run both acts on a control plane that lives as long as they."""
     with (
         tempfile.TemporaryDirectory(prefix="modelfleet-") as folder,
         control_plane(Path(folder), console) as plane,
     ):
-        wait_for_room(console)
-        asyncio.run(_until_signal(options, KubernetesHost(plane, console), console))
+        asyncio.run(_until_signal(_two_acts(options, Kubectl(plane, console), Path(folder) / "examples")))
 
 
-async def _until_signal(options: Options, host: Host, console: Console) -> None:
-    """Run the demo; Ctrl-C and SIGTERM end it with everything cleaned up."""
-    task = asyncio.create_task(run_demo(options, host, console))
+async def _two_acts(options: Options, kubectl: Kubectl, folder: Path) -> None:
+    await show_examples(kubectl, folder)
+    say(kubectl.console, "Second act: the same traffic through modelfleet and four baselines")
+    await wait_for_room(kubectl.console)
+    await run_demo(options, KubernetesHost(kubectl), kubectl.console)
+
+
+async def _until_signal(work: Coroutine[Any, Any, object]) -> None:
+    """Do the work; Ctrl-C and SIGTERM end it with everything cleaned up."""
+    task = asyncio.create_task(work)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     await task

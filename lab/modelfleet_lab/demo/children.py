@@ -49,6 +49,7 @@ class Children:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._children: list[Child] = []
+        self._started: list[Child] = []
 
     async def __aenter__(self) -> Children:
         return self
@@ -76,6 +77,7 @@ class Children:
             )
         child = Child(name, process, output)
         self._children.append(child)
+        self._started.append(child)
         return child
 
     async def stop(self, children: Sequence[Child], *, grace: float = 8.0) -> None:
@@ -89,6 +91,10 @@ class Children:
             _signal(child, signal.SIGKILL)
         await asyncio.gather(*(child.process.wait() for child in children))
         self._children = [child for child in self._children if child not in children]
+
+    def tails(self) -> str:
+        """Return the end of every program's output, also of those stopped, to tell what went wrong."""
+        return "\n".join(f"the end of {child.output}:\n{child.tail()}" for child in self._started)
 
     async def guard(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of `work`; raise ChildError as soon as a program ends meanwhile."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from modelfleet_lab.demo.children import Children
-from modelfleet_lab.demo.manifests import Manifest, application_uids
+from modelfleet_lab.demo.manifests import Manifest, applications
 from modelfleet_lab.demo.programs import Running, operator_and_sidecars, serving
 from modelfleet_lab.demo.scenario import SLACK, WARM_UP, Scenario
 
@@ -75,7 +75,7 @@ class EmbeddedHost:
                 "MODELFLEET_LOGS": str(folder / "pods"),
                 "MODELFLEET_CLOCK_OFFSET": f"{-(end % PERIOD):.3f}",
             }
-            async with operator_and_sidecars(children, settings, application_uids()) as running:
+            async with operator_and_sidecars(children, settings, applications()) as running:
                 await serving(running, children)
                 took = time.time() - begun
                 if took <= ready_in + LATE:

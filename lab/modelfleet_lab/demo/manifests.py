@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modelfleet_lab.baselines.knowledge import Knowledge
+from modelfleet_lab.demo.programs import AppPod
 from modelfleet_lab.demo.scenario import DEADLINE, SHARES, LabModel, Scenario
 
 NAMESPACE = "demo"
@@ -185,20 +186,23 @@ def application_pods() -> list[Manifest]:
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
-                "name": f"app-{index}",
-                "namespace": NAMESPACE,
-                "uid": uid,
+                "name": pod.name,
+                "namespace": pod.namespace,
+                "uid": pod.uid,
                 "labels": {"app": "demo", INJECT_LABEL: "true"},
             },
             "spec": {"containers": [{"name": "app", "image": "demo/app", "command": IDLE}]},
         }
-        for index, uid in enumerate(application_uids())
+        for pod in applications()
     ]
 
 
-def application_uids() -> list[str]:
-    """Return the UIDs that `application_pods` name; a real API server gives its own."""
-    return [f"00000000-0000-4000-9000-{index:012d}" for index in range(len(SHARES))]
+def applications() -> list[AppPod]:
+    """Return the applications' pods with the UIDs that they ask for; a real API server gives its own."""
+    return [
+        AppPod(NAMESPACE, f"app-{index}", f"00000000-0000-4000-9000-{index:012d}")
+        for index in range(len(SHARES))
+    ]
 
 
 def all_manifests(

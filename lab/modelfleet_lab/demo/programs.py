@@ -13,8 +13,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelfleet_lab.demo.children import Child, Children, free_ports
-from modelfleet_lab.demo.manifests import NAMESPACE
 from modelfleet_lab.demo.sampling import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class AppPod:
+    """An application's pod, to which a sidecar belongs."""
+
+    namespace: str
+    name: str
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +36,10 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def operator_and_sidecars(
-    children: Children, settings: Mapping[str, str], uids: Sequence[str]
+    children: Children, settings: Mapping[str, str], pods: Sequence[AppPod]
 ) -> AsyncIterator[Running]:
-    """Run the operator with `settings` (environment) and a sidecar for each application's pod of `uids`."""
-    capacity, probes, *ports = free_ports(2 + 3 * len(uids))
+    """Run the operator with `settings` (environment), in the namespace of `pods`, and a sidecar for each."""
+    capacity, probes, *ports = free_ports(2 + 3 * len(pods))
     programs: list[Child] = []
     sampler = Sampler(f"http://127.0.0.1:{probes}/metrics")
     sampling: asyncio.Task[None] | None = None
@@ -41,7 +49,7 @@ async def operator_and_sidecars(
             [sys.executable, "-m", "modelfleet_operator"],
             {
                 **settings,
-                "MODELFLEET_NAMESPACE": NAMESPACE,
+                "MODELFLEET_NAMESPACE": pods[0].namespace,
                 "MODELFLEET_CAPACITY_LISTEN": f"127.0.0.1:{capacity}",
                 "MODELFLEET_HTTP_LISTEN": f"127.0.0.1:{probes}",
             },
@@ -49,10 +57,10 @@ async def operator_and_sidecars(
         programs.append(operator)
         await children.ready(operator, f"http://127.0.0.1:{probes}/readyz", timeout=60.0)
         sampling = asyncio.create_task(sampler.run())
-        triples = [ports[3 * index : 3 * index + 3] for index in range(len(uids))]
+        triples = [ports[3 * index : 3 * index + 3] for index in range(len(pods))]
         sidecars = [
-            await _start_sidecar(children, index, uid, capacity, triple)
-            for index, (uid, triple) in enumerate(zip(uids, triples, strict=True))
+            await _start_sidecar(children, pod, capacity, triple)
+            for pod, triple in zip(pods, triples, strict=True)
         ]
         programs += sidecars
         await asyncio.gather(
@@ -71,18 +79,16 @@ async def operator_and_sidecars(
         await children.stop(programs[:1])
 
 
-async def _start_sidecar(
-    children: Children, index: int, uid: str, capacity: int, ports: Sequence[int]
-) -> Child:
+async def _start_sidecar(children: Children, pod: AppPod, capacity: int, ports: Sequence[int]) -> Child:
     grpc, http, admin = ports
     return await children.start(
-        f"sidecar-{index}",
+        f"sidecar-{pod.name}",
         [sys.executable, "-m", "modelfleet_sidecar"],
         {
             "MODELFLEET_OPERATOR": f"127.0.0.1:{capacity}",
-            "MODELFLEET_NAMESPACE": NAMESPACE,
-            "MODELFLEET_POD_NAME": f"app-{index}",
-            "MODELFLEET_POD_UID": uid,
+            "MODELFLEET_NAMESPACE": pod.namespace,
+            "MODELFLEET_POD_NAME": pod.name,
+            "MODELFLEET_POD_UID": pod.uid,
             "MODELFLEET_GRPC_LISTEN": f"127.0.0.1:{grpc}",
             "MODELFLEET_HTTP_LISTEN": f"127.0.0.1:{http}",
             "MODELFLEET_ADMIN_LISTEN": f"127.0.0.1:{admin}",
