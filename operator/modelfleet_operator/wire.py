@@ -126,7 +126,6 @@ def grant_to(grant: Grant) -> capacity_pb2.LeaseGrant:
             granted=account.granted,
             keep=account.keep,
             limit=account.limit,
-            allowance_per_second=account.allowance_per_second,
             ends_in_ns=int(account.ends_in * NANO),
         )
     for variant, price in grant.slot_prices.items():

@@ -106,11 +106,6 @@ class LeaseClient:
         """Sequence of the report that gave everything back."""
         self._farewell_heard = False
 
-    @property
-    def allowance_per_second(self) -> NanoUsd | None:
-        """This sidecar's part of (budget left / time left), nano-USD; None: the policy has no budget."""
-        return self.holding.allowance_per_second(self._clock())
-
     def now(self) -> float:
         """Return seconds on the clock that `holding` goes by."""
         return self._clock()

@@ -46,7 +46,6 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
             granted=_money("accounts.granted", account.granted),
             keep=_money("accounts.keep", account.keep),
             limit=_money("accounts.limit", account.limit),
-            allowance_per_second=_money("accounts.allowance_per_second", account.allowance_per_second),
             ends_in=_seconds("accounts.ends_in_ns", account.ends_in_ns),
         )
     return Grant(

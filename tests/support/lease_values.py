@@ -37,7 +37,7 @@ LIMIT = NanoUsd(60 * 10**9)
 
 
 def money(granted: int, *, keep: int = 10**12, ends_in: float = 1000.0) -> AccountGrant:
-    return AccountGrant(NanoUsd(granted), NanoUsd(keep), LIMIT, NanoUsd(7), ends_in)
+    return AccountGrant(NanoUsd(granted), NanoUsd(keep), LIMIT, ends_in)
 
 
 def grant(

@@ -55,6 +55,8 @@ class Spec:
     quality: float = 0.7
     slots: int = 4
     latency: LatencyProfile = FAST
+    declared: LatencyProfile = FAST
+    """What the manifest says of it."""
     pricing: Pricing = PRICING
     context_tokens: int | None = None
     by_task: Mapping[str, float] = field(default_factory=dict)
@@ -72,7 +74,7 @@ def fleet_of(specs: Sequence[Spec]) -> Fleet:
     """Return a fleet with one variant for each spec."""
     models = []
     for spec in specs:
-        latency = Latency(spec.latency.ttft / 1e3, spec.latency.per_token / 1e3)
+        latency = Latency(spec.declared.ttft / 1e3, spec.declared.per_token / 1e3)
         placement = ExternalPlacement(EndpointUrl("http://127.0.0.1:9"))
         models.append(
             Model(
@@ -134,9 +136,7 @@ class GivenLease:
         """Grant `slots` and in all `money` for the period, from now on."""
         account = None
         if money is not None:
-            account = AccountGrant(
-                granted=money, keep=money, limit=money, allowance_per_second=NanoUsd(0), ends_in=3600.0
-            )
+            account = AccountGrant(granted=money, keep=money, limit=money, ends_in=3600.0)
         self.holding.budgeted = money is not None
         now = boot_clock()
         applied = self.holding.apply(

@@ -261,7 +261,7 @@ class LeaseBook:
         for holder in self._holders.values():
             heeds = holder.unacknowledged < MOST_UNACKNOWLEDGED and self._may_hear(holder)
             if holder.id in ready and holder.connected and heeds:
-                grant = self._grant(holder, len(takers), live, held)
+                grant = self._grant(holder, live, held)
                 if grant is not None:
                     grants.append((holder.id, grant))
         return tuple(grants)
@@ -309,7 +309,7 @@ class LeaseBook:
             purse.divide(self._limit(purse), [holder.id for holder in holders])
 
     def _grant(
-        self, holder: Holder, takers: int, live: Mapping[EndpointUrl, int], held: dict[EndpointUrl, int]
+        self, holder: Holder, live: Mapping[EndpointUrl, int], held: dict[EndpointUrl, int]
     ) -> Grant | None:
         """Return the holder's next grant, counted as held; None: nothing new to say and no renewal due."""
         has = holder.held()
@@ -331,7 +331,7 @@ class LeaseBook:
             report_sent_at=holder.report.sent_at,
             ttl=self.ttl,
             slots=slots,
-            accounts=self._accounts(holder, follows, takers),
+            accounts=self._accounts(holder, follows),
             slot_prices=self._prices.slots.get(follows.fleet, {}) if follows is not None else {},
             money_price=self._prices.money.get(follows.policy, 0.0) if follows is not None else 0.0,
             fleet=fleet,
@@ -361,7 +361,7 @@ class LeaseBook:
             fleet = None
         return fleet, None if policy.version in (holder.report.policy_version, holder.policy_sent) else policy
 
-    def _accounts(self, holder: Holder, follows: Follows | None, takers: int) -> dict[PeriodId, AccountGrant]:
+    def _accounts(self, holder: Holder, follows: Follows | None) -> dict[PeriodId, AccountGrant]:
         """List every account the sidecar may have until its period is over and it has nothing left in it: one
         that vanished from the list and came back would be taken for new, and its money spent twice."""
         current = self._current.get(follows.policy) if follows is not None else None
@@ -379,9 +379,9 @@ class LeaseBook:
             )
             if period == current and purse is not None:
                 ends_in = (purse.period.ends - self._at).total_seconds()
-                accounts[period] = purse.grant(holder.id, self._limit(purse), takers, ends_in)
+                accounts[period] = purse.grant(holder.id, self._limit(purse), ends_in)
             elif not (ended(period, self._at) and (state is None or _settled(state, granted))):
-                accounts[period] = AccountGrant(granted, NanoUsd(0), NanoUsd(0), NanoUsd(0), 0.0)
+                accounts[period] = AccountGrant(granted, NanoUsd(0), NanoUsd(0), 0.0)
         return accounts
 
     def _news(self, holder: Holder, grant: Grant) -> bool:

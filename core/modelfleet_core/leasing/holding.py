@@ -73,7 +73,6 @@ class _Account:
     returned: int = 0
     keep: int = 0
     limit: int = 0
-    allowance_per_second: int = 0
     ends_at: float = 0.0
 
     @property
@@ -134,7 +133,6 @@ class Holding:
             account.granted = max(account.granted, granted.granted)
             account.keep = granted.keep
             account.limit = granted.limit
-            account.allowance_per_second = granted.allowance_per_second
             account.ends_at = grant.report_sent_at + granted.ends_in
         in_use = {reservation.period for reservation in self._reservations.values()}
         for period in [period for period in self._accounts if period not in grant.accounts]:
@@ -177,13 +175,6 @@ class Holding:
             return None
         current = self._current(now)
         return NanoUsd(current[1].free if current is not None else 0)
-
-    def allowance_per_second(self, now: float) -> NanoUsd | None:
-        """Return this sidecar's part of (budget left / time left); None: the policy has no budget."""
-        if not self.budgeted:
-            return None
-        current = self._current(now)
-        return NanoUsd(current[1].allowance_per_second if current is not None else 0)
 
     def period_ends(self, now: float) -> float | None:
         """Return when the present budget period ends; None: no account is open."""

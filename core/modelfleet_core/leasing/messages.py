@@ -81,7 +81,6 @@ class AccountGrant:
     keep: NanoUsd
     """The sidecar gives back free money above this."""
     limit: NanoUsd
-    allowance_per_second: NanoUsd
     ends_in: float
     """Seconds until the period ends."""
 

@@ -258,19 +258,13 @@ class Purse:
         self._stored = stored
         self._opened = stored is not None and stored.epoch == self.epoch
 
-    def grant(self, sidecar: SidecarId, limit: NanoUsd, takers: int, ends_in: float) -> AccountGrant:
-        """Return the account of a sidecar heard before; what is left is paced over `takers` sidecars."""
+    def grant(self, sidecar: SidecarId, limit: NanoUsd, ends_in: float) -> AccountGrant:
+        """Return the account of a sidecar heard before."""
         account = self._accounts[sidecar]
-        allowance = 0.0
-        if ends_in > 0 and takers > 0:
-            rates = sum(other.rate for other in self._accounts.values() if not other.gone)
-            part = 0.5 / takers + 0.5 * (account.rate / rates if rates > 0 else 1 / takers)
-            allowance = max(0, limit - self.spent) / ends_in * part
         return AccountGrant(
             granted=NanoUsd(account.granted),
             keep=NanoUsd(account.keep),
             limit=limit,
-            allowance_per_second=NanoUsd(int(allowance)),
             ends_in=max(0.0, ends_in),
         )
 

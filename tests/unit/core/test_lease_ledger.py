@@ -171,8 +171,8 @@ def test_scarce_money_is_shared_equally_and_called_back_from_the_idle() -> None:
     write(purse)
     purse.divide(LIMIT, [idle, ONE, TWO])
     assert purse.granted(ONE) == purse.granted(TWO) == 50
-    assert purse.grant(idle, LIMIT, 3, 60.0).keep == 0
-    assert purse.grant(ONE, LIMIT, 3, 60.0).keep == 400
+    assert purse.grant(idle, LIMIT, 60.0).keep == 0
+    assert purse.grant(ONE, LIMIT, 60.0).keep == 400
 
 
 def test_a_busy_sidecar_holds_some_seconds_of_its_spend_ahead() -> None:
@@ -186,7 +186,7 @@ def test_a_busy_sidecar_holds_some_seconds_of_its_spend_ahead() -> None:
         purse.hear(ONE, account(granted=purse.granted(ONE), spent=3 * (second - 1)), second)
         assert purse.granted(ONE) >= 3 * (second - 1)
     assert purse.free(ONE) >= 15
-    assert purse.grant(ONE, LIMIT, 1, 100.0).keep >= 30
+    assert purse.grant(ONE, LIMIT, 100.0).keep >= 30
 
 
 def test_a_ledger_of_another_leader_is_not_taken_over() -> None:
@@ -235,10 +235,3 @@ def test_a_stopping_leader_leaves_no_spare_money_in_the_ledger() -> None:
     record = purse.due(LIMIT, 1, exact=True)
     assert record is not None
     assert record.watermark == 5
-
-
-def test_the_allowance_is_what_is_left_over_time_and_sidecars() -> None:
-    purse = opened()
-    purse.hear(ONE, account(), 0)
-    purse.hear(TWO, account(), 0)
-    assert purse.grant(ONE, LIMIT, 2, 64.0).allowance_per_second == LIMIT / 64 / 2

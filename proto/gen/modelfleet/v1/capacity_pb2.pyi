@@ -384,7 +384,6 @@ class AccountGrant(_message.Message):
     GRANTED_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
-    ALLOWANCE_PER_SECOND_FIELD_NUMBER: _builtins.int
     ENDS_IN_NS_FIELD_NUMBER: _builtins.int
     period: _builtins.str
     granted: _builtins.int
@@ -393,8 +392,6 @@ class AccountGrant(_message.Message):
     """give back free money above this"""
     limit: _builtins.int
     """of the whole policy"""
-    allowance_per_second: _builtins.int
-    """pacing: budget left / time left, this sidecar's part"""
     ends_in_ns: _builtins.int
     """until the period ends"""
     def __init__(
@@ -404,12 +401,11 @@ class AccountGrant(_message.Message):
         granted: _builtins.int = ...,
         keep: _builtins.int = ...,
         limit: _builtins.int = ...,
-        allowance_per_second: _builtins.int = ...,
         ends_in_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowance_per_second", b"allowance_per_second", "ends_in_ns", b"ends_in_ns", "granted", b"granted", "keep", b"keep", "limit", b"limit", "period", b"period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_in_ns", b"ends_in_ns", "granted", b"granted", "keep", b"keep", "limit", b"limit", "period", b"period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
