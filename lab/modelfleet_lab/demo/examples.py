@@ -66,7 +66,8 @@ async def _use(kubectl: Kubectl, children: Children, running: Running) -> None:
     await kubectl.show("get", KINDS)
     await ask(running.sidecars[0], kubectl.console)
     async with asyncio.timeout(SPEND_SHOWN):
-        while await kubectl.read("get", "routingpolicy/assistant", "-o", SPENT) in ("", "0"):
+        # kubectl can not wait for "above 0".
+        while await kubectl.read("get", "routingpolicy/assistant", "-o", SPENT) in ("", "0"):  # noqa: ASYNC110
             await asyncio.sleep(0.5)
     await kubectl.show("get", KINDS)
 
