@@ -55,6 +55,7 @@ class Exchange:
         self._connection = connection
         self._settle = settle
         self.usage: Usage | None = None
+        """Of the whole answer, once the server has said it."""
 
     async def answer(self) -> bytes:
         """Return the whole JSON answer as it came. Raises Failure."""
@@ -87,8 +88,9 @@ class Exchange:
         try:
             while data := await self._connection.read():
                 relay = stream.feed(data)
-                self.usage = stream.usage
                 if stream.done:
+                    # Usage before the end may be a running count, which the bill would pass.
+                    self.usage = stream.usage
                     # The model is through: book first, so that a caller who has the end finds it settled.
                     await self._tail()
                     self._finish(stream.events)
@@ -237,9 +239,10 @@ async def _refused(
 def _seconds(value: bytes | None) -> float:
     """Read a Retry-After in seconds; a date or nonsense counts as one second."""
     try:
-        return min(max(float(value or b"1"), 0.0), 3600.0)
+        seconds = float(value or b"1")
     except ValueError:
         return 1.0
+    return min(max(seconds, 0.0), 3600.0) if math.isfinite(seconds) else 1.0
 
 
 def _cut(decision: Decision, cut: CutError) -> Failure:

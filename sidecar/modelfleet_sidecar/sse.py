@@ -7,11 +7,14 @@ Next: `forward` settles by `usage` and tells a whole stream from a cut one by `d
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 MAX_EVENT = 1024 * 1024
+MAX_TOKENS = 2**31 - 1
 _MARKS = (b'"usage"', b'"error"', b"[DONE]")
 """An event without any of these is relayed unread."""
+_EVENT = re.compile(rb".*?\n\r?\n", re.DOTALL)
 
 
 class BadStreamError(Exception):
@@ -28,14 +31,24 @@ class Usage:
 
 
 def read_usage(answer: object) -> Usage | None:
-    """Return the usage in an answer's or chunk's JSON; None: there is none that makes sense."""
+    """Return the usage in an answer's or chunk's JSON; None: there is none that makes sense.
+
+    Some servers leave tokens of reasoning out of `completion_tokens` and bill them: the total shows them.
+    """
     usage = answer.get("usage") if isinstance(answer, dict) else None
     if not isinstance(usage, dict):
         return None
-    tokens = [usage.get("prompt_tokens"), usage.get("completion_tokens", 0)]
-    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in tokens):
+    prompt, completion = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
+    if prompt is None or completion is None:
         return None
-    return Usage(int(tokens[0]), int(tokens[1]))
+    total = _tokens(usage.get("total_tokens"))
+    return Usage(prompt, completion if total is None else max(completion, total - prompt))
+
+
+def _tokens(count: object) -> int | None:
+    if isinstance(count, bool) or not isinstance(count, int):
+        return None
+    return count if 0 <= count <= MAX_TOKENS else None
 
 
 class EventStream:
@@ -58,7 +71,7 @@ class EventStream:
         data = self._partial + data
         end = max(
             data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0,
-            data.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in data else 0,
+            data.rfind(b"\n\r\n") + 3 if b"\n\r\n" in data else 0,
         )
         self._partial = data[end:]
         if len(self._partial) > MAX_EVENT:
@@ -72,6 +85,8 @@ class EventStream:
         if not any(mark in event for mark in _MARKS):
             return True
         payload = event_data(event)
+        if not payload:  # a comment
+            return True
         if payload.strip() == b"[DONE]":
             self.done = True
             return True
@@ -90,8 +105,7 @@ class EventStream:
 
 def _events(data: bytes) -> list[bytes]:
     """Split whole events, each with its blank line."""
-    mark = b"\r\n\r\n" if b"\r\n\r\n" in data else b"\n\n"
-    return [part + mark for part in data.split(mark) if part.strip()]
+    return [event for event in _EVENT.findall(data) if event.strip()]
 
 
 def event_data(event: bytes) -> bytes:

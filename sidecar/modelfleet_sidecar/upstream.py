@@ -9,6 +9,7 @@ the server has closed too, which tells that the server has noticed and its slot 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -112,7 +113,16 @@ class Connection(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        return self._complete and self._keep and self.usable
+        return self._complete and self._keep and self._reading and self.usable
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has come since the last response, also not what the loop has yet to read."""
+        if self._transport is None:
+            return False
+        waiting = select.poll()
+        waiting.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not waiting.poll(0)
 
     async def send(self, target: Target, path: str, body: bytes, request_id: str) -> None:
         """POST `body`; waits while the server does not take it. A lost connection shows in `head`."""
@@ -227,9 +237,9 @@ class Connection(asyncio.Protocol):
             return
         if not self._head_done and self._head_size > MAX_HEAD:
             self._fail(OVER_HEAD)
-        elif self._buffered > HIGH_WATER and self._reading and self._transport is not None and self.usable:
+        elif self._buffered > HIGH_WATER and self._reading and not self.complete and self.usable:
             self._reading = False
-            self._transport.pause_reading()
+            cast(asyncio.Transport, self._transport).pause_reading()
 
     # What the parser calls.
 
@@ -281,11 +291,17 @@ class Pool:
         return len(self._open)
 
     async def acquire(self, target: Target) -> Connection:
-        """Return a connection for one request. Raises ConnectError."""
+        """Return a connection for one request. Raises ConnectError.
+
+        A server may close an idle connection while a request is on its way. Nothing tells then whether the
+        model has begun, so such a request is not sent again but ends as cut, booked at its reserve; what can
+        be done is to go before the server does, and to look right before sending.
+        """
         idle = self._idle.get(target.origin)
         while idle:
             connection = idle.pop()
-            if connection.usable and self._clock() - connection.idle_since < KEEP_ALIVE:
+            fresh = self._clock() - connection.idle_since < KEEP_ALIVE
+            if fresh and connection.usable and connection.quiet:
                 return connection
             connection.abort()
         return await self._connect(target.origin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -192,6 +193,27 @@ async def test_a_connection_that_the_server_closed_or_that_is_old_is_not_used_ag
         made.sweep()
         async with asyncio.timeout(5.0):
             await connection.closed
+
+
+@pytest.mark.parametrize("last", [b"", b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n"])
+async def test_a_connection_that_the_server_closed_this_moment_gets_no_request(last: bytes) -> None:
+    """The loop may be too busy to have heard of the close, and what is sent then may be work done twice."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        target = Target.parse(EndpointUrl(f"http://127.0.0.1:{listening.getsockname()[1]}"))
+        async with pool() as made, asyncio.timeout(10):
+            first = await post(made, target)
+            server_side, _ = await loop.sock_accept(listening)
+            with server_side:
+                await loop.sock_recv(server_side, 65536)
+                await loop.sock_sendall(server_side, OK + b"content-length: 2\r\n\r\nok")
+                await first.head()
+                assert await whole(first) == b"ok"
+                made.release(first)
+                if last:
+                    server_side.send(last)
+            assert await made.acquire(target) is not first
 
 
 async def test_hanging_up_returns_when_the_server_has_noticed() -> None:

@@ -51,6 +51,15 @@ def test_carriage_returns_are_relayed_as_they_came() -> None:
     assert stream.usage == Usage(3, 5)
 
 
+def test_a_proxy_that_ends_its_lines_another_way_than_the_server_changes_nothing() -> None:
+    text = STREAM.replace(b"\n", b"\r\n")
+    mixed = b": wait\n\n" + text.replace(DONE.replace(b"\n", b"\r\n"), b": wait\n\n" + DONE)
+    stream = EventStream(keep_usage=True)
+    assert stream.feed(mixed) == mixed
+    assert stream.done
+    assert stream.usage == Usage(3, 5)
+
+
 def test_an_error_event_ends_the_stream_and_is_not_relayed() -> None:
     stream = EventStream(keep_usage=False)
     assert stream.feed(piece("one") + event(error={"message": "overloaded"}) + DONE) == piece("one")
@@ -83,10 +92,30 @@ def test_a_marked_event_without_json_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "usage", [None, 5, {}, {"prompt_tokens": -1}, {"prompt_tokens": "3"}, {"prompt_tokens": True}]
+    "usage",
+    [
+        None,
+        5,
+        {},
+        {"prompt_tokens": 3},
+        {"prompt_tokens": 3, "completion_tokens": None},
+        *({"prompt_tokens": bad, "completion_tokens": 5} for bad in (-1, "3", True, 3.0, 2**31)),
+        *({"prompt_tokens": 3, "completion_tokens": bad} for bad in (-1, "3", True, 3.0, 2**31)),
+    ],
 )
 def test_usage_that_makes_no_sense_counts_as_none(usage: object) -> None:
     assert read_usage({"usage": usage}) is None
+
+
+@pytest.mark.parametrize(("total", "output"), [(8, 5), (20, 17), (1, 5), (None, 5), ("20", 5), (2**40, 5)])
+def test_tokens_that_only_the_total_shows_count_as_output(total: object, output: int) -> None:
+    assert read_usage({"usage": {**USAGE, "total_tokens": total}}) == Usage(3, output)
+
+
+def test_a_comment_is_relayed_whatever_it_says() -> None:
+    comment = b': "error" while waiting\n\n'
+    stream = EventStream(keep_usage=False)
+    assert stream.feed(comment + DONE) == comment + DONE
 
 
 def test_an_error_is_quoted_at_bounded_length() -> None:

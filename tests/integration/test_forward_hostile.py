@@ -1,0 +1,191 @@
+"""No model server makes a request cost less than it may be billed, or a later one hang."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
+
+import numpy as np
+import pytest
+from modelfleet_core.catalog import Pricing
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
+from modelfleet_sidecar.chat import parse_fields
+from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
+from modelfleet_sidecar.failures import Failure
+from modelfleet_sidecar.forward import Forwarder
+from modelfleet_sidecar.lease import boot_clock
+from modelfleet_sidecar.upstream import HIGH_WATER, Pool
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = 10.0
+RESERVE = NanoUsd(1_000_000)
+CALL = parse_fields({"messages": [{"role": "user", "content": "hello"}]})
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def chunked(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def decision_at(port: int, number: int = 1) -> Decision:
+    variant = VariantKey(ModelName("m"), "gpu")
+    return Decision(
+        id=f"d-{number}",
+        reservation=number,
+        variant=variant,
+        served_name="m",
+        endpoint=EndpointUrl(f"http://127.0.0.1:{port}"),
+        tier="t",
+        task="chat",
+        reason=Reason.BEST_VALUE,
+        quality=0.5,
+        expected_cost=NanoUsd(1),
+        reserved=RESERVE,
+        pricing=Pricing(input_femto=10**9, output_femto=10**9),
+        max_output_tokens=10,
+        input_tokens=3,
+        settle_within=None,
+        considered=Considered((variant,), np.zeros((5, 1)), ("",)),
+        certificate=Certificate(0.0, 0.0, 0.0, "Optimal", (), 0.0),
+        batch_size=1,
+        waited=0.0,
+    )
+
+
+class Books:
+    """Settles once, as the lease does: None books the reserve."""
+
+    def __init__(self) -> None:
+        self.booked: dict[int, NanoUsd] = {}
+        self._settled = asyncio.Event()
+
+    def settle(self, decision: Decision, actual: NanoUsd | None) -> NanoUsd:
+        charged = decision.reserved if actual is None else actual
+        self._settled.set()
+        return self.booked.setdefault(decision.reservation, charged)
+
+    async def first(self) -> NanoUsd:
+        async with asyncio.timeout(PATIENCE):
+            await self._settled.wait()
+        return self.booked[1]
+
+
+@asynccontextmanager
+async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the client went away, as some tests want
+        finally:
+            writer.close()
+
+    books = Books()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    forwarder = Forwarder(pool=Pool(connect_timeout=2.0, clock=boot_clock), settle=books.settle)
+    try:
+        yield forwarder, books, server.sockets[0].getsockname()[1]
+    finally:
+        await forwarder.close()
+        server.close()
+        await server.wait_closed()
+
+
+async def take_request(reader: asyncio.StreamReader) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    await reader.readexactly(int(length.split(b":")[1]))
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["cut by the server", "left by the caller"])
+async def test_running_usage_of_an_answer_that_did_not_end_is_no_bound(cut: bool) -> None:
+    running = event(
+        choices=[{"index": 0, "delta": {"content": "a"}}], usage={"prompt_tokens": 3, "completion_tokens": 1}
+    )
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(STREAM + chunked(running))
+        await writer.drain()
+        if not cut:
+            await reader.read()
+
+    async with forwarding(talk) as (forwarder, books, port):
+        with contextlib.suppress(Failure):
+            async with (
+                asyncio.timeout(PATIENCE),
+                forwarder.open(decision_at(port), CALL, stream=True) as got,
+                aclosing(got.events(keep_usage=False)) as events,
+            ):
+                async for _ in events:
+                    if not cut:
+                        break
+        assert await books.first() == RESERVE
+
+
+async def test_a_long_answer_that_nobody_read_leaves_no_connection_that_hangs() -> None:
+    # The piece that makes it whole is the one that takes it over what is read ahead.
+    body = b'"' + b"x" * (HIGH_WATER - 1) + b'"'
+    answers: list[int] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await take_request(reader)
+            answers.append(1)
+            answer = body if len(answers) == 1 else b'{"choices": []}'
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer)
+            await writer.drain()
+
+    async with forwarding(talk) as (forwarder, _, port), asyncio.timeout(PATIENCE):
+        async with forwarder.open(decision_at(port), CALL, stream=False) as got:
+            while not got._connection.complete:  # noqa: ASYNC110 - nobody waits for it but this test
+                await asyncio.sleep(0)
+        async with forwarder.open(decision_at(port, 2), CALL, stream=False) as got:
+            assert await got.answer() == b'{"choices": []}'
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-5", "soon", "Wed, 21 Oct 2026 07:28:00 GMT"])
+async def test_any_retry_after_of_a_server_becomes_a_finite_time(value: str) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        head = f"HTTP/1.1 429 Too Many Requests\r\nretry-after: {value}\r\ncontent-length: 0\r\n\r\n"
+        writer.write(head.encode())
+        await writer.drain()
+        await reader.read()
+
+    async with forwarding(talk) as (forwarder, books, port):
+        with pytest.raises(Failure) as failed:
+            async with forwarder.open(decision_at(port), CALL, stream=False):
+                pass
+        assert failed.value.retry_after is not None
+        assert math.isfinite(failed.value.retry_after)
+        assert 0 <= failed.value.retry_after <= 3600
+        assert await books.first() == 0
+
+
+@pytest.mark.parametrize("tokens", [2**31, 10**30, 10**400], ids=["2^31", "10^30", "10^400"])
+async def test_usage_beyond_any_model_books_the_reserve(tokens: int) -> None:
+    body = json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": tokens}}).encode()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        await reader.read()
+
+    async with forwarding(talk) as (forwarder, books, port):
+        async with forwarder.open(decision_at(port), CALL, stream=False) as got:
+            await got.answer()
+        assert await books.first() == RESERVE
+        assert got.receipt is not None
+        assert got.receipt.usage.estimated
