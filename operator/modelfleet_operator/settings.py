@@ -51,7 +51,11 @@ class Settings:
 
 _SETTINGS: tuple[tuple[str, str, str], ...] = (
     ("cluster", "kubernetes", "kubernetes, or embedded: a cluster in memory whose pods are local processes"),
-    ("manifests", "", "YAML files and folders of the embedded cluster's objects, separated by ':'"),
+    (
+        "manifests",
+        "",
+        "YAML files and folders for the embedded cluster, separated by ':' or in several flags",
+    ),
     ("logs", "", "folder for the output of the embedded cluster's pods"),
     ("capacity-listen", "127.0.0.1:7443", "HOST:PORT where sidecars get their leases (plaintext)"),
     ("http-listen", "127.0.0.1:8080", "HOST:PORT of /healthz, /readyz and /metrics"),
@@ -93,6 +97,21 @@ def parse_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     )
 
 
+class _Joined(argparse.Action):
+    """A flag that may be given more than once: its values are joined as in its environment variable."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        first = before is self.default
+        setattr(namespace, self.dest, str(values) if first else f"{before}{os.pathsep}{values}")
+
+
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="modelfleet-operator",
@@ -102,7 +121,9 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     for name, default, text in _SETTINGS:
         variable = f"MODELFLEET_{name.upper().replace('-', '_')}"
         shown = f"{text} (default: {default or 'empty'})"
-        parser.add_argument(f"--{name}", default=environ.get(variable, default), metavar="VALUE", help=shown)
+        action = _Joined if name == "manifests" else "store"
+        default = environ.get(variable, default)
+        parser.add_argument(f"--{name}", default=default, action=action, metavar="VALUE", help=shown)
     return parser
 
 

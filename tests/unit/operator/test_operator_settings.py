@@ -29,6 +29,13 @@ def test_a_flag_wins_over_its_variable() -> None:
     assert str(found.capacity_listen) == "[::1]:0"
 
 
+def test_manifests_can_be_given_more_than_once_and_win_over_the_variable() -> None:
+    environ = EMBEDDED | {"MODELFLEET_MANIFESTS": "z"}
+    assert parse_settings([], environ).manifests == (Path("z"),)
+    found = parse_settings(["--manifests", "x.yaml", "--manifests=y"], environ)
+    assert found.manifests == (Path("x.yaml"), Path("y"))
+
+
 @pytest.mark.parametrize(
     ("argv", "environ", "says"),
     [
