@@ -22,6 +22,9 @@ from modelfleet_operator.spec import ResolvedFleet
 from modelfleet_operator.status import timestamp
 from modelfleet_operator.views import FleetView
 
+NO_DEMAND_YET = "NoDemandYet"
+"""Reason of a plan for an assumed demand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Leases:
@@ -117,10 +120,19 @@ def _solved(planned: Planned) -> Condition:
         return no("Solved", plan.termination.value, plan.message)
     if planned.basis is Basis.ASSUMED:
         message = "no sidecar has reported a request yet: planned for a small assumed demand"
-        return yes("Solved", "NoDemandYet", message)
+        return yes("Solved", NO_DEMAND_YET, message)
     if planned.basis is Basis.HELD:
-        message = "sidecars have not reported their demand: the last plan is held"
+        message = (
+            "no sidecar reports its demand: the last plan is held; look whether pods with the label "
+            "modelfleet.io/inject=true run and reach the operator"
+        )
         return yes("Solved", "DemandMissing", message)
+    if planned.silent:
+        message = (
+            f"{planned.silent} sidecars that reported before are silent: replicas are added, none removed; "
+            "look whether their pods are well and reach the operator"
+        )
+        return yes("Solved", "DemandIncomplete", message)
     return yes("Solved", plan.termination.value, plan.message or "the plan follows the reported demand")
 
 
@@ -233,8 +245,10 @@ def _capacity(model: Model, done: Pass) -> dict[str, object]:
 
 
 def planned_replicas(status: Mapping[str, object]) -> dict[VariantKey, int] | None:
-    """Return the replicas of the plan that a status tells of; None: it tells of none."""
+    """Return the replicas of the plan that a status tells of; None: none, or none made for known demand."""
     plan = mapping(status, "plan")
+    if any(text(condition, "reason") == NO_DEMAND_YET for condition in items(status, "conditions")):
+        return None
     found = {
         VariantKey(ModelName(text(item, "model")), text(item, "variant")): integer(item, "desired")
         for item in items(plan, "variants")

@@ -3,22 +3,23 @@
 In: `FleetView`, `Demand` and the memory of earlier passes. Out: `Planned`, a pure value. Next: `reconcile`
 scales to it, `fleet_status` tells users.
 
-Replicas never follow missing data. Where sidecars exist but none reports, the last plan is held; a fleet
-that was never planned is planned for a small assumed demand, so that a model is up when the first sidecar
-comes.
+Replicas never follow missing data. Where sidecars exist but none reports, the last plan is held; where some
+report no more, replicas are added but none removed. A fleet that was never planned is planned for a small
+assumed demand, so that a model is up when the first sidecar comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from modelfleet_core.allocation.limits import limits, minimums
 from modelfleet_core.allocation.problem import AllocationProblem
 from modelfleet_core.allocation.result import Plan, Reason
 from modelfleet_core.allocation.solver import allocate
 from modelfleet_core.allocation.stabilise import Stabiliser
-from modelfleet_core.catalog import Fleet, PoolPlacement, Replicas
+from modelfleet_core.catalog import Fleet, Model, PoolPlacement, Replicas
 from modelfleet_core.demand import DemandClass, ModelOffer
 from modelfleet_core.values import ObjectKey, TaskName, TierName, VariantKey, usd
 
@@ -56,6 +57,8 @@ class Demand:
     """Any request was ever reported since this leader began."""
     budget_rate: Mapping[ObjectKey, float] = field(default_factory=dict)
     """USD per second that policies with a budget may spend from now on."""
+    silent: int = 0
+    """Sidecars that reported once and no more, though their pods exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Memory:
 class Planned:
     plan: Plan
     basis: Basis
+    silent: int
+    """Sidecars whose demand is missing: nothing is taken away on what the others report."""
     stalled: frozenset[VariantKey]
     """Variants that should have become ready by now."""
     memory: Memory
@@ -100,7 +105,7 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     if basis is Basis.ASSUMED:
         classes = assumed_demand(fleet)
     elif basis is Basis.HELD:
-        fleet, classes = _held(fleet, memory.planned or {}), ()
+        classes = ()
     problem = AllocationProblem(
         fleet=fleet,
         classes=classes,
@@ -109,9 +114,11 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
         stock=view.stock,
         budget_rate=demand.budget_rate,
     )
+    if basis is Basis.HELD or (basis is Basis.REPORTED and demand.silent):
+        problem = _held(problem, memory.planned or {}, growing=basis is Basis.REPORTED)
     plan = allocate(problem, time_limit=time_limit)
     window = fleet.scaling.scale_down_stabilization
-    before = memory.stabiliser or Stabiliser(window)
+    before = memory.stabiliser or _first_stabiliser(window, view, memory, now)
     stabiliser, plan = replace(before, window=window).settle(plan, problem, now)
     if basis is Basis.HELD:
         plan = _said_held(plan)
@@ -122,7 +129,12 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     }
     stalled = frozenset(key for key, since in starting.items() if now > since + _patience(view.fleet, key))
     planned = {key: variant.replicas for key, variant in plan.variants.items()}
-    return Planned(plan, basis, stalled, Memory(planned, basis, stabiliser, starting))
+    return Planned(plan, basis, demand.silent, stalled, Memory(planned, basis, stabiliser, starting))
+
+
+def _first_stabiliser(window: float, view: FleetView, memory: Memory, now: float) -> Stabiliser:
+    """Return no memory for a new fleet; where a plan is known, reports may come in piece by piece."""
+    return Stabiliser(window) if memory.planned is None else Stabiliser.resumed(window, view.current(), now)
 
 
 def external_spend(fleet: Fleet, plan: Plan) -> float:
@@ -132,12 +144,17 @@ def external_spend(fleet: Fleet, plan: Plan) -> float:
 
 
 def assumed_demand(fleet: Fleet) -> tuple[DemandClass, ...]:
-    """Return a small demand for every task that the manifest names, and for all others."""
+    """Return a small demand for every task that the manifest names, and for all others.
+
+    External models do not count where the fleet has replicas of its own: it is these that take time to start,
+    and whether anyone may pay for the others is not known yet.
+    """
     tasks = sorted({task for model in fleet.models for task in model.quality.by_task})
-    return tuple(_assumed_class(fleet, task) for task in (*tasks, None))
+    own = [m for m in fleet.models if any(isinstance(v.placement, PoolPlacement) for v in m.variants)]
+    return tuple(_assumed_class(fleet, task, own or fleet.models) for task in (*tasks, None))
 
 
-def _assumed_class(fleet: Fleet, task: TaskName | None) -> DemandClass:
+def _assumed_class(fleet: Fleet, task: TaskName | None, models: Iterable[Model]) -> DemandClass:
     return DemandClass(
         policy=fleet.key,
         tier=TierName("assumed"),
@@ -151,21 +168,30 @@ def _assumed_class(fleet: Fleet, task: TaskName | None) -> DemandClass:
                 cost_usd=usd(model.pricing.cost(ASSUMED_INPUT, ASSUMED_OUTPUT)),
                 service_time=min(v.latency.service_time(ASSUMED_OUTPUT) for v in model.variants),
             )
-            for model in fleet.models
+            for model in models
         },
     )
 
 
-def _held(fleet: Fleet, planned: Mapping[VariantKey, int]) -> Fleet:
-    """Return the fleet with every variant fixed at what was planned, within its bounds."""
+def _held(
+    problem: AllocationProblem, planned: Mapping[VariantKey, int], *, growing: bool
+) -> AllocationProblem:
+    """Return the problem with each variant kept at what was planned, if that fits; or above, if `growing`."""
+    kept = minimums(limits(replace(problem, fleet=_bounded(problem.fleet, planned, growing=growing))))
+    return replace(problem, fleet=_bounded(problem.fleet, kept, growing=growing))
+
+
+def _bounded(fleet: Fleet, least: Mapping[VariantKey, int], *, growing: bool) -> Fleet:
     models = []
     for model in fleet.models:
         variants = []
         for variant in model.variants:
             if isinstance(variant.placement, PoolPlacement):
                 bounds = variant.placement.replicas
-                count = min(bounds.max, max(bounds.min, planned.get(variant.key, 0)))
-                placement = replace(variant.placement, replicas=Replicas(count, count))
+                count = min(bounds.max, max(bounds.min, least.get(variant.key, 0)))
+                placement = replace(
+                    variant.placement, replicas=Replicas(count, bounds.max if growing else count)
+                )
                 variants.append(replace(variant, placement=placement))
             else:
                 variants.append(variant)

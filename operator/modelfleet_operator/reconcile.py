@@ -235,9 +235,11 @@ class FleetTask:
         )
         self._heard = self._heard or bool(classes)
         selected = present.resolution.selection.values()
+        ages = [view.report_age for view in self._sidecars()]
         return Demand(
             classes=classes,
-            reporting=sum(view.report_age < SILENT for view in self._sidecars()),
+            reporting=sum(age < SILENT for age in ages),
+            silent=sum(age >= SILENT for age in ages),
             pods=sum(isinstance(found, Follows) and found.fleet == self._key for found in selected),
             heard=self._heard,
             budget_rate=self._tools.prices.budget_rates(policies),

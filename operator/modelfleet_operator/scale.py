@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import ceil
 
 from modelfleet_core.catalog import PoolPlacement
 from modelfleet_core.values import ObjectKey, PoolName, VariantKey
@@ -81,39 +82,58 @@ def next_patches(
 
     `external` is the USD per hour that the plan spends elsewhere; `stalled` variants have had their time to
     become ready and hold nothing back. Replicas are added only into GPUs and money that are free already.
-    Replicas go once nothing is still starting that may replace them, or where they are in the way.
+    Replicas go once nothing is on its way that may replace them; sooner only as many as are in the way of
+    what is to be added, or of a limit, beyond those that stop already.
     """
     gpus, money = gpus_left(view), money_left(view, external)
     prices = {pool.name: pool.hourly_cost for pool in view.fleet.pools}
+    stopping, saved = _stopping(view)
+    short = {pool: -left - stopping[pool] for pool, left in gpus.items()}
+    poor = -money - saved
     moves = [
         (key, placement, view.workloads[key])
         for key, placement in _placements(view)
         if key in view.scalable and key in desired
     ]
-    full = {pool for pool, left in gpus.items() if left < 0}
-    poor = money < -_CENT
-    starting: set[VariantKey] = set()
+    coming: set[VariantKey] = set()
     ups: list[Patch] = []
     for key, placement, workload in sorted(moves, key=lambda move: (move[2].ready > 0, move[1].gpus)):
-        wanted = desired[key] - workload.replicas
+        wanted = max(0, desired[key] - workload.replicas)
         price = placement.gpus * prices[placement.pool]
         affordable = int((money + _CENT) / price) if price > 0 and money != float("inf") else wanted
         fitting = max(0, min(wanted, gpus[placement.pool] // placement.gpus, affordable))
+        gpus[placement.pool] -= fitting * placement.gpus
+        money -= fitting * price
+        short[placement.pool] += wanted * placement.gpus
+        poor += wanted * price
         if fitting > 0:
-            gpus[placement.pool] -= fitting * placement.gpus
-            money -= fitting * price
             ups.append(_patch(key, view, workload.replicas + fitting))
-        if fitting < wanted:
-            full |= {placement.pool}
-            poor |= affordable < wanted
-        if min(desired[key], workload.replicas + fitting) > workload.ready and key not in stalled:
-            starting.add(key)
-    downs = [
-        _patch(key, view, desired[key])
-        for key, placement, workload in moves
-        if desired[key] < workload.replicas and (placement.pool in full or poor or not starting - {key})
-    ]
+        if desired[key] > workload.ready and key not in stalled:
+            coming.add(key)
+    downs = []
+    # Those with the fewest ready replicas first: what does not serve is missed least.
+    for key, placement, workload in sorted(moves, key=lambda move: move[2].ready):
+        price = placement.gpus * prices[placement.pool]
+        fewer = max(0, workload.replicas - desired[key])
+        if coming - {key}:
+            needed = ceil(short[placement.pool] / placement.gpus)
+            if price > 0 and poor > _CENT:
+                needed = max(needed, ceil((poor - _CENT) / price))
+            fewer = max(0, min(fewer, needed))
+        short[placement.pool] -= fewer * placement.gpus
+        poor -= fewer * price
+        if fewer > 0:
+            downs.append(_patch(key, view, workload.replicas - fewer))
     return (*ups, *downs)
+
+
+def _stopping(view: FleetView) -> tuple[dict[PoolName, int], float]:
+    """Return the GPUs of each pool, and the USD per hour, of pods that exist beyond those asked for."""
+    gpus = {pool.name: 0 for pool in view.fleet.pools}
+    for key, placement in _placements(view):
+        if (workload := view.workloads.get(key)) is not None:
+            gpus[placement.pool] += placement.gpus * (workload.occupied - workload.replicas)
+    return gpus, sum(pool.hourly_cost * gpus[pool.name] for pool in view.fleet.pools)
 
 
 class Scaler:

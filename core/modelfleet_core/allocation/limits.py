@@ -1,6 +1,6 @@
 """Stage allocate, what every plan must respect: GPUs of pools and nodes, and the hourly budget.
 
-In: an `AllocationProblem`. Out: `Limits`. Next: the programs, `step` and `stabilise`.
+In: an `AllocationProblem`. Out: `Limits`. Next: the programs and `stabilise`.
 """
 
 from __future__ import annotations

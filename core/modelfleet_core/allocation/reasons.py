@@ -17,7 +17,7 @@ from modelfleet_core.values import ModelName, VariantKey
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Replicas on their way from declared minimum to what is asked for now."""
+    """Replicas on their way from declared minimum to the plan."""
 
     minimum: Mapping[VariantKey, int]
     """As much of the declared minimum as fits."""
@@ -25,10 +25,8 @@ class Choice:
     """By the program alone."""
     target: Mapping[VariantKey, int]
     """After leaving out starts that gain too little."""
-    asked: Mapping[VariantKey, int]
-    """What fits now."""
     model_prices: Mapping[ModelName, float]
-    """Value of one more busy slot, with `asked` fixed."""
+    """Value of one more busy slot, with `target` fixed."""
     external_spend: float
     """USD per hour."""
 
@@ -40,15 +38,24 @@ def explain(
     wanted = {
         name for demand in problem.classes if demand.rate > 0 for name in demand.offers
     }  # models that some demand may use
-    used = within.used(choice.asked)
+    used = within.used(choice.target)
     plans = {}
     for key, v in within.variants.items():
         reason, why = _reason(
             problem, within, worth, choice, v, key.model in wanted, used.get(v.placement.pool, 0)
         )
-        replicas = choice.asked[key]
+        replicas = choice.target[key]
         plans[key] = VariantPlan(replicas=replicas, reason=reason, message=f"{_count(replicas)}: {why}")
     return plans
+
+
+def _waits(within: Limits, choice: Choice, key: VariantKey) -> bool:
+    """Return whether one more replica does not fit beside the pods that exist."""
+    held = {other: v.now + v.lingering for other, v in within.variants.items()}
+    more = held | {key: held[key] + 1}
+    return within.variants[key].placement.pool in within.over(more) or not within.affordable(
+        more, choice.external_spend
+    )
 
 
 def _count(replicas: int) -> str:
@@ -65,15 +72,16 @@ def _reason(
     used: int,
 ) -> tuple[Reason, str]:
     key, place = v.key, v.placement
-    asked, target, limit = choice.asked[key], choice.target[key], within.gpus.get(place.pool, 0)
+    target, limit = choice.target[key], within.gpus.get(place.pool, 0)
     if choice.minimum[key] < place.replicas.min:
         return Reason.MINIMUM_DOES_NOT_FIT, (
             f"the declared minimum of {place.replicas.min} does not fit pool {place.pool} "
             f"({limit} GPUs, {place.gpus} per replica) or the hourly budget"
         )
-    if asked < target:
+    if target > v.now and _waits(within, choice, key):
         return Reason.WAITING_FOR_GPUS, (
-            f"{target} are wanted once pods that stop have freed their GPUs in pool {place.pool}"
+            f"{target - v.now} of them start as pods that stop free GPUs in pool {place.pool} and money of "
+            "the hourly budget"
         )
     if choice.wished[key] != target:
         return (
@@ -84,11 +92,11 @@ def _reason(
     if gain <= 0:
         if not wanted:
             return Reason.NO_DEMAND, "no request asks for this model"
-        if asked > 0 and asked == place.replicas.min:
+        if target > 0 and target == place.replicas.min:
             return Reason.AT_MIN, "the declared minimum; demand needs no more"
         return Reason.DEMAND_MET, "one more would gain nothing"
     more = f"one more would gain {gain:.3g} quality per second"
-    if asked >= place.replicas.max:
+    if target >= place.replicas.max:
         return Reason.AT_MAX, f"{more}, but {place.replicas.max} is the declared maximum"
     if used + place.gpus > limit:
         declared = next((pool.limit for pool in problem.fleet.pools if pool.name == place.pool), 0)
@@ -96,7 +104,7 @@ def _reason(
         if problem.stock.get(place.pool, 0) < declared:
             return Reason.STOCK_BINDS, f"{more}, {full}; nodes offer fewer than the limit of {declared}"
         return Reason.POOL_BINDS, f"{more}, {full}"
-    one_more = dict(choice.asked) | {key: asked + 1}
+    one_more = dict(choice.target) | {key: target + 1}
     if not within.affordable(one_more, choice.external_spend):
         return Reason.BUDGET_BINDS, f"{more}, but {v.hourly:.2f} USD per hour do not fit the hourly budget"
     return Reason.DEMAND_MET, "one more would not gain as much as it costs"

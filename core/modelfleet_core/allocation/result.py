@@ -35,7 +35,7 @@ class Reason(Enum):
     NOT_WORTH_MOVING = "NotWorthMoving"
     HELD_BY_STABILISATION = "HeldByStabilisation"
     WAITING_FOR_GPUS = "WaitingForGpus"
-    """Pods that still terminate or pend hold the GPUs that more replicas need."""
+    """Pods that exist hold the GPUs or the money that more replicas need, until they have stopped."""
     MINIMUM_DOES_NOT_FIT = "MinimumDoesNotFit"
 
 

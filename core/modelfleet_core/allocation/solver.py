@@ -3,8 +3,8 @@
 In: an `AllocationProblem`. Out: a `Plan`. Next: `stabilise`, then scale.
 
 The linear relaxation gives prices and a bound, the mixed-integer program replicas; where it gives none in
-time, `greedy` does. Starts that gain too little are left out, and `step` keeps back starts that do not fit
-beside pods that still exist.
+time, `greedy` does. Starts that gain too little are left out. The plan is where to go; which of its steps fit
+beside pods that still exist is for scale to say.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from modelfleet_core.allocation.problem import AllocationProblem
 from modelfleet_core.allocation.program import ProgramAnswer
 from modelfleet_core.allocation.reasons import Choice, explain
 from modelfleet_core.allocation.result import Plan, Termination
-from modelfleet_core.allocation.step import step
 from modelfleet_core.allocation.worth import Worth, worth
 from modelfleet_core.values import VariantKey
 
@@ -68,8 +67,8 @@ class _Solve:
 def allocate(problem: AllocationProblem, *, time_limit: float) -> Plan:
     """Return a plan within about `time_limit` seconds; it never exceeds pool, stock or hourly budget.
 
-    `objective` and `bound` are those of the target (what all starts lead to): weighted quality per second
-    less the penalty of shed requests, less small prices of holding and of starting replicas.
+    `objective` and `bound` are weighted quality per second, less the penalty of shed requests, less small
+    prices of holding and of starting replicas.
     """
     run = _Solve(problem, time_limit)
     relaxed = run.solve(run.lower, run.upper, integer=False, share=0.2)
@@ -88,25 +87,15 @@ def allocate(problem: AllocationProblem, *, time_limit: float) -> Plan:
             target, objective = calmer
     external = found.external_spend if found is not None else 0.0
     prices = relaxed.model_prices if relaxed is not None else {}
-    order = sorted(
-        run.within.variants,
-        key=lambda key: (
-            -prices.get(key.model, 0.0)
-            * run.worth.slots[key]
-            / max(1, run.within.variants[key].placement.gpus)
-        ),
-    )
-    asked = step(run.within, target, order=order, external=external)
-    fixed = run.solve(asked, asked, integer=False, share=0.9)
+    fixed = run.solve(target, target, integer=False, share=0.9)
     if fixed is not None:
         external = fixed.external_spend
     if run.within.budget is not None:  # the program keeps it up to its tolerance
-        external = max(0.0, min(external, run.within.budget - run.within.cost(asked)))
+        external = max(0.0, min(external, run.within.budget - run.within.cost(target)))
     choice = Choice(
         minimum=run.lower,
         wished=wished,
         target=target,
-        asked=asked,
         model_prices=fixed.model_prices if fixed is not None else prices,
         external_spend=external,
     )
@@ -118,8 +107,8 @@ def allocate(problem: AllocationProblem, *, time_limit: float) -> Plan:
         gap=max(0.0, bound - objective) / max(1e-9, abs(bound)),
         termination=Termination.INFEASIBLE if message else termination,
         message=message,
-        hourly_cost=run.within.cost(asked) + external,
-        gpus=run.within.used(asked),
+        hourly_cost=run.within.cost(target) + external,
+        gpus=run.within.used(target),
         pool_prices=relaxed.pool_prices if relaxed is not None else dict.fromkeys(run.within.gpus, 0.0),
         budget_price=relaxed.budget_price if relaxed is not None else 0.0,
     )

@@ -1,14 +1,18 @@
-"""Stage scale, patience: replicas are given up only after they have not been needed for a while.
+"""Stage scale, patience: what has just changed is not changed back at once.
 
-In: a `Plan`, its problem and the time. Out: the plan to apply and the next `Stabiliser`. Next: `/scale`.
+In: a `Plan`, its problem and the time. Out: the plan to apply and the next `Stabiliser`. Next: scale.
+
+Idle replicas go once no plan of the window wanted them. A move, where other variants need the GPUs or the
+money, happens at once, since the program takes only moves that gain more than they cost; what a move has
+brought then stays for the window. So alternating demand changes a variant's direction once in a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from modelfleet_core.allocation.limits import limits
+from modelfleet_core.allocation.limits import Limits, limits
 from modelfleet_core.allocation.problem import AllocationProblem
 from modelfleet_core.allocation.result import Plan, Reason, VariantPlan
 from modelfleet_core.values import VariantKey
@@ -19,53 +23,116 @@ History = tuple[tuple[float, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Stabiliser:
-    """What recent plans wanted. Of them the highest counts for scaling down; scaling up is not held.
+    """What recent plans wanted and did. Of those in the window the highest counts for scaling down.
 
-    After a start, what runs counts as wanted until the window has passed, so a restart scales nothing down.
-    A hold never keeps a plan over its pools or its budget: where it would, it ends.
+    What runs when a variant is first seen counts as wanted then. No hold keeps a plan over its pools or its
+    budget: where it would, it ends.
     """
 
     window: float
     """Seconds."""
     wanted: Mapping[VariantKey, History] = field(default_factory=dict)
+    gained: Mapping[VariantKey, float] = field(default_factory=dict)
+    """When a variant last grew within a window of others, or itself, having shrunk: no move takes that."""
+    shrunk: float = float("-inf")
+    """When any variant last shrank."""
+
+    @classmethod
+    def resumed(cls, window: float, running: Mapping[VariantKey, int], now: float) -> Stabiliser:
+        """Return the state after a restart: for a window nothing is taken from what `running` has."""
+        return cls(window=window, gained={key: now for key, count in running.items() if count > 0})
 
     def settle(self, plan: Plan, problem: AllocationProblem, now: float) -> tuple[Stabiliser, Plan]:
-        """Return the next state and `plan` with scale-downs held while a recent plan wanted more."""
+        """Return the next state and `plan` with what has to wait held back."""
         within = limits(problem)
-        wanted: dict[VariantKey, History] = {}
-        held: dict[VariantKey, int] = {}
-        for key, variant in plan.variants.items():
-            current = within.variants[key].now
-            before = self.wanted.get(key, ((now, current),))
-            # Only what is higher than everything after it can still be the highest: the rest is forgotten.
-            recent = (entry for entry in before if entry[0] > now - self.window)
-            wanted[key] = (*(e for e in recent if e[1] > variant.replicas), (now, variant.replicas))
-            high = wanted[key][0][1]
-            if variant.replicas < min(current, high):
-                held[key] = min(current, high)
-        external = plan.hourly_cost - within.cost({key: v.replicas for key, v in plan.variants.items()})
-        replicas = {key: held.get(key, variant.replicas) for key, variant in plan.variants.items()}
-        over = within.over(replicas)
-        for key in tuple(held):
-            if within.variants[key].placement.pool in over:
-                replicas[key] = plan.variants[key].replicas
-                del held[key]
-        if not within.affordable(replicas, external):
-            replicas = {key: variant.replicas for key, variant in plan.variants.items()}
-            held = {}
-        variants = dict(plan.variants)
-        for key, count in held.items():
-            less = plan.variants[key].replicas
-            variants[key] = VariantPlan(
-                replicas=count,
-                reason=Reason.HELD_BY_STABILISATION,
-                message=f"{count} replicas: {less} would do, but {count} were wanted "
-                f"within the last {self.window:g} s",
-            )
+        current = {key: v.now for key, v in within.variants.items()}
+        target = {key: variant.replicas for key, variant in plan.variants.items()}
+        wanted = {key: self._history(key, count, current[key], now) for key, count in target.items()}
+        held = {
+            key: high
+            for key, count in target.items()
+            if count < (high := min(current[key], wanted[key][0][1]))
+        }
+        protected = {key for key, since in self.gained.items() if since > now - self.window}
+        external = plan.hourly_cost - within.cost(target)
+        replicas = _settled(within, external, current, target, held, protected)
+        shrunk = now if any(replicas[key] < current[key] for key in replicas) else self.shrunk
+        gained = {key: since for key, since in self.gained.items() if key in protected and key in target}
+        if shrunk > now - self.window:
+            gained |= {key: now for key, count in replicas.items() if count > current[key]}
+        state = Stabiliser(window=self.window, wanted=wanted, gained=gained, shrunk=shrunk)
+        variants = {
+            key: variant if replicas[key] == variant.replicas else self._held(variant, replicas[key])
+            for key, variant in plan.variants.items()
+        }
         settled = replace(
             plan,
             variants=variants,
             hourly_cost=within.cost(replicas) + external,
             gpus=within.used(replicas),
         )
-        return Stabiliser(window=self.window, wanted=wanted), settled
+        return state, settled
+
+    def _history(self, key: VariantKey, count: int, current: int, now: float) -> History:
+        """Return what was wanted; only what is higher than all after it can still be the highest."""
+        before = self.wanted.get(key, ((now, current),))
+        recent = (entry for entry in before if entry[0] > now - self.window)
+        return (*(entry for entry in recent if entry[1] > count), (now, count))
+
+    def _held(self, variant: VariantPlan, count: int) -> VariantPlan:
+        if count > variant.replicas:
+            why = f"{variant.replicas} would do, but {count} were wanted within the last {self.window:g} s"
+        else:
+            why = (
+                f"{variant.replicas} are wanted, but the GPUs or the money for them went to other variants "
+                f"within the last {self.window:g} s, which keep them for so long"
+            )
+        words = f"{count} replica" if count == 1 else f"{count} replicas"
+        return VariantPlan(count, Reason.HELD_BY_STABILISATION, f"{words}: {why}")
+
+
+def _settled(
+    within: Limits,
+    external: float,
+    current: Mapping[VariantKey, int],
+    target: Mapping[VariantKey, int],
+    held: Mapping[VariantKey, int],
+    protected: Collection[VariantKey],
+) -> dict[VariantKey, int]:
+    """Return `target` with as much of `held` as leaves room for what grows; `protected` makes no room."""
+    growing = [key for key, count in target.items() if count > current[key]]
+    highest = dict(target) | dict(held)
+    least = {key: min(count, current[key]) for key, count in target.items()}
+    replicas = _lowered(within, external, highest, least, [key for key in held if key not in protected])
+    if within.fits(replicas, external):
+        return replicas
+    replicas = _lowered(within, external, replicas, least, growing)
+    replicas = _lowered(within, external, replicas, target, tuple(held))
+    for key in (*growing, *held):
+        while replicas[key] < highest[key] and within.fits(
+            more := replicas | {key: replicas[key] + 1}, external
+        ):
+            replicas = more
+    return replicas
+
+
+def _lowered(
+    within: Limits,
+    external: float,
+    replicas: Mapping[VariantKey, int],
+    least: Mapping[VariantKey, int],
+    keys: Collection[VariantKey],
+) -> dict[VariantKey, int]:
+    """Return `replicas` with those of `keys` lowered towards `least`, one at a time, until all fits."""
+    lowered = dict(replicas)
+    while True:
+        over, poor = within.over(lowered), not within.affordable(lowered, external)
+        helping = [
+            key
+            for key in keys
+            if lowered[key] > least[key]
+            and (within.variants[key].placement.pool in over or (poor and within.variants[key].hourly > 0))
+        ]
+        if not helping:
+            return lowered
+        lowered[max(helping, key=lambda key: lowered[key] - least[key])] -= 1

@@ -126,16 +126,17 @@ def test_a_minimum_is_kept_without_demand():
     assert (replicas(plan), reasons(plan)) == ({"small": 2}, {"small": Reason.AT_MIN})
 
 
-def test_starts_wait_for_gpus_that_stopping_pods_still_hold():
+def test_a_plan_says_what_waits_for_gpus_that_stopping_pods_still_hold():
     busy = demand(10.0, {"large": OFFERS["large"]})
-    problem = ask(TWO, busy, current={key("small"): 6})
-    plan = allocate(problem, time_limit=5.0)
-    assert replicas(plan) == {"small": 0, "large": 0}
+    plan = allocate(ask(TWO, busy, current={key("small"): 6}), time_limit=5.0)
+    assert replicas(plan) == {"small": 0, "large": 2}
     assert reasons(plan)["large"] is Reason.WAITING_FOR_GPUS
-    stopping = ask(TWO, busy, current={}, occupied={key("small"): 4})
-    assert replicas(allocate(stopping, time_limit=5.0)) == {"small": 0, "large": 1}
-    gone = ask(TWO, busy, current={key("large"): 1})
-    assert replicas(allocate(gone, time_limit=5.0)) == {"small": 0, "large": 2}
+    assert plan.variants[key("large")].message.startswith("2 replicas: 2 of them start as pods that stop")
+    stopping = allocate(ask(TWO, busy, current={}, occupied={key("small"): 5}), time_limit=5.0)
+    assert reasons(stopping)["large"] is Reason.WAITING_FOR_GPUS
+    gone = allocate(ask(TWO, busy, current={key("large"): 1}), time_limit=5.0)
+    assert replicas(gone) == {"small": 0, "large": 2}
+    assert reasons(gone)["large"] is not Reason.WAITING_FOR_GPUS
 
 
 def test_a_small_gain_starts_nothing_but_unanswered_requests_do():
@@ -189,14 +190,61 @@ def test_a_restart_scales_nothing_down_at_once_and_scaling_up_is_not_held():
     assert replicas(up)["small"] > 4
 
 
-def test_no_hold_keeps_a_plan_over_its_pool_or_its_budget():
+def test_a_hold_keeps_no_more_than_pool_and_budget_allow():
     current = {key("small"): 6}
-    for it in (
-        fleet(*TWO.models, pools=(pool(limit=4),)),
-        fleet(*TWO.models, hourly_budget=9.0),
+    for it, most in (
+        (fleet(*TWO.models, pools=(pool(limit=4),)), 4),
+        (fleet(*TWO.models, hourly_budget=9.0), 3),
     ):
         problem = ask(it, demand(5.0, {"small": OFFERS["small"]}), current=current)
         plan = allocate(problem, time_limit=5.0)
         _, settled = Stabiliser(window=300.0).settle(plan, problem, 0.0)
-        assert replicas(settled) == replicas(plan)
-        assert replicas(plan)["small"] <= 4
+        assert replicas(settled)["small"] == most > replicas(plan)["small"]
+
+
+A, B = key("a"), key("b")
+PAIR = fleet(
+    model(on_pool("a", replicas=(0, 4))), model(on_pool("b", replicas=(0, 4))), pools=(pool(limit=4),)
+)
+FOR_A, FOR_B = demand(30.0, {"a": (0.9, 0.0, 1.0)}), demand(30.0, {"b": (0.9, 0.0, 1.0)})
+
+
+def settled(
+    stabiliser: Stabiliser, *classes: DemandClass, current: dict[VariantKey, int], now: float
+) -> tuple[Stabiliser, Plan]:
+    problem = ask(PAIR, *classes, current=current)
+    return stabiliser.settle(allocate(problem, time_limit=5.0), problem, now)
+
+
+def test_gpus_move_at_once_to_who_needs_them_on_a_full_pool():
+    stabiliser, first = settled(Stabiliser(300.0), FOR_A, current={A: 4}, now=0.0)
+    assert replicas(first) == {"a": 4, "b": 0}
+    _, moved = settled(stabiliser, FOR_B, current={A: 4}, now=15.0)
+    assert replicas(moved) == {"a": 0, "b": 4}
+    assert moved.gpus[H100] == 4
+
+
+def test_a_move_takes_only_what_others_need_and_idle_replicas_still_wait():
+    stabiliser, _ = settled(Stabiliser(300.0), FOR_A, current={A: 4}, now=0.0)
+    _, moved = settled(stabiliser, demand(5.0, {"b": (0.9, 0.0, 1.0)}), current={A: 4}, now=15.0)
+    assert replicas(moved) == {"a": 3, "b": 1}
+    assert reasons(moved)["a"] is Reason.HELD_BY_STABILISATION
+
+
+def test_what_a_move_brought_stays_for_the_window():
+    stabiliser, _ = settled(Stabiliser(300.0), FOR_A, current={A: 4}, now=0.0)
+    stabiliser, _ = settled(stabiliser, FOR_B, current={A: 4}, now=15.0)
+    stabiliser, back = settled(stabiliser, FOR_A, current={B: 4}, now=30.0)
+    assert replicas(back) == {"a": 0, "b": 4}
+    assert reasons(back) == dict.fromkeys(("a", "b"), Reason.HELD_BY_STABILISATION)
+    assert "went to other variants within the last 300 s" in back.variants[A].message
+    _, later = settled(stabiliser, FOR_A, current={B: 4}, now=316.0)
+    assert replicas(later) == {"a": 4, "b": 0}
+
+
+def test_after_a_restart_nothing_is_taken_from_what_runs_for_a_window():
+    stabiliser = Stabiliser.resumed(300.0, {A: 4}, 0.0)
+    stabiliser, kept = settled(stabiliser, FOR_B, current={A: 4}, now=1.0)
+    assert replicas(kept) == {"a": 4, "b": 0}
+    _, later = settled(stabiliser, FOR_B, current={A: 4}, now=301.0)
+    assert replicas(later) == {"a": 0, "b": 4}

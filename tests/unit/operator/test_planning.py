@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from modelfleet_core.allocation.result import Reason
+from modelfleet_core.allocation.result import Reason, Termination
 from modelfleet_core.demand import DemandClass, ModelOffer
 from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName, VariantKey
+from modelfleet_operator.cluster.embedded import read_manifests
 from modelfleet_operator.fleet_status import planned_replicas
 from modelfleet_operator.planning import Basis, Demand, Memory, assumed_demand, basis_of, plan_fleet
 from modelfleet_operator.views import FleetView
 from support.manifests import fleet_manifest
-from support.snapshots import deployment_object, node_object, observed, view_of
+from support.snapshots import KINDS, deployment_object, node_object, observed, view_of
 
 LARGE = VariantKey(ModelName("large"), "h100")
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 NOTHING = Demand(classes=(), reporting=0, pods=0, heard=False)
 
 
@@ -80,6 +83,61 @@ def test_a_brand_new_fleet_gets_a_first_replica() -> None:
     assert planned.memory.planned == planned.desired
 
 
+def test_a_brand_new_fleet_has_replicas_of_its_own_even_if_a_paid_model_would_serve_better() -> None:
+    """Who may pay for the external model is not known before the first sidecar reports."""
+    manifests = [m for m in read_manifests([EXAMPLES, EXAMPLES / "embedded"]) if m["kind"] in KINDS]
+    view = view_of(observed(*(dict(m) for m in manifests)), "chat", "default")
+    memory, at = Memory(), 0.0
+    for _ in range(5):
+        planned = plan_fleet(view, NOTHING, memory, at, time_limit=2.0)
+        assert sum(planned.desired.values()) >= 1
+        memory, at = planned.memory, at + 100.0
+    assert planned.plan.hourly_cost <= 16
+
+
+def test_what_was_planned_for_an_assumed_demand_is_not_held_after_a_restart() -> None:
+    status = {
+        "plan": {"variants": [{"model": "large", "variant": "h100", "desired": 0}]},
+        "conditions": [{"type": "Solved", "status": "True", "reason": "NoDemandYet"}],
+    }
+    planned = plan_fleet(_view(0), NOTHING, Memory(planned_replicas(status)), 0.0, time_limit=2.0)
+    assert (planned.basis, planned.desired[LARGE]) == (Basis.ASSUMED, 1)
+
+
+def test_nothing_is_removed_while_some_sidecars_are_silent_but_more_is_added() -> None:
+    memory = Memory(planned={LARGE: 2}, basis=Basis.REPORTED)
+    for at in (0.0, 1000.0, 2000.0):
+        low = plan_fleet(_view(2), replace(_reported(1), silent=1), memory, at, time_limit=2.0)
+        assert low.desired[LARGE] == 2
+        memory = low.memory
+    assert (
+        plan_fleet(_view(2), replace(_reported(30), silent=1), memory, 0.0, time_limit=2.0).desired[LARGE]
+        == 4
+    )
+    back = plan_fleet(_view(2), _reported(1), memory, 3000.0, time_limit=2.0)
+    assert back.desired[LARGE] == 1
+
+
+def test_requests_now_and_then_turn_a_model_on_and_off_no_faster_than_the_window() -> None:
+    memory, replicas, changes = Memory(), 0, []
+    quiet = Demand(classes=(), reporting=1, pods=1, heard=True)
+    for step in range(240):
+        now = 15.0 * step
+        demand = _reported(0.05) if step % 8 == 0 else quiet
+        planned = plan_fleet(_view(replicas), demand, memory, now, time_limit=2.0)
+        if planned.desired[LARGE] != replicas:
+            changes.append(now)
+        memory, replicas = planned.memory, planned.desired[LARGE]
+    assert changes == [0.0]
+
+
+def test_a_new_leader_moves_no_replicas_on_the_first_reports() -> None:
+    """Sidecars connect one after the other: the first ones do not speak for all."""
+    memory = Memory(planned={LARGE: 4})
+    first = plan_fleet(_view(4), _reported(1), memory, 0.0, time_limit=2.0)
+    assert first.desired[LARGE] == 4
+
+
 def test_missing_reports_scale_nothing_down_ever() -> None:
     memory = Memory(planned={LARGE: 3}, basis=Basis.REPORTED)
     missing = Demand(classes=(), reporting=0, pods=2, heard=True)
@@ -102,6 +160,7 @@ def test_a_held_plan_still_fits_the_stock() -> None:
     memory = Memory(planned={LARGE: 4}, basis=Basis.REPORTED)
     planned = plan_fleet(_view(4, gpus=4), NOTHING, memory, 0.0, time_limit=2.0)
     assert planned.desired[LARGE] == 2
+    assert planned.plan.termination is Termination.OPTIMAL, "what does not fit is no declared minimum"
 
 
 def test_demand_that_ended_frees_replicas_only_after_the_stabilisation() -> None:

@@ -90,6 +90,23 @@ def test_what_is_in_the_way_on_a_full_pool_goes_first() -> None:
     assert _changes(next_patches(view, {LARGE: 3, SMALL: 2}, external=0)) == [("large", 4, 3)]
 
 
+def test_no_more_goes_first_than_what_is_added_needs() -> None:
+    view = _view({"replicas": 0}, {"replicas": 8})
+    desired = {LARGE: 2, SMALL: 0}
+    assert _changes(next_patches(view, desired, external=0)) == [("small", 8, 4)]
+    stopping = _view({"replicas": 0}, {"replicas": 4, "terminatingReplicas": 4})
+    assert next_patches(stopping, desired, external=0) == ()
+    loading = _view({"replicas": 2, "readyReplicas": 0}, {"replicas": 4})
+    assert next_patches(loading, desired, external=0) == ()
+    ready = _view({"replicas": 2}, {"replicas": 4})
+    assert _changes(next_patches(ready, desired, external=0)) == [("small", 4, 0)]
+
+
+def test_money_is_freed_only_as_far_as_what_is_added_needs_it() -> None:
+    view = _view({"replicas": 0}, {"replicas": 5}, hourly="10")
+    assert _changes(next_patches(view, {LARGE: 1, SMALL: 0}, external=0)) == [("small", 5, 3)]
+
+
 def test_what_costs_too_much_goes_at_once() -> None:
     view = _view({"replicas": 2}, {"replicas": 1, "readyReplicas": 0}, hourly="8")
     assert _changes(next_patches(view, {LARGE: 1, SMALL: 1}, external=0)) == [("large", 2, 1)]
