@@ -142,7 +142,9 @@ class Leader:
             if found is None or found.holder != self._identity:
                 self._held = None
                 return False
-            self._held = found  # a write whose answer was lost, or someone's note on the object
+            # A write whose answer was lost, or someone's note on the object. Candidates have counted since
+            # then, so only a write of now renews.
+            self._held = await self._cluster.write_lease(replace(found, renewed=self._wall_clock()))
         self._renewed_at = started
         return True
 

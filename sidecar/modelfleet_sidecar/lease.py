@@ -41,6 +41,8 @@ PRESSING_DELAY = 0.01
 UNUSED_AFTER = 0.2
 """Seconds after which smaller wants are reported: a slot unused for that long may go to others."""
 HELLO_TIMEOUT = 5.0
+LAST_WORD = 0.1
+"""Seconds in which the leader's reason may follow after a report could not be sent."""
 RETRY_FIRST = 0.1
 RETRY_MOST = 3.0
 OFFER_WEIGHT = 0.05
@@ -191,17 +193,27 @@ class LeaseClient:
                     "waiting for the present leader"
                 )
             self._next_report = self._clock()
+            listener = asyncio.create_task(self._listen(call))
             sender = asyncio.create_task(self._send(call))
             try:
-                while True:
-                    self._take(await _next_grant(call))
+                await asyncio.wait((listener, sender), return_when=asyncio.FIRST_COMPLETED)
+                if not listener.done():  # it knows best why the stream ended, if it did
+                    await asyncio.wait((listener,), timeout=LAST_WORD)
             finally:
-                sender.cancel()
-                await asyncio.wait([sender])
-                if not sender.cancelled() and (error := sender.exception()) is not None:
-                    log.warning("sending reports to %s ended: %s", self.address, _reason(error))
+                for task in (listener, sender):
+                    task.cancel()
+                await asyncio.wait((listener, sender))
+            if listener.cancelled():
+                error = None if sender.cancelled() else sender.exception()
+                log.error("no report could be made or sent", exc_info=error)
+                raise ProtocolError(f"no report could be made or sent ({type(error).__name__})")
+            listener.result()
         finally:
             call.cancel()
+
+    async def _listen(self, call: _Call) -> None:
+        while True:
+            self._take(await _next_grant(call))
 
     async def _send(self, call: _Call) -> None:
         while True:

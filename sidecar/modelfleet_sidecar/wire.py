@@ -17,6 +17,8 @@ MAX_ENTRIES = 10_000
 MAX_TEXT = 1_024
 MAX_MANIFEST = 1 << 20
 MAX_SLOTS = 1 << 20
+MAX_MONEY = (1 << 63) - 1
+"""What a report can say: an absurd bill must not keep the rest of it from being said."""
 NANO = 1_000_000_000
 
 T = TypeVar("T")
@@ -90,10 +92,10 @@ def report_to(report: Report) -> capacity_pb2.LeaseReport:
         message.accounts.add(
             period=period,
             granted=account.granted,
-            spent=account.spent,
-            reserved=account.reserved,
+            spent=min(account.spent, MAX_MONEY),
+            reserved=min(account.reserved, MAX_MONEY),
             returned=account.returned,
-            wanted=account.wanted,
+            wanted=min(account.wanted, MAX_MONEY),
         )
     for variant, slots in report.wants.items():
         message.wants.add(model=variant.model, variant=variant.variant, slots=slots)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import grpc.aio
 import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.leasing.grants import UPSTREAM_NOTICES
 from modelfleet_core.leasing.holding import Refused, Reservation
-from modelfleet_core.values import NANO, NanoUsd
+from modelfleet_core.leasing.messages import ClassDemand
+from modelfleet_core.values import NANO, NanoUsd, TaskName, TierName
 from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_sidecar.lease import boot_clock
 from support.leases import (
@@ -22,6 +24,7 @@ from support.leases import (
     POD_B,
     POLICY,
     SECOND,
+    CapacityService,
     MemoryLedgers,
     capacity_service,
     free_money,
@@ -337,6 +340,41 @@ async def test_a_sidecar_follows_no_leader_older_than_the_one_it_knows() -> None
                 await until(one, lambda: "older than epoch 5" in one.trouble)
             assert one.holding.epoch == 5
             assert [view.id.pod for view in older.publisher.sidecars()] == ["two"]
+
+
+async def test_an_absurd_bill_stops_no_report() -> None:
+    store = MemoryLedgers()
+    async with capacity_service(store, {POD_A: 8}) as service, leasing(service, "one") as one:
+        one.want({LARGE: 1}, NanoUsd(1))
+        await until(one, lambda: (free_money(one) or 0) > 0)
+        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(1), one.now() + 60)
+        assert isinstance(taken, Reservation)
+        one.holding.settle(taken.id, NanoUsd(2**70))
+        before = _heard(service, "one")
+        one.want({LARGE: 2}, NanoUsd(0))
+        await until(one, lambda: _heard(service, "one") > before + 1)
+
+
+def _heard(service: CapacityService, pod: str) -> int:
+    book = service.publisher._book
+    assert book is not None
+    return next(holder.report.sequence for holder in book.holders() if holder.id.pod == pod)
+
+
+async def test_a_report_that_can_not_be_made_costs_one_stream_and_not_the_lease() -> None:
+    store = MemoryLedgers()
+    async with (
+        capacity_service(store, {POD_A: 8}, budget=None) as service,
+        leasing(service, "one") as one,
+    ):
+        await until(one, lambda: total_free(one) == 8)
+        one._demand[TierName("t"), TaskName("")] = cast(ClassDemand, None)
+        await until(one, lambda: not one.connected)
+        assert "AttributeError" in one.trouble
+        one._demand[TierName("t"), TaskName("")] = ClassDemand(1.0, {})
+        await until(one, lambda: one.connected)
+        publish_slots(service.publisher, {POD_A: 8, POD_B: 2})
+        await until(one, lambda: total_free(one) == 10)
 
 
 async def test_a_stopping_leader_leaves_no_spare_money_and_keeps_leases_alive() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 from modelfleet_core.values import ObjectKey
-from modelfleet_operator.cluster import LeaderLease, Record, Unavailable
+from modelfleet_operator.cluster import Conflict, LeaderLease, Record, Unavailable
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
 from modelfleet_operator.leader import EPOCH_NAME, LEASE_NAME, Leader, Rhythm
 
@@ -145,3 +145,35 @@ async def test_an_epoch_that_was_changed_by_hand_stops_the_election_until_it_is_
     await cluster.write_record(Record(EPOCH, {"epoch": "7"}, {}, broken.resource_version))
     async with asyncio.timeout(10):
         assert await waiting >= 8
+
+
+class _Noted(_Unreachable):
+    """A cluster on whose Lease object someone writes a note before us; then no write gets through."""
+
+    note = False
+
+    async def write_lease(self, lease: LeaderLease) -> LeaderLease:
+        if self.note and not self.away:
+            stored = await self.read_lease(LEASE)
+            assert stored is not None
+            await super().write_lease(stored)
+            self.away = True
+            raise Conflict("the object has been modified")
+        return await super().write_lease(lease)
+
+
+async def test_a_note_on_the_lease_renews_nothing() -> None:
+    """Candidates count from the note, so a leader that counted from when it found it would go on too long."""
+    cluster, clock = _Noted(), _Clock()
+    leader = _leader(cluster, "a", clock)
+    await _win(leader)
+    clock.now += 6.5
+    cluster.note = True
+    holding = asyncio.create_task(leader.hold())
+    async with asyncio.timeout(10):
+        while not cluster.away:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+    clock.now += 0.6
+    assert not leader.leads()
+    async with asyncio.timeout(10):
+        assert "could not be renewed" in await holding
