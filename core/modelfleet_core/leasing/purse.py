@@ -174,8 +174,10 @@ class Purse:
                 account.keep = 0
             elif scarce:
                 account.keep = account.wanted_free
-            else:  # twice the target, so that money does not go back and forth
-                account.keep = int(max(account.wanted_free, 2 * AHEAD * account.rate, account.need))
+            else:  # twice the target, and falling by halves, so that money does not go back and forth
+                keep = int(max(account.wanted_free, 2 * AHEAD * account.rate, account.need))
+                if not account.keep / 2 < keep <= account.keep:
+                    account.keep = keep
         self._wanted_watermark = min(max(limit, self.committed), self.committed + sum(asks.values()))
         grantable = min(left, self._covered() - self.committed)
         for sidecar, share in water_fill(asks, grantable, {}).items():

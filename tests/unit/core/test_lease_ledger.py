@@ -189,6 +189,23 @@ def test_a_busy_sidecar_holds_some_seconds_of_its_spend_ahead() -> None:
     assert purse.grant(ONE, LIMIT, 100.0).keep >= 30
 
 
+def test_a_need_that_fades_calls_its_money_back_in_few_steps() -> None:
+    purse = opened()
+    purse.hear(ONE, account(wanted=LIMIT // 2), 0)
+    purse.divide(LIMIT, [ONE])
+    write(purse)
+    purse.divide(LIMIT, [ONE])
+    granted = purse.granted(ONE)
+    keeps: list[int] = []
+    for hundredth in range(1, 3_001):  # a sidecar that gives back at once whatever it need not keep
+        keep = purse.grant(ONE, LIMIT, 100.0).keep
+        keeps += [keep] if keep not in keeps else []
+        purse.hear(ONE, account(granted=granted, returned=max(0, granted - keep)), hundredth / 100)
+        purse.divide(LIMIT, [ONE])
+    assert purse.free(ONE) <= granted // 8
+    assert len(keeps) <= 8
+
+
 def test_a_ledger_of_another_leader_is_not_taken_over() -> None:
     with pytest.raises(ForeignEpochError, match="epoch 7"):
         Purse(POLICY, DAY, 7, stored(5, epoch=7))
