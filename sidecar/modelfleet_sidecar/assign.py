@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 from modelfleet_core.assignment import single
-from modelfleet_core.assignment.problem import AssignmentProblem, Row
+from modelfleet_core.assignment.problem import LARGEST, AssignmentProblem, Row
 from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
 from modelfleet_core.catalog import Fleet
@@ -39,12 +39,15 @@ from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reaso
 from modelfleet_sidecar.prospect import Prospect
 
 PATIENCE = 5.0
-"""Seconds over which the loss of making a request wait grows to its full shed penalty."""
+"""Seconds that a request waits at most for its favourite while another model has a slot for it; no longer
+than the favourite would take to answer."""
 SOLVE_SECONDS = 0.05
 SETTLED_BY = 10.0
 """Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
-SLOTS, MONEY = "NoFreeSlot", "Budget"
+SLOTS, MONEY, TOO_LATE = "NoFreeSlot", "Budget", "TooLate"
 """Why a variant could not be chosen now; other words in `excluded_by` hold however long a request waits."""
+WORTH_IT = 1e-6
+"""Quality by which the same answer is better now than later."""
 
 
 Spots = dict[VariantKey, dict[EndpointUrl, int]]
@@ -117,12 +120,16 @@ class Assigner:
     def favourite(self, seen: Prospect) -> int:
         """Return the variant that would be chosen if nothing were short."""
         values = self.values(seen)
-        possible = [j for j, why in enumerate(seen.excluded_by) if not why]
-        return max(possible, key=values.__getitem__)
+        allowed = seen.in_time(self._clock())
+        if not any(allowed):
+            allowed = seen.possible
+        return max((j for j, ok in enumerate(allowed) if ok), key=values.__getitem__)
 
     def worthwhile(self, seen: Prospect) -> tuple[int, ...]:
         """Return the variants that are worth more than waiting, best first."""
-        return single.rank(self.values(seen), seen.possible, defer=self._defer(seen, self._clock()))
+        now = self._clock()
+        values, allowed = self.values(seen), seen.in_time(now)
+        return single.rank(values, allowed, defer=_defer(seen, values, allowed, now))
 
     def short_of(self, seen: Prospect, now: float, coming: int = 0) -> str:
         """Return what keeps a request waiting, SLOTS or MONEY, if `coming` nano-USD came back."""
@@ -137,8 +144,10 @@ class Assigner:
         spots = self._spots(now)
         return [
             any(
-                not why and variant in spots and (money is None or reserve <= money)
-                for variant, reserve, why in zip(seen.variants, seen.reserve, seen.excluded_by, strict=True)
+                could and variant in spots and (money is None or reserve <= money)
+                for variant, reserve, could in zip(
+                    seen.variants, seen.reserve, seen.in_time(now), strict=True
+                )
             )
             for seen in prospects
         ]
@@ -150,8 +159,8 @@ class Assigner:
         money = self._lease.holding.money(now)
         spots = self._spots(now)
         values = self.values(seen)
-        considered = self._considered(seen, values, spots, money)
-        defer = self._defer(seen, now)
+        considered = self._considered(seen, values, spots, money, now)
+        defer = _defer(seen, values, seen.in_time(now), now)
         order = single.rank(values, [not why for why in considered.excluded_by], defer=defer)
         favourite = self.favourite(seen)
         objective = values[order[0]] if order else -defer
@@ -169,12 +178,17 @@ class Assigner:
                 return self._decision(seen, j, held, considered, certificate, 1, now), certificate
         return None, certificate
 
-    def pose(self, prospects: Sequence[Prospect]) -> Batch:
-        """Return the program of a batch; all prospects are of one fleet."""
+    def pose(self, prospects: Sequence[Prospect], *, waits: bool = True) -> Batch:
+        """Return the program of a batch of one fleet. `waits`: what gets no place does; else it is refused."""
         now = self._clock()
         variants = prospects[0].variants
         spots = self._spots(now)
         money = self._lease.holding.money(now)
+        eligible = [seen.in_time(now) for seen in prospects]
+        defer = [
+            _defer(seen, self.values(seen), allowed, now, waits=waits)
+            for seen, allowed in zip(prospects, eligible, strict=True)
+        ]
         rows: tuple[Row, ...] = ()
         if money is not None:
             reserve = np.array([seen.reserve for seen in prospects], dtype=np.float64) / NANO
@@ -184,11 +198,11 @@ class Assigner:
             quality=np.array([seen.quality for seen in prospects], dtype=np.float64),
             cost=np.array([seen.cost for seen in prospects], dtype=np.float64),
             service_time=np.array([seen.service_time for seen in prospects], dtype=np.float64),
-            eligible=np.array([seen.possible for seen in prospects], dtype=np.bool_),
+            eligible=np.array(eligible, dtype=np.bool_),
             free=np.array([sum(spots.get(variant, {}).values()) for variant in variants], dtype=np.int64),
             slot_price=np.array(self._slot_prices(variants), dtype=np.float64),
             money_price=self._lease.money_price,
-            defer=np.array([self._defer(seen, now) for seen in prospects], dtype=np.float64),
+            defer=np.array(defer, dtype=np.float64),
             rows=rows,
             columns=tuple(str(variant) for variant in variants),
         )
@@ -222,7 +236,7 @@ class Assigner:
             if held is None:
                 decisions.append(None)
                 continue
-            considered = self._considered(seen, self.values(seen), before, batch.money)
+            considered = self._considered(seen, self.values(seen), before, batch.money, now)
             size = len(batch.prospects)
             decisions.append(self._decision(seen, j, held, considered, solved.certificate, size, now))
         return decisions
@@ -234,13 +248,6 @@ class Assigner:
         holding = self._lease.holding
         leased = any(holding.variant_of(endpoint) == favourite for endpoint in holding.free(now))
         return (f"slots:{favourite}",) if excluded_by == SLOTS and leased else ()
-
-    def _defer(self, seen: Prospect, now: float) -> float:
-        """Return the loss of making the request wait once more; it grows as the request waits."""
-        ask = seen.ask
-        patience = min(PATIENCE, max(1e-3, ask.deadline - ask.arrived))
-        progress = min(1.0, max(0.0, (now - ask.arrived) / patience))
-        return ask.tier.weight * seen.policy.shed_penalty * progress
 
     def _slot_prices(self, variants: Sequence[VariantKey]) -> list[float]:
         prices = self._lease.slot_prices
@@ -270,13 +277,16 @@ class Assigner:
         return held
 
     def _considered(
-        self, seen: Prospect, values: Sequence[float], spots: Spots, money: NanoUsd | None
+        self, seen: Prospect, values: Sequence[float], spots: Spots, money: NanoUsd | None, now: float
     ) -> Considered:
         excluded = list(seen.excluded_by)
+        in_time = seen.in_time(now)
         for j, variant in enumerate(seen.variants):
             if excluded[j]:
                 continue
-            if not spots.get(variant):
+            if not in_time[j]:
+                excluded[j] = TOO_LATE
+            elif not spots.get(variant):
                 excluded[j] = SLOTS
             elif money is not None and seen.reserve[j] > money:
                 excluded[j] = MONEY
@@ -317,6 +327,31 @@ class Assigner:
             batch_size=batch_size,
             waited=now - seen.ask.arrived,
         )
+
+
+def _defer(
+    seen: Prospect, values: Sequence[float], allowed: Sequence[bool], now: float, *, waits: bool = True
+) -> float:
+    """Return the loss of giving the request no place now; `allowed`: the variants that are in time.
+
+    What `waits` gets its favourite or, with a chance that grows to 1 meanwhile, nothing. So it goes to its
+    favourite at once, and to others the sooner the less it loses by it. Published prices may all be above
+    what any answer is worth: they choose among models, and keep no request from a slot nobody else takes.
+    """
+    nothing = -seen.ask.tier.weight * seen.policy.shed_penalty
+    sane = [
+        (value, seconds)
+        for value, seconds, could in zip(values, seen.service_time, allowed, strict=True)
+        if could and abs(value) <= LARGEST
+    ]
+    if not sane:
+        return -nothing
+    favourite, seconds = max(sane, key=lambda row: row[0])
+    worst = min(nothing, *(value for value, _ in sane))
+    patience = min(PATIENCE, seconds, seen.latest_start - seen.ask.arrived)
+    waited = max(0.0, now - seen.ask.arrived)
+    chance = waited / patience if waits and waited < patience else 1.0
+    return WORTH_IT - (1.0 - chance) * favourite - chance * worst
 
 
 def _held_until(seen: Prospect, now: float) -> float:

@@ -121,7 +121,7 @@ class Batcher:
         window = self._current_window(seen.policy.batching)
         waiting = Waiting(seen, asyncio.get_running_loop().create_future())
         self._queue[id(waiting)] = waiting
-        self._follow(window.arrive(self._clock(), ask.deadline))
+        self._follow(window.arrive(self._clock(), seen.latest_start))
         if id(waiting) in self._queue and not waiting.claims:
             self._claim(waiting)
         try:
@@ -149,7 +149,7 @@ class Batcher:
                 max_size=batching.max_size, max_wait=batching.max_wait, margin=DEADLINE_MARGIN
             )
             for waiting in self._queue.values():
-                self._window.arrive(self._clock(), waiting.prospect.ask.deadline)
+                self._window.arrive(self._clock(), waiting.prospect.latest_start)
         return self._window
 
     def _follow(self, step: Step) -> None:
@@ -270,7 +270,7 @@ class Batcher:
             if id(waiting) not in self._queue or waiting.passed_over == 2:
                 self._queue[id(waiting)] = waiting
                 self._claim(waiting)
-            deadlines.append(waiting.prospect.ask.deadline)
+            deadlines.append(waiting.prospect.latest_start)
         self._left = []
         self._wants.tell()
         self._telemetry.queue(len(self._queue))

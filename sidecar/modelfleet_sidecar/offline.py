@@ -90,7 +90,7 @@ class OfflineBatches:
         if not prospects:
             return outcomes, None
         await self._top_up(prospects)
-        batch = self._assigner.pose(prospects)
+        batch = self._assigner.pose(prospects, waits=False)
         loop = asyncio.get_running_loop()
         solved = await loop.run_in_executor(None, self._assigner.solve, batch, SOLVE_SECONDS)
         self._telemetry.batch(len(prospects), solved.certificate)
@@ -118,7 +118,7 @@ class OfflineBatches:
             best = self._assigner.favourite(seen)
             slots[seen.variants[best]] += 1
             money += seen.reserve[best]
-        first = min(seen.ask.deadline for seen in prospects)
+        first = min(seen.latest_start for seen in prospects)
         end = min(self._clock() + TOP_UP_PATIENCE, first - MARGIN)
         self._wants.claim(slots.elements(), money)
         try:

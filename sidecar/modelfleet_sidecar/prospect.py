@@ -55,6 +55,24 @@ class Prospect:
     def possible(self) -> list[bool]:
         return [not why for why in self.excluded_by]
 
+    def in_time(self, now: float) -> list[bool]:
+        """Return which variants can serve the request and are expected to end before its deadline."""
+        if self.ask.routed:  # its caller asks the model, in time of its own
+            return self.possible
+        left = self.ask.deadline - now
+        return [
+            not why and seconds <= left
+            for seconds, why in zip(self.service_time, self.excluded_by, strict=True)
+        ]
+
+    @property
+    def latest_start(self) -> float:
+        """When even the fastest variant would come too late."""
+        if self.ask.routed:
+            return self.ask.deadline
+        rows = zip(self.service_time, self.excluded_by, strict=True)
+        return self.ask.deadline - min(seconds for seconds, why in rows if not why)
+
 
 def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Prospect:
     """Profile a request and estimate every variant. Raises Failure when none could ever serve it."""

@@ -39,12 +39,14 @@ class Refusals:
         ask = seen.ask
         if not self._lease.holding.live(now):
             return no_lease(self._lease.refusal)
-        if now >= ask.deadline:
+        if now >= seen.latest_start:
             short = self._assigner.short_of(seen, now)
+            left = max(0.0, ask.deadline - now)
             return Failure(
                 Fault.DEADLINE,
                 "DeadlineExceeded",
-                f"no place was found within {now - ask.arrived:.3g} s: {short}",
+                f"no place was found within {now - ask.arrived:.3g} s: {short};"
+                f" no model is expected to answer in the {left:.3g} s left",
             )
         patient = now - ask.arrived < BUDGET_PATIENCE
         if patient or self._assigner.short_of(seen, now, self._reserved()) != MONEY:

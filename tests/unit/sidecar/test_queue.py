@@ -18,7 +18,7 @@ from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.telemetry import Telemetry
-from support.sidecars import GivenLease, Spec, fleet_of, policy_of
+from support.sidecars import SLOW, GivenLease, Spec, fleet_of, policy_of
 
 SMALL, BIG = Spec("small", 0.5), Spec("big", 0.8)
 RICH = NanoUsd(10**12)
@@ -232,17 +232,98 @@ async def test_money_that_is_only_lent_out_is_waited_for() -> None:
             assert (await waits).reserved == first.reserved
 
 
-async def test_a_request_worth_less_than_its_price_waits_and_is_then_served() -> None:
-    policy = policy_of(shed_penalty=2.0)
-    async with Bench(BIG, policy=policy) as bench:
-        seconds = fleet_of([BIG]).models[0].variants[0].latency.service_time(50.0)
-        bench.lease.slot_prices = {BIG.key: 1.5 / seconds}
-        bench.lease.grant(slots_of((BIG, 1)))
-        call = bench.decide(within=1.0)
+def price_of(spec: Spec, quality: float) -> float:
+    """Return the slot price at which an answer of `spec` is worth its quality less `quality`."""
+    return quality / fleet_of([spec]).models[0].variants[0].latency.service_time(50.0)
+
+
+@pytest.mark.parametrize("price", [0.5, 1.5, 20.0])
+async def test_a_free_slot_is_taken_at_once_whatever_its_price(price: float) -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.slot_prices = {BIG.key: price_of(BIG, price)}
+        bench.lease.grant(slots_of((BIG, 3)))
+        alone = bench.decide()
+        await asyncio.sleep(0)
+        assert bench.router.waiting == 0
+        assert (await alone).considered.figures[4, 0] < BIG.quality
+        bench.lease.grant({})
+        calls = [bench.decide() for _ in range(2)]
+        await bench.until(lambda: bench.router.waiting == 2)
+        bench.lease.grant(slots_of((BIG, 3)))
+        async with asyncio.timeout(5.0):
+            together = await asyncio.gather(*calls)
+        assert {decision.batch_size for decision in together} == {2}
+
+
+async def test_prices_above_every_answers_worth_still_choose_among_models() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.slot_prices = {SMALL.key: price_of(SMALL, 1.5), BIG.key: price_of(BIG, 2.5)}
+        bench.lease.grant(slots_of((SMALL, 2), (BIG, 2)))
+        decision = await bench.decide()
+        assert (decision.variant, decision.reason) == (SMALL.key, Reason.BEST_VALUE)
+
+
+async def test_what_waited_a_service_time_for_its_favourite_takes_another_free_slot() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.slot_prices = {SMALL.key: price_of(SMALL, 4.0), BIG.key: price_of(BIG, 1.5)}
+        bench.lease.grant(slots_of((SMALL, 1)))
+        call = bench.decide()
         await bench.until(lambda: bench.router.waiting == 1)
-        decision = await call
-        assert decision.waited > 0.0
-        assert decision.considered.figures[4, 0] < 0.0
+        async with asyncio.timeout(5.0):
+            decision = await call
+        assert decision.variant == SMALL.key
+        seconds = fleet_of([BIG]).models[0].variants[0].latency.service_time(50.0)
+        assert decision.waited >= seconds / 2
+
+
+async def test_an_offline_batch_which_does_not_wait_takes_every_slot_that_is_free() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.slot_prices = {SMALL.key: price_of(SMALL, 4.0), BIG.key: price_of(BIG, 1.5)}
+        bench.lease.grant(slots_of((SMALL, 1), (BIG, 1)))
+        outcomes, _ = await bench.router.decide_all([bench.ask(within=0.5), bench.ask(within=0.5)])
+        placed = [outcome.variant for outcome in outcomes if isinstance(outcome, Decision)]
+        assert sorted(placed, key=str) == [BIG.key, SMALL.key]
+
+
+async def test_a_model_that_would_come_too_late_is_left_out() -> None:
+    slow = replace(BIG, declared=SLOW)
+    async with Bench(SMALL, slow) as bench:
+        bench.lease.grant(slots_of((SMALL, 1), (slow, 1)))
+        decision = await bench.decide(within=1.0)
+        assert decision.variant == SMALL.key
+        assert decision.considered.excluded_by == ("", "TooLate")
+        assert (await bench.decide()).variant == slow.key
+
+
+async def test_a_request_that_no_model_can_answer_in_time_is_refused_without_waiting() -> None:
+    slow = replace(BIG, declared=SLOW)
+    async with Bench(slow) as bench:
+        bench.lease.grant(slots_of((slow, 1)), money=RICH)
+        with pytest.raises(Failure, match="no model is expected to answer in the 1 s left") as caught:
+            await bench.decide(within=1.0)
+        assert caught.value.fault is Fault.DEADLINE
+        assert bench.lease.holding.idle()
+        assert bench.lease.holding.money(boot_clock()) == RICH
+
+
+async def test_what_waits_is_shed_when_even_the_fastest_model_would_come_too_late() -> None:
+    slow = replace(BIG, declared=SLOW)
+    async with Bench(slow) as bench:
+        bench.lease.grant({})
+        seconds = fleet_of([slow]).models[0].variants[0].latency.service_time(50.0)
+        ask = bench.ask(within=seconds + 0.3)
+        with pytest.raises(Failure, match="NoFreeSlot"):
+            await bench.router.decide(ask)
+        assert boot_clock() < ask.deadline
+        assert bench.router.waiting == 0
+
+
+async def test_a_request_that_is_only_routed_may_be_answered_after_its_deadline() -> None:
+    slow = replace(BIG, declared=SLOW)
+    async with Bench(slow) as bench:
+        bench.lease.grant(slots_of((slow, 1)))
+        decision = await bench.router.decide(replace(bench.ask(within=1.0), routed=True))
+        assert decision.variant == slow.key
 
 
 async def test_shutting_down_ends_what_waits_and_what_comes() -> None:
