@@ -33,6 +33,8 @@ Context = grpc.aio.ServicerContext[object, object]
 Metadata = tuple[tuple[str, str], ...]
 DOMAIN = "modelfleet.io"
 MAX_BATCH = 10_000
+MAX_MESSAGE = 1_500
+"""Bytes of a status message; it travels twice, and clients refuse calls that end with over 8 KiB."""
 OWN_FIELDS = ("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n")
 """Fields that `parameters` may not hold: the message has its own, or they have no form here."""
 
@@ -183,7 +185,11 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
 
 
 def _chat_call(chat: router_pb2.ChatRequest) -> ChatCall:
-    fields = {name: _plain(value) for name, value in json_format.MessageToDict(chat.parameters).items()}
+    try:
+        parameters = json_format.MessageToDict(chat.parameters)
+    except (json_format.Error, ValueError):
+        raise bad_field("parameters", "holds NaN or Infinity, which JSON can not say") from None
+    fields = {name: _plain(value) for name, value in parameters.items()}
     for name in OWN_FIELDS:
         if name in fields:
             raise bad_field(f"parameters.{name}", "is not a parameter here; use the message's own field")
@@ -218,7 +224,7 @@ async def _abort(context: Context, failure: Failure) -> NoReturn:
         details.append(any_pb2.Any())
         details[1].Pack(error_details_pb2.RetryInfo(retry_delay=_duration(failure.retry_after)))
     code: grpc.StatusCode = getattr(grpc.StatusCode, failure.status.grpc)
-    message = f"{failure.reason}: {failure.message}"
+    message = f"{failure.reason}: {_sound(failure.message)}".encode()[:MAX_MESSAGE].decode(errors="ignore")
     rich = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=details))
     await context.abort(code, message, rich.trailing_metadata)
 
@@ -254,7 +260,19 @@ def _first_choice(answer: object, part: str) -> tuple[str, str]:
     message = choice.get(part)
     content = message.get("content") if isinstance(message, dict) else None
     reason = choice.get("finish_reason")
-    return content if isinstance(content, str) else "", reason if isinstance(reason, str) else ""
+    return (
+        _sound(content) if isinstance(content, str) else "",
+        _sound(reason) if isinstance(reason, str) else "",
+    )
+
+
+def _sound(text: str) -> str:
+    """Return a text that protobuf takes: halves of letters, as JSON may hold, become one replacement each."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _receipt(exchange: Exchange) -> Receipt:
