@@ -179,7 +179,7 @@ class Assigner:
         return None, certificate
 
     def pose(self, prospects: Sequence[Prospect], *, waits: bool = True) -> Batch:
-        """Return the program of a batch of one fleet. `waits`: what gets no place does; else it is refused."""
+        """Return the program of a batch of one fleet; what gets no place `waits`, or else is refused."""
         now = self._clock()
         variants = prospects[0].variants
         spots = self._spots(now)
