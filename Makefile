@@ -26,7 +26,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## Watch a fleet being planned, scaled and routed on this machine (no cluster needed)
 	@$(BIN)/modelfleet demo
 
-demo-kubernetes: $(READY) control-plane ## The same against a real local Kubernetes control plane (Linux, root)
+demo-kubernetes: $(READY) ## The same against a real local Kubernetes control plane (Linux, root)
 	@$(BIN)/modelfleet demo --kubernetes -o out/demo-kubernetes
 
 test: test-unit test-property test-integration ## Run unit, property and integration tests

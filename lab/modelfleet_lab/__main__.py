@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import signal
 import sys
 import tempfile
@@ -84,9 +85,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
 
 
@@ -110,10 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             asyncio.run(_until_signal(run_demo(demo, EmbeddedHost(), console)))
     except FAILURES as error:
-        console.print(f"modelfleet demo: {error}", markup=False, highlight=False)
+        console.print(f"modelfleet demo: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     except (ValueError, OSError) as error:
-        console.print(f"modelfleet demo: {error}", markup=False, highlight=False)
+        console.print(f"modelfleet demo: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("modelfleet demo: interrupted; all it started has been stopped")

@@ -19,6 +19,13 @@ ATTRIBUTION = (
     "Azure/AzurePublicDataset; Patel et al., Splitwise, ISCA 2024; merged, thinned and compressed in time."
 )
 
+KNOWN_TRACES = {
+    "azure_llm_2023": "Azure LLM inference traces 2023, CC BY 4.0, Azure/AzurePublicDataset @ b469a11; "
+    "Patel et al., Splitwise, ISCA 2024",
+    "mooncake": "Mooncake, Apache-2.0, kvcache-ai/Mooncake @ 3b5a594",
+}
+"""Whose traces are, by the beginning of the file's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -44,16 +51,23 @@ def shipped_arrivals() -> tuple[Arrival, ...]:
 
 
 def read_trace(path: Path) -> tuple[Arrival, ...]:
-    """Return the arrivals of a Parquet file, by time; raise ValueError when a column is missing."""
-    from pyarrow import parquet  # Heavy, and needed for own traces alone.
+    """Return the arrivals of a Parquet file, by time; raise ValueError when it does not hold them."""
+    from modelfleet_lab.tables import read_columns  # Heavy, and needed for own traces alone.
 
-    columns = ["t_s", "input_tokens", "output_tokens"]
-    missing = [name for name in columns if name not in parquet.read_schema(path).names]
-    if missing:
-        raise ValueError(f"{path}: column {missing[0]!r} is missing; a trace has {', '.join(columns)}")
-    table = parquet.read_table(path, columns=columns)
-    rows = sorted(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    columns = read_columns(path, ("t_s", "input_tokens", "output_tokens"))
+    for name, values in columns.items():
+        if not all(isinstance(value, int | float) for value in values):
+            raise ValueError(f"{path}: column {name!r} is not all numbers")
+    rows = sorted(zip(*columns.values(), strict=True))
     return tuple(Arrival(float(at), int(tokens_in), int(tokens_out)) for at, tokens_in, tokens_out in rows)
+
+
+def attribution(path: Path) -> str:
+    """Return whose arrivals the file has, as far as its name tells, and what is changed of them."""
+    for beginning, owner in KNOWN_TRACES.items():
+        if path.name.startswith(beginning):
+            return f"Arrivals: {path.name}: {owner}; thinned and compressed in time."
+    return f"Arrivals: {path.name}, thinned and compressed in time."
 
 
 def scaled(

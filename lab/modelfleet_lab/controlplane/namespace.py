@@ -11,6 +11,8 @@ import fcntl
 import os
 import socket
 import struct
+import subprocess
+import sys
 
 ADDRESS = "10.244.0.1"
 """The address of servers that all pods share, such as the API server."""
@@ -25,11 +27,25 @@ class NamespaceError(RuntimeError):
     """This process may not have, or can not set up, a network of its own."""
 
 
+def rehearse() -> None:
+    """Raise `NamespaceError` if `enter` would; changes nothing, since another process tries it."""
+    program = (
+        "from modelfleet_lab.controlplane import namespace\n"
+        "try:\n namespace.enter()\n"
+        "except namespace.NamespaceError as error:\n raise SystemExit(str(error))"
+    )
+    tried = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        raise NamespaceError(tried.stderr.strip())
+
+
 def enter() -> None:
     """Move the calling thread, and what it starts from now on, into a new network with only loopback.
 
     Call it from the main thread before other threads exist. Raises `NamespaceError`.
     """
+    if sys.platform != "linux":
+        raise NamespaceError(f"no network of its own for this process on {sys.platform}: this needs Linux")
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET) != 0:
         raise NamespaceError(

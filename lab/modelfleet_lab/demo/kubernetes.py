@@ -39,8 +39,9 @@ def control_plane(folder: Path, console: Console) -> Iterator[ControlPlane]:
     """Run a control plane in a network of its own; call it before any thread and event loop exist."""
 
     def report(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    namespace.rehearse()  # before a build that takes minutes and needs the machine's network
     programs = find_or_build(report)
     namespace.enter()
     report("starting etcd, kube-apiserver and kube-controller-manager")

@@ -22,7 +22,7 @@ from modelfleet_lab.demo.replay import Ending, Progress
 from modelfleet_lab.demo.sampling import FleetSample, Sampler
 
 REFRESH = 0.5
-LINE_INTERVAL = 3.0
+LINE_INTERVAL = 4.0
 """Seconds between plain lines."""
 
 
@@ -52,6 +52,7 @@ class View:
         self._console = console
         self._tracks: list[Track] = []
         self._stage = ""
+        self._fleet = ""
         self._start = time.monotonic()
         self.sampler: Sampler | None = None
 
@@ -80,23 +81,29 @@ class View:
             self._refresh()
             for track in running:
                 progress = track.progress
-                self._console.print(
-                    f"  {track.policy}: {progress.sent}/{progress.total} sent, "
-                    f"{progress.count(Ending.ANSWERED)} answered, {progress.right()} right, "
-                    f"{progress.count(Ending.REFUSED)} shed, ${track.billed:.4f} of ${track.budget:.4f}"
-                    f"{self._fleet_line() if track is self._tracks[0] else ''}",
-                    highlight=False,
+                self._line(
+                    f"{track.policy.split(' (')[0]:<20} {progress.sent:4}/{progress.total} sent"
+                    f"{progress.count(Ending.ANSWERED):6} answered{progress.right():6} right"
+                    f"{progress.count(Ending.REFUSED):5} shed   ${track.billed:.4f} of ${track.budget:.4f}"
                 )
+            self._fleet_line()
+
+    def _line(self, text: str) -> None:
+        self._console.print(f"  {text}", markup=False, highlight=False, soft_wrap=True)
 
     def _refresh(self) -> None:
         for track in self._tracks:
             track.refresh()
 
-    def _fleet_line(self) -> str:
+    def _fleet_line(self) -> None:
+        """Print the replicas when they have changed."""
         if self.sampler is None or not self.sampler.samples:
-            return ""
+            return
         variants = self.sampler.samples[-1].variants
-        return "; replicas " + ", ".join(f"{model} {v.ready}/{v.desired}" for model, v in variants.items())
+        text = ", ".join(f"{v.ready} of {v.desired} {model}" for model, v in variants.items() if v.desired)
+        if text != self._fleet:
+            self._fleet = text
+            self._line(f"replicas ready: {text}")
 
     def _picture(self) -> RenderableType:
         parts: list[RenderableType] = [

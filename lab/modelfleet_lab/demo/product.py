@@ -111,9 +111,12 @@ async def _replay(
 
 def _replicas(samples: Sequence[FleetSample]) -> str:
     def words(sample: FleetSample) -> str:
-        return ", ".join(f"{v.ready} {model}" for model, v in sample.variants.items() if v.desired or v.ready)
+        return ", ".join(
+            f"{v.ready} × {model}" for model, v in sample.variants.items() if v.desired or v.ready
+        )
 
-    return f"{words(samples[0])} → {words(samples[-1])}"
+    first, last = words(samples[0]), words(samples[-1])
+    return first if first == last else f"{first} → {last}"
 
 
 async def _start_external(

@@ -100,7 +100,7 @@ async def run_demo(options: Options, host: Host, console: Console) -> Findings:
         with contextlib.suppress(asyncio.CancelledError):
             await showing
     console.print(result_table(findings.scores))
-    console.print(summary(findings.scores), highlight=False)
+    console.print(summary(findings.scores, findings.constants), highlight=False)
     console.print(f"Report: {options.output / 'report.html'}; figures: {options.output / 'result.json'}")
     return findings
 
@@ -136,7 +136,7 @@ def _rivals(scenario: Scenario, knowledge: Knowledge, budget: float) -> tuple[Ri
 
 
 def _words(replicas: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {model}" for model, count in replicas.items() if count)
+    return ", ".join(f"{count} × {model}" for model, count in replicas.items() if count)
 
 
 def _fresh(folder: Path) -> Path:

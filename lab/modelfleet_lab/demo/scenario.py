@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleet_lab.arrivals import ATTRIBUTION, Arrival, read_trace, scaled, shipped_arrivals
+from modelfleet_lab.arrivals import ATTRIBUTION, Arrival, attribution, read_trace, scaled, shipped_arrivals
 from modelfleet_lab.model_server import LatencyProfile
 from modelfleet_lab.questions import Question, QuestionSet
 from modelfleet_lab.questions.generated import make_questions
@@ -136,9 +136,7 @@ def make_scenario(
         models, cost, limit = RECORDED_MODELS, RECORDED_COST_PER_REQUEST, 1024
         names = [model.name for model in models]
         past, asked = recorded_questions(data, names, ask=count, seed=seed)
-    trace_source = (
-        ATTRIBUTION if trace is None else f"Arrivals: {trace.name}, thinned and compressed in time."
-    )
+    trace_source = ATTRIBUTION if trace is None else attribution(trace)
     warming = sum(arrival.at < WARM_UP for arrival in past_arrivals)
     return Scenario(
         models=models,

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from modelfleet_lab.questions import ANSWER_MARK, Question, QuestionSet, Response
 
-SOURCE = "real questions with recorded outcomes: ZeroEval, Apache-2.0, WildEval/ZeroEval @ 8c1485e"
+SOURCE = (
+    "real questions (gsm8k, MATH level 5, CRUXEval output) with recorded outcomes: ZeroEval, Apache-2.0, "
+    "WildEval/ZeroEval @ 8c1485e; its token counts are estimates of one tokenizer"
+)
 HIDDEN_TOKENS = frozenset({"o1-mini-2024-09-12"})
 """Models whose billed tokens are not in the records."""
 
@@ -31,13 +34,13 @@ def recorded_questions(
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing; --data names a folder that holds zeroeval's files")
     _check_models(folder / "models.csv", models)
-    from pyarrow import parquet  # Heavy, and needed for recorded questions alone.
+    from modelfleet_lab.tables import read_columns  # Heavy, and needed for recorded questions alone.
 
-    queries = parquet.read_table(folder / "queries.parquet").to_pylist()
-    outcomes = parquet.read_table(folder / "outcomes.parquet")
+    fields = read_columns(folder / "queries.parquet", ("query_id", "task", "prompt", "ref_answer"))
+    queries = [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
+    outcomes = read_columns(folder / "outcomes.parquet", ("query_id", "model", "quality", "output_tokens"))
     by_model: dict[str, dict[str, tuple[float, int]]] = {model: {} for model in models}
-    columns = (outcomes[name].to_pylist() for name in ("query_id", "model", "quality", "output_tokens"))
-    for query_id, model, quality, tokens in zip(*columns, strict=True):
+    for query_id, model, quality, tokens in zip(*outcomes.values(), strict=True):
         if model in by_model:
             by_model[model][query_id] = (quality, tokens)
     prompts: set[str] = set()
@@ -66,7 +69,11 @@ def recorded_questions(
 
 def _check_models(path: Path, models: Sequence[str]) -> None:
     with path.open(encoding="utf-8") as lines:
-        rows = {row["model"]: row for row in csv.DictReader(lines)}
+        reader = csv.DictReader(lines)
+        for name in ("model", "experimental_or_duplicate_endpoint"):
+            if name not in (reader.fieldnames or ()):
+                raise ValueError(f"{path}: column {name!r} is missing")
+        rows = {row["model"]: row for row in reader}
     for model in models:
         if model not in rows:
             raise ValueError(f"{path}: model {model!r} is missing; known are {', '.join(sorted(rows))}")

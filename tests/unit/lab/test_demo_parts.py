@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import socket
@@ -11,18 +12,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import pyarrow
 import pytest
 from aiohttp import web
 from modelfleet_lab.__main__ import main
+from modelfleet_lab.arrivals import attribution
+from modelfleet_lab.controlplane import namespace
+from modelfleet_lab.controlplane.namespace import NamespaceError
+from modelfleet_lab.demo import kubernetes, live
 from modelfleet_lab.demo.children import ChildError, Children, free_ports
 from modelfleet_lab.demo.evidence import Run, collect, quantile, score
 from modelfleet_lab.demo.live import result_table
-from modelfleet_lab.demo.replay import Ending, Outcome, ask_over_http
+from modelfleet_lab.demo.reference import Mix, best_mixes, constant_models, quality_at
+from modelfleet_lab.demo.replay import Ending, Outcome, Progress, ask_over_http
 from modelfleet_lab.demo.report import Findings, summary, write_report
-from modelfleet_lab.demo.sampling import parse_sample
-from modelfleet_lab.demo.scenario import Request, make_scenario
+from modelfleet_lab.demo.sampling import FleetSample, Sampler, VariantSample, parse_sample
+from modelfleet_lab.demo.scenario import RECORDED_MODELS, Request, make_scenario
 from modelfleet_lab.model_server import RequestRecord
 from modelfleet_lab.questions import Question
+from pyarrow import parquet
 from rich.console import Console
 
 REQUEST = Request(0.0, Question("q1", "math", "1+1?", "2", 0.1), 0)
@@ -245,8 +253,67 @@ def test_the_report_holds_every_figure_and_needs_no_network(tmp_path: Path) -> N
 def test_the_summary_says_so_when_a_baseline_wins() -> None:
     ours = score(Run("modelfleet", (outcome("a"), outcome("b")), (record("a"),), 0.0), 1.0)
     other = score(Run("greedy", (outcome("a"), outcome("b")), (record("a"), record("b")), 0.0), 1.0)
-    assert "50.0 points of all requests fewer" in summary([ours, other])
-    assert "50.0 points of all requests more" in summary([other, ours])
+    constants = (Mix("small", 1e-9, 0.25),)
+    lost, won, same = (summary(pair, constants) for pair in ([ours, other], [other, ours], [ours, ours]))
+    assert lost.startswith("A baseline wins: greedy, the best of all, answered 50.0 points")
+    assert "answered 50.0 points of all requests more right than the best baseline of all" in won
+    assert "the same share right" in same
+    assert "would get 25.0%" in lost
+
+
+def test_the_summary_compares_with_baselines_that_kept_the_budget() -> None:
+    ours = score(Run("modelfleet", (outcome("a"), outcome("b")), (record("a"),), 0.0), 1.0)
+    honest = score(Run("honest", (outcome("a"), outcome("b")), (), 0.0), 1.0)
+    over = score(Run("over", (outcome("a"), outcome("b")), (record("a"), record("b")), 0.0), 0.0)
+    assert over.overspend_usd > 0
+    assert "the best baseline that kept the budget (honest)" in summary([ours, over, honest], ())
+
+
+def test_random_mixes_are_the_concave_hull_of_the_constant_models() -> None:
+    small, poor, medium, large = (
+        Mix("small", 1.0, 0.5),
+        Mix("poor", 2.0, 0.4),
+        Mix("medium", 3.0, 0.6),
+        Mix("large", 4.0, 0.9),
+    )
+    corners = best_mixes([large, medium, poor, small])
+    assert [mix.model for mix in corners] == ["", "small", "large"]
+    costs = (0.0, 0.5, 1.0, 2.5, 4.0, 9.0)
+    assert [quality_at(corners, cost) for cost in costs] == pytest.approx([0, 0.25, 0.5, 0.7, 0.9, 0.9])
+
+
+def test_a_constant_model_costs_and_knows_what_its_answers_do() -> None:
+    scenario = make_scenario(seed=3, duration=2.0, rate=20.0)
+    mixes = {mix.model: mix for mix in constant_models(scenario)}
+    assert mixes["swift-3b"].cost_usd < mixes["sage-32b"].cost_usd < mixes["frontier"].cost_usd
+    assert 0 < mixes["swift-3b"].quality < mixes["frontier"].quality <= 1
+    assert mixes["swift-3b"].quality <= scenario.asked.quality("swift-3b")
+
+
+def test_a_known_trace_is_attributed_by_its_name() -> None:
+    assert "CC BY 4.0" in attribution(Path("x/azure_llm_2023_conv.parquet"))
+    assert "Apache-2.0, kvcache-ai/Mooncake" in attribution(Path("mooncake_synthetic.parquet"))
+    assert attribution(Path("own.parquet")) == "Arrivals: own.parquet, thinned and compressed in time."
+
+
+async def test_plain_progress_is_short_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LINE_INTERVAL", 0.01)
+    printed = io.StringIO()
+    view = live.View(Console(file=printed, width=60))
+    view.track("best single (a-model-with-a-long-name)", Progress(640, sent=3), tmp_path, 0.25)
+    variants = {"a-model-with-a-long-name": VariantSample(desired=2, ready=1)}
+    view.sampler = Sampler("http://unused", samples=[FleetSample(1.0, variants, 0.0, 0.0, 3)])
+    showing = asyncio.create_task(view.run())
+    async with asyncio.timeout(10):
+        while printed.getvalue().count("sent") < 2:  # noqa: ASYNC110 - the view tells nobody when it prints
+            await asyncio.sleep(0.01)
+    showing.cancel()
+    await asyncio.gather(showing, return_exceptions=True)
+    lines = printed.getvalue().splitlines()
+    words = " ".join(lines[0].split())
+    assert words == "best single 3/640 sent 0 answered 0 right 0 shed $0.0000 of $0.2500"
+    assert lines.count("  replicas ready: 1 of 2 a-model-with-a-long-name") == 1
+    assert all(len(line) < 120 for line in lines)
 
 
 async def test_a_program_that_ends_early_is_reported_with_its_output(tmp_path: Path) -> None:
@@ -292,7 +359,9 @@ def _running(pid: int) -> bool:
     return state != "Z" and os.path.exists(f"/proc/{pid}")
 
 
-@pytest.mark.parametrize("options", [["--duration", "0"], ["--rate", "fast"], ["--seed"]])
+@pytest.mark.parametrize(
+    "options", [["--duration", "0"], ["--duration", "nan"], ["--rate", "fast"], ["--rate", "inf"], ["--seed"]]
+)
 def test_wrong_options_end_with_status_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["demo", *options])
@@ -305,6 +374,88 @@ def test_absent_data_is_named_before_anything_starts(
 ) -> None:
     assert main(["demo", "--data", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
     assert "queries.parquet" in capsys.readouterr().out
+
+
+TRACE = {"t_s": [0.0, 1.0], "input_tokens": [5, 6], "output_tokens": [7, 8]}
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        (None, "trace.parquet is missing"),
+        (b"no parquet", "trace.parquet can not be read as Parquet"),
+        ({"t_s": [1.0]}, "column 'input_tokens' is missing"),
+        (TRACE | {"output_tokens": [7, None]}, "trace.parquet: column 'output_tokens' is not all numbers"),
+        (TRACE | {"t_s": ["soon", "later"]}, "trace.parquet: column 't_s' is not all numbers"),
+        (TRACE, "the trace has 2 arrivals, the run needs 640"),
+    ],
+)
+def test_a_trace_that_can_not_be_used_ends_in_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], table: object, says: str
+) -> None:
+    path = tmp_path / "trace.parquet"
+    if isinstance(table, bytes):
+        path.write_bytes(table)
+    elif table is not None:
+        parquet.write_table(pyarrow.table(table), path)
+    assert main(["demo", "--trace", str(path), "-o", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().out
+    assert says in " ".join(printed.split())
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "says"),
+    [
+        ("queries.parquet", {"query_id": ["a"]}, "queries.parquet: column 'task' is missing"),
+        ("outcomes.parquet", {"query_id": ["a"]}, "outcomes.parquet: column 'model' is missing"),
+        ("models.csv", "name\nm\n", "models.csv: column 'model' is missing"),
+    ],
+)
+def test_data_without_a_column_ends_in_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, table: object, says: str
+) -> None:
+    columns = {
+        "queries.parquet": ("query_id", "task", "prompt", "ref_answer"),
+        "outcomes.parquet": ("query_id", "model", "quality", "output_tokens"),
+    }
+    for file, names in columns.items():
+        parquet.write_table(pyarrow.table({column: ["x"] for column in names}), tmp_path / file)
+    models = "\n".join(f"{model.name},False" for model in RECORDED_MODELS)
+    (tmp_path / "models.csv").write_text(f"model,experimental_or_duplicate_endpoint\n{models}\n")
+    if isinstance(table, str):
+        (tmp_path / name).write_text(table)
+    else:
+        parquet.write_table(pyarrow.table(table), tmp_path / name)
+    assert main(["demo", "--data", str(tmp_path), "-o", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().out
+    assert says in " ".join(printed.split())
+    assert printed.count("\n") == 1
+
+
+def test_without_the_right_to_a_network_of_its_own_nothing_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise NamespaceError("no network of its own; run it as root")
+
+    monkeypatch.setattr(namespace, "rehearse", refuse)
+    monkeypatch.setattr(kubernetes, "find_or_build", lambda _: pytest.fail("it began to build"))
+    assert main(["demo", "--kubernetes", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().out == "modelfleet demo: no network of its own; run it as root\n"
+
+
+def test_without_go_the_message_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespace, "rehearse", lambda: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+    assert main(["demo", "--kubernetes", "-o", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "install Go 1.26 or later" in printed
+    assert printed.count("\n") == 1
 
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
