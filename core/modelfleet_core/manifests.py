@@ -333,11 +333,14 @@ def _tier(fields: Fields) -> Tier:
 
 def _one_owner_each(fleet: Fleet) -> None:
     """Refuse two variants that would scale one workload or count one server's slots twice."""
-    owners: dict[tuple[str, ...], VariantKey] = {}
+    owners: dict[tuple[str, str], VariantKey] = {}
+    served_names = {variant.key: model.served_name for model in fleet.models for variant in model.variants}
     for variant in fleet.variants():
         placement = variant.placement
         if isinstance(placement, ExternalPlacement):
-            claims: Sequence[tuple[str, ...]] = [("external", placement.url)]
+            claims: Sequence[tuple[str, str]] = [
+                ("external url and servedName", f"{placement.url} {served_names[variant.key]}")
+            ]
         else:
             claims = [("scaleTargetRef", placement.target.name), ("service", placement.service.name)]
         for claim in claims:

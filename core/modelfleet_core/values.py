@@ -15,7 +15,10 @@ PoolName = NewType("PoolName", str)
 TierName = NewType("TierName", str)
 TaskName = NewType("TaskName", str)
 EndpointUrl = NewType("EndpointUrl", str)
-"""Base URL of one model server without `/v1`, such as `http://10.0.0.7:8000`."""
+"""What slots are counted by: base URL of one model server without `/v1`, such as `http://10.0.0.7:8000`.
+
+An external one ends in a fragment that names model and variant, since one API serves many models.
+"""
 PeriodId = NewType("PeriodId", str)
 """A period of one policy's budget, such as `ml/assistant/Day/2026-11-22`."""
 NanoUsd = NewType("NanoUsd", int)
@@ -43,6 +46,16 @@ class VariantKey:
 
     def __str__(self) -> str:
         return f"{self.model}/{self.variant}"
+
+
+def leased_endpoint(url: EndpointUrl, variant: VariantKey) -> EndpointUrl:
+    """Return what the slots of an external `variant` at the base URL `url` are counted by."""
+    return EndpointUrl(f"{url}#{variant}")
+
+
+def base_url(endpoint: EndpointUrl) -> EndpointUrl:
+    """Return where the model server of `endpoint` is asked."""
+    return EndpointUrl(endpoint.partition("#")[0])
 
 
 def nano_usd(usd: Decimal) -> NanoUsd:

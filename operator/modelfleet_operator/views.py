@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from modelfleet_core.catalog import ExternalPlacement, Fleet, Pool, PoolPlacement, Replicas, ServicePort
-from modelfleet_core.values import EndpointUrl, ObjectKey, PoolName, VariantKey
+from modelfleet_core.values import EndpointUrl, ObjectKey, PoolName, VariantKey, leased_endpoint
 
 from modelfleet_operator.observe import Node, Slice, Snapshot, Workload
 from modelfleet_operator.spec import Resolution
@@ -80,7 +80,7 @@ def live_endpoints(fleet: Fleet, snapshot: Snapshot) -> dict[VariantKey, dict[En
     for variant in fleet.variants():
         placement = variant.placement
         if isinstance(placement, ExternalPlacement):
-            live[variant.key] = {placement.url: variant.concurrency}
+            live[variant.key] = {leased_endpoint(placement.url, variant.key): variant.concurrency}
         else:
             slices = by_service.get(ObjectKey(fleet.key.namespace, placement.service.name), [])
             live[variant.key] = dict.fromkeys(_urls(placement.service, slices), variant.concurrency)

@@ -32,6 +32,7 @@ from modelfleet_core.values import (
 
 MAX_ENTRIES = 10_000
 MAX_TEXT = 1_024
+MAX_ENDPOINT = 4_096
 MAX_SLOTS = 1 << 20
 NANO = 1_000_000_000
 
@@ -75,7 +76,7 @@ def report_from(message: capacity_pb2.LeaseReport) -> Report:
         applied=message.applied,
         sent_at=message.sent_at_ns / NANO,
         slots={
-            EndpointUrl(_text("slots.endpoint", slot.endpoint)): SlotState(
+            EndpointUrl(_text("slots.endpoint", slot.endpoint, MAX_ENDPOINT)): SlotState(
                 _slots("slots.in_flight", slot.in_flight), _slots("slots.kept", slot.kept)
             )
             for slot in _bounded("slots", message.slots)
@@ -156,9 +157,9 @@ def _bounded(field: str, entries: Sequence[T]) -> Sequence[T]:
     return entries
 
 
-def _text(field: str, text: str) -> str:
-    if not 0 < len(text) <= MAX_TEXT:
-        raise WireError(field, f"must have 1 to {MAX_TEXT} characters, has {len(text)}")
+def _text(field: str, text: str, most: int = MAX_TEXT) -> str:
+    if not 0 < len(text) <= most:
+        raise WireError(field, f"must have 1 to {most} characters, has {len(text)}")
     return text
 
 

@@ -31,6 +31,7 @@ from modelfleet_core.values import (
     TaskName,
     TierName,
     VariantKey,
+    base_url,
     usd,
 )
 
@@ -311,7 +312,7 @@ class Assigner:
             reservation=held.id,
             variant=variant,
             served_name=model.served_name,
-            endpoint=held.endpoint,
+            endpoint=base_url(held.endpoint),
             tier=seen.ask.tier.name,
             task=seen.profile.task,
             reason=_reason(seen, j, self.favourite(seen), considered, certificate),

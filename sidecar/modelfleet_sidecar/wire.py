@@ -15,6 +15,7 @@ from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, PeriodId, Va
 
 MAX_ENTRIES = 10_000
 MAX_TEXT = 1_024
+MAX_ENDPOINT = 4_096
 MAX_MANIFEST = 1 << 20
 MAX_SLOTS = 1 << 20
 MAX_MONEY = (1 << 63) - 1
@@ -36,7 +37,7 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
     """Return the grant as values, or raise `WireError`."""
     slots: dict[EndpointUrl, SlotGrant] = {}
     for slot in _bounded("slots", message.slots):
-        endpoint = EndpointUrl(_text("slots.endpoint", slot.endpoint))
+        endpoint = EndpointUrl(_text("slots.endpoint", slot.endpoint, MAX_ENDPOINT))
         if endpoint in slots:
             raise WireError("slots.endpoint", f"{endpoint} is listed twice")
         if slot.slots > MAX_SLOTS:
@@ -117,9 +118,9 @@ def _bounded(field: str, entries: Sequence[T]) -> Sequence[T]:
     return entries
 
 
-def _text(field: str, text: str) -> str:
-    if not 0 < len(text) <= MAX_TEXT:
-        raise WireError(field, f"must have 1 to {MAX_TEXT} characters, has {len(text)}")
+def _text(field: str, text: str, most: int = MAX_TEXT) -> str:
+    if not 0 < len(text) <= most:
+        raise WireError(field, f"must have 1 to {most} characters, has {len(text)}")
     return text
 
 

@@ -17,9 +17,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from modelfleet.v1 import router_pb2, router_pb2_grpc
-from modelfleet_core.values import NanoUsd
+from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.values import EndpointUrl, NanoUsd, leased_endpoint
 from modelfleet_lab.model_server.faults import Fault, FaultKind
-from support.sidecars import CRAWLING, STUCK, Rig, Spec, policy_of, running_sidecar
+from modelfleet_sidecar.lease import boot_clock
+from support.sidecars import CRAWLING, STUCK, Rig, Spec, fleet_of, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -140,6 +142,27 @@ async def test_a_routed_request_holds_its_slot_until_it_is_settled_once() -> Non
         assert (first.cost_nano_usd, first.repeated) == (record.cost_nano_usd, False)
         assert (second.cost_nano_usd, second.repeated) == (record.cost_nano_usd, True)
         assert holding.idle()
+
+
+async def test_two_models_of_one_server_have_slots_apart_and_its_plain_url() -> None:
+    async with running_sidecar(Spec("one", slots=2)) as rig, stub_of(rig) as stub:
+        one, two = Spec("one"), Spec("two")
+        url = EndpointUrl(rig.servers["one"].url)
+        rig.lease.fleet = fleet_of([one, two])
+        rig.lease.grant(
+            {
+                leased_endpoint(url, one.key): SlotGrant(one.key, 1),
+                leased_endpoint(url, two.key): SlotGrant(two.key, 1),
+            }
+        )
+        decisions = [await stub.Route(route(model=name)) for name in ("one", "two")]
+        assert [(d.model, d.endpoint) for d in decisions] == [("one", url), ("two", url)]
+        assert set(rig.lease.holding.free(boot_clock()).values()) == {0}
+        for decision in decisions:
+            await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
+        answer = await stub.Complete(chat(model="one"))
+        assert answer.decision.endpoint == url
+        await rig.settled()
 
 
 async def test_a_decision_that_never_reached_the_model_costs_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 
@@ -136,6 +137,24 @@ def test_minimal_replicas_that_cost_more_than_the_budget_are_refused() -> None:
     _variant(manifest)["replicas"] = {"min": 2}
     with pytest.raises(SpecError, match=r"minimal replicas cost 11\.6 USD an hour"):
         parse_fleet(manifest)
+
+
+def _second_external(name: str, **fields: object) -> Manifest:
+    """Return a fleet with another model at the external URL of the first one."""
+    manifest = fleet_manifest()
+    models = manifest["spec"]["models"]
+    models.append(copy.deepcopy(models[1]) | {"name": name} | fields)
+    return manifest
+
+
+def test_one_external_api_may_serve_several_models() -> None:
+    fleet = parse_fleet(_second_external("frontier-mini"))
+    assert [model.name for model in fleet.models] == ["large", "frontier", "frontier-mini"]
+
+
+def test_one_model_of_an_external_api_is_counted_once() -> None:
+    with pytest.raises(SpecError, match=r"share the external url and servedName https://api\.example\.com"):
+        parse_fleet(_second_external("twin", servedName="frontier"))
 
 
 @pytest.mark.parametrize("shared", ["scaleTargetRef", "service"])

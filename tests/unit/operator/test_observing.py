@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 
 import pytest
 from modelfleet_core.values import ModelName, ObjectKey, VariantKey
-from modelfleet_operator.observe import workload_of
+from modelfleet_operator.observe import EPOCH_ANNOTATION, workload_of
 from modelfleet_operator.ownership import foreign_owner
 from support.manifests import Manifest, fleet_manifest
 from support.snapshots import (
@@ -81,7 +82,20 @@ def test_slices_of_other_services_namespaces_and_kinds_do_not_count() -> None:
 
 def test_an_external_endpoint_is_always_live() -> None:
     view = view_of(observed(fleet_manifest()))
-    assert view.endpoints[VariantKey(ModelName("frontier"), "api")] == {"https://api.example.com": 16}
+    endpoints = view.endpoints[VariantKey(ModelName("frontier"), "api")]
+    assert endpoints == {"https://api.example.com#frontier/api": 16}
+
+
+def test_models_of_one_external_api_are_leased_apart() -> None:
+    manifest = fleet_manifest()
+    second = copy.deepcopy(manifest["spec"]["models"][1]) | {"name": "frontier-mini"}
+    second["variants"][0]["concurrency"] = 3
+    manifest["spec"]["models"].append(second)
+    endpoints = view_of(observed(manifest)).endpoints
+    assert endpoints[VariantKey(ModelName("frontier"), "api")] == {"https://api.example.com#frontier/api": 16}
+    assert endpoints[VariantKey(ModelName("frontier-mini"), "api")] == {
+        "https://api.example.com#frontier-mini/api": 3
+    }
 
 
 def test_the_stock_is_what_selected_nodes_offer_to_pods() -> None:
@@ -109,6 +123,13 @@ def test_two_pools_never_count_one_node_twice() -> None:
     manifest = fleet_manifest()
     manifest["spec"]["pools"].append(manifest["spec"]["pools"][0] | {"name": "same-nodes"})
     assert view_of(observed(manifest, node_object("a", gpus=8))).stock == {"h100": 8, "same-nodes": 0}
+
+
+def test_the_highest_epoch_that_deployments_carry_is_known() -> None:
+    assert observed().highest_epoch() == 0
+    stamped = deployment_object("large")
+    stamped["metadata"]["annotations"] = {EPOCH_ANNOTATION: "7"}
+    assert observed(stamped, deployment_object("small")).highest_epoch() == 7
 
 
 def test_a_change_that_no_decision_looks_at_wakes_nobody() -> None:

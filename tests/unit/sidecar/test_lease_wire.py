@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 from modelfleet.v1 import capacity_pb2
+from modelfleet_core.catalog import ExternalPlacement
 from modelfleet_core.demand import ModelOffer
-from modelfleet_core.leasing.messages import AccountState, ClassDemand, Document, SlotState
-from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName
+from modelfleet_core.leasing.messages import AccountState, ClassDemand, Document, SlotGrant, SlotState
+from modelfleet_core.manifests import parse_fleet
+from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, leased_endpoint
 from modelfleet_operator import wire as operator_wire
 from modelfleet_sidecar import wire as sidecar_wire
 from support.lease_values import LARGE, ONE, POD_A, POD_B, TODAY, grant, money, report
+from support.manifests import fleet_manifest
 
 GRANT = replace(
     grant(7, {POD_A: 3, POD_B: 1}, {TODAY: money(10**15)}, sent_at=12.5),
@@ -34,6 +37,20 @@ REPORT = replace(
 
 def test_a_grant_survives_the_wire() -> None:
     assert sidecar_wire.grant_from(operator_wire.grant_to(GRANT)) == GRANT
+
+
+def test_the_longest_endpoint_of_a_fleet_survives_the_wire() -> None:
+    manifest = fleet_manifest()
+    model = manifest["spec"]["models"][1]
+    model["name"] = "m" * 128
+    model["variants"][0] |= {"name": "v" * 63, "external": {"url": f"https://api.example/{'p' * 2028}"}}
+    (variant,) = parse_fleet(manifest).models[1].variants
+    assert isinstance(variant.placement, ExternalPlacement)
+    endpoint = leased_endpoint(variant.placement.url, variant.key)
+    sent = replace(GRANT, slots={endpoint: SlotGrant(variant.key, 3)})
+    assert sidecar_wire.grant_from(operator_wire.grant_to(sent)) == sent
+    said = replace(REPORT, slots={endpoint: SlotState(1, 3)})
+    assert operator_wire.report_from(sidecar_wire.report_to(said)) == said
 
 
 def test_a_report_survives_the_wire() -> None:
