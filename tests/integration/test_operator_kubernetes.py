@@ -63,6 +63,11 @@ def _set(path: str, value: object) -> Callable[[Manifest], None]:
     return change
 
 
+def _same_url_twice(manifest: Manifest) -> None:
+    variants = manifest["spec"]["models"][1]["variants"]
+    variants.append(variants[0] | {"name": "again"})
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -78,6 +83,7 @@ def _set(path: str, value: object) -> Callable[[Manifest], None]:
         (_set("models.1.variants.0.gpus", 1), "an external variant has no pool, gpus"),
         (_set("models.1.pricing", None), "a model with an external variant needs pricing"),
         (_set("models.0.variants.0.external", {"url": "https://x.example/v1"}), "set exactly one of"),
+        (_same_url_twice, "two variants of a model have the same external URL"),
     ],
 )
 def test_a_fleet_that_can_not_work_is_refused_in_words(
