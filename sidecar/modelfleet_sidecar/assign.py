@@ -45,7 +45,7 @@ than the favourite would take to answer."""
 SOLVE_SECONDS = 0.05
 SETTLED_BY = 10.0
 """Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
-SLOTS, MONEY, TOO_LATE = "NoFreeSlot", "Budget", "TooLate"
+SLOTS, MONEY, TOO_LATE, TOO_DEAR = "NoFreeSlot", "Budget", "TooLate", "TooDear"
 """Why a variant could not be chosen now; other words in `excluded_by` hold however long a request waits."""
 WORTH_IT = 1e-6
 """Quality by which the same answer is better now than later."""
@@ -121,15 +121,35 @@ class Assigner:
     def favourite(self, seen: Prospect) -> int:
         """Return the variant that would be chosen if nothing were short."""
         values = self.values(seen)
-        allowed = seen.in_time(self._clock())
-        if not any(allowed):
-            allowed = seen.possible
-        return max((j for j, ok in enumerate(allowed) if ok), key=values.__getitem__)
+        excluded = self._excluded(seen, self._clock())
+        if all(excluded):
+            excluded = list(seen.excluded_by)
+        return max((j for j, why in enumerate(excluded) if not why), key=values.__getitem__)
+
+    def _excluded(self, seen: Prospect, now: float) -> list[str]:
+        """Return why each variant is out of the question now, whatever is free; empty: it is not.
+
+        A slot that nobody takes is lost, money is not: so a price of slots never stands against serving at
+        all, but what costs more at the price of money than no answer loses is left to other requests.
+        """
+        money_price = self._lease.money_price
+        weight = seen.ask.tier.weight
+        kept = [weight * q - money_price * cost for q, cost in zip(seen.quality, seen.cost, strict=True)]
+        in_time = seen.in_time(now)
+        open_ = [value for value, could in zip(kept, in_time, strict=True) if could]
+        least = min(-weight * seen.policy.shed_penalty, max(open_, default=0.0))
+        return [
+            why or ("" if could else TOO_LATE) or (TOO_DEAR if value < least else "")
+            for why, could, value in zip(seen.excluded_by, in_time, kept, strict=True)
+        ]
+
+    def _allowed(self, seen: Prospect, now: float) -> list[bool]:
+        return [not why for why in self._excluded(seen, now)]
 
     def worthwhile(self, seen: Prospect) -> tuple[int, ...]:
         """Return the variants that are worth more than waiting, best first."""
         now = self._clock()
-        values, allowed = self.values(seen), seen.in_time(now)
+        values, allowed = self.values(seen), self._allowed(seen, now)
         return single.rank(values, allowed, defer=_defer(seen, values, allowed, now))
 
     def short_of(self, seen: Prospect, now: float, coming: int = 0) -> str:
@@ -147,7 +167,7 @@ class Assigner:
             any(
                 could and variant in spots and (money is None or reserve <= money)
                 for variant, reserve, could in zip(
-                    seen.variants, seen.reserve, seen.in_time(now), strict=True
+                    seen.variants, seen.reserve, self._allowed(seen, now), strict=True
                 )
             )
             for seen in prospects
@@ -161,7 +181,7 @@ class Assigner:
         spots = self._spots(now)
         values = self.values(seen)
         considered = self._considered(seen, values, spots, money, now)
-        defer = _defer(seen, values, seen.in_time(now), now)
+        defer = _defer(seen, values, self._allowed(seen, now), now)
         order = single.rank(values, [not why for why in considered.excluded_by], defer=defer)
         favourite = self.favourite(seen)
         objective = values[order[0]] if order else -defer
@@ -185,7 +205,7 @@ class Assigner:
         variants = prospects[0].variants
         spots = self._spots(now)
         money = self._lease.holding.money(now)
-        eligible = [seen.in_time(now) for seen in prospects]
+        eligible = [self._allowed(seen, now) for seen in prospects]
         defer = [
             _defer(seen, self.values(seen), allowed, now, waits=waits)
             for seen, allowed in zip(prospects, eligible, strict=True)
@@ -280,14 +300,11 @@ class Assigner:
     def _considered(
         self, seen: Prospect, values: Sequence[float], spots: Spots, money: NanoUsd | None, now: float
     ) -> Considered:
-        excluded = list(seen.excluded_by)
-        in_time = seen.in_time(now)
+        excluded = self._excluded(seen, now)
         for j, variant in enumerate(seen.variants):
             if excluded[j]:
                 continue
-            if not in_time[j]:
-                excluded[j] = TOO_LATE
-            elif not spots.get(variant):
+            if not spots.get(variant):
                 excluded[j] = SLOTS
             elif money is not None and seen.reserve[j] > money:
                 excluded[j] = MONEY

@@ -276,6 +276,28 @@ async def test_what_waited_a_service_time_for_its_favourite_takes_another_free_s
         assert decision.waited >= seconds / 2
 
 
+async def test_money_that_is_worth_more_to_others_is_not_spent_however_long_a_request_waits() -> None:
+    cheap = replace(SMALL, pricing=replace(SMALL.pricing, input_femto=0, output_femto=0))
+    async with Bench(cheap, BIG) as bench:
+        bench.lease.money_price = 1e6  # BIG costs more than an answer and its shed penalty are worth
+        bench.lease.grant(slots_of((BIG, 1)), money=RICH)
+        call = bench.decide(within=3.0)
+        await bench.until(lambda: bench.lease.wants == {cheap.key: 1})
+        await asyncio.sleep(0)
+        assert bench.router.waiting == 1
+        bench.lease.grant(slots_of((cheap, 1), (BIG, 1)), money=RICH)
+        decision = await call
+        assert decision.variant == cheap.key
+        assert decision.considered.excluded_by[1] == "TooDear"
+
+
+async def test_the_cheapest_answer_is_given_even_where_money_is_worth_more() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.money_price = 1e6
+        bench.lease.grant(slots_of((BIG, 1)), money=RICH)
+        assert (await bench.decide()).variant == BIG.key
+
+
 async def test_an_offline_batch_which_does_not_wait_takes_every_slot_that_is_free() -> None:
     async with Bench(SMALL, BIG) as bench:
         bench.lease.slot_prices = {SMALL.key: price_of(SMALL, 4.0), BIG.key: price_of(BIG, 1.5)}
