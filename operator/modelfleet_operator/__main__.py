@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 
 from modelfleet_operator.cluster import ClusterError
+from modelfleet_operator.fencing import NotLeadingError
 from modelfleet_operator.logs import log_as_json
-from modelfleet_operator.scale import NotLeadingError
 from modelfleet_operator.settings import Settings, SettingsError, parse_settings
 
 log = logging.getLogger("modelfleet_operator")

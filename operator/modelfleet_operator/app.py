@@ -24,6 +24,7 @@ from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_operator.cluster import Cluster, Kind, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster, read_manifests
 from modelfleet_operator.cluster.kubernetes import KubernetesCluster
+from modelfleet_operator.fencing import Fence, NotLeadingError
 from modelfleet_operator.health import Health
 from modelfleet_operator.leader import Leader
 from modelfleet_operator.ledger_records import RecordLedgers
@@ -34,7 +35,7 @@ from modelfleet_operator.prices import Pricing
 from modelfleet_operator.publish import SERVER_OPTIONS, Publisher
 from modelfleet_operator.publishing import Publishing
 from modelfleet_operator.reconcile import Reconciler, Tools
-from modelfleet_operator.scale import NotLeadingError, Scaler
+from modelfleet_operator.scale import Scaler
 from modelfleet_operator.settings import Address, ClusterKind, Settings
 from modelfleet_operator.status import StatusWriter
 from modelfleet_operator.telemetry import Probes, Telemetry
@@ -70,6 +71,7 @@ class Operator:
             f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
             clock=self._clock,
             wall_clock=lambda: datetime.now(UTC),
+            seen=self._observer.highest_epoch,
         )
         self._ledgers = RecordLedgers(cluster)
         self._publisher = Publisher(
@@ -154,7 +156,11 @@ class Operator:
                 world=self._world,
                 capacity=self._publisher,
                 prices=pricing,
-                scaler=Scaler(self._cluster, self._observer, leads=self._leader.leads),
+                scaler=Scaler(
+                    self._cluster,
+                    self._observer,
+                    Fence(self._cluster, leads=self._leader.leads, epoch=epoch),
+                ),
                 writer=StatusWriter(
                     self._cluster, Kind.FLEET, clock=self._clock, wall_clock=lambda: datetime.now(UTC)
                 ),

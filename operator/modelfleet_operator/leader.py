@@ -52,7 +52,9 @@ class Leader:
         clock: Callable[[], float],
         wall_clock: Callable[[], datetime],
         rhythm: Rhythm | None = None,
+        seen: Callable[[], int] = lambda: 0,
     ) -> None:
+        """`seen` returns the highest epoch found elsewhere: it outlives the record of epochs."""
         self._cluster = cluster
         self._key = ObjectKey(namespace, LEASE_NAME)
         self._epoch_key = ObjectKey(namespace, EPOCH_NAME)
@@ -60,6 +62,7 @@ class Leader:
         self._clock = clock
         self._wall_clock = wall_clock
         self._rhythm = rhythm or Rhythm()
+        self._seen_epoch = seen
         self._held: LeaderLease | None = None
         self._renewed_at = 0.0
         self._seen: LeaderLease | None = None
@@ -153,7 +156,7 @@ class Leader:
         held = self._held
         stored = await self._cluster.read_record(self._epoch_key)
         before = _number(stored.data.get(_EPOCH, "")) if stored is not None else 0
-        epoch = max(before, held.transitions if held is not None else 0) + 1
+        epoch = max(before, self._seen_epoch(), held.transitions if held is not None else 0) + 1
         await self._cluster.write_record(
             Record(
                 key=self._epoch_key,

@@ -22,6 +22,8 @@ from modelfleet_operator.declarations import Declared, declared_fleet, declared_
 from modelfleet_operator.ownership import foreign_owner
 
 POLICY_ANNOTATION = "modelfleet.io/policy"
+EPOCH_ANNOTATION = "modelfleet.io/epoch"
+"""On every Deployment that is scaled: the epoch of the leader that scales it."""
 _SERVICE_LABEL = "kubernetes.io/service-name"
 
 K = TypeVar("K")
@@ -42,6 +44,8 @@ class Workload:
     owner: str
     """Who else sets its replicas, in words; empty: no one."""
     resource_version: str = field(compare=False)
+    epoch: int = field(compare=False, default=0)
+    """Of the leader that last stamped it; 0: none did."""
 
     @property
     def occupied(self) -> int:
@@ -156,6 +160,10 @@ class Observer:
             pods=dict(self._pods),
         )
 
+    def highest_epoch(self) -> int:
+        """Return the highest epoch that any Deployment carries; 0: none."""
+        return max((workload.epoch for workload in self._workloads.values()), default=0)
+
     def fleet(self, key: ObjectKey) -> Declared[Fleet] | None:
         return self._fleets.get(key)
 
@@ -201,7 +209,13 @@ def workload_of(key: ObjectKey, manifest: Mapping[str, object]) -> Workload:
         terminating=integer(status, "terminatingReplicas"),
         owner=foreign_owner(manifest),
         resource_version=text(mapping(manifest, "metadata"), "resourceVersion"),
+        epoch=_epoch(texts(mapping(manifest, "metadata"), "annotations").get(EPOCH_ANNOTATION, "")),
     )
+
+
+def _epoch(written: str) -> int:
+    """Return the epoch; what is none, someone else's text, counts as none and is written over."""
+    return int(written) if re.fullmatch(r"[0-9]{1,12}", written) else 0
 
 
 def slice_of(key: ObjectKey, manifest: Mapping[str, object]) -> Slice | None:

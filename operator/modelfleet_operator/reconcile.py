@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Protocol
@@ -25,6 +25,7 @@ from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 from modelfleet_operator.cluster import ClusterError
 from modelfleet_operator.conditions import Condition
 from modelfleet_operator.declarations import Declared
+from modelfleet_operator.fencing import NotLeadingError
 from modelfleet_operator.figures import FleetFigures, PoolFigures, VariantFigures
 from modelfleet_operator.fleet_status import (
     Leases,
@@ -36,13 +37,14 @@ from modelfleet_operator.fleet_status import (
     refused_conditions,
 )
 from modelfleet_operator.health import Health
+from modelfleet_operator.observe import Workload
 from modelfleet_operator.planning import Demand, Memory, external_spend, plan_fleet
 from modelfleet_operator.publish import SidecarView
-from modelfleet_operator.scale import NotLeadingError, Scaled, Scaler, next_patches
+from modelfleet_operator.scale import Scaled, Scaler, next_patches
 from modelfleet_operator.spec import ResolvedFleet
 from modelfleet_operator.status import StatusWriter
 from modelfleet_operator.telemetry import Telemetry
-from modelfleet_operator.views import FleetView, fleet_view
+from modelfleet_operator.views import FleetView, fleet_view, workloads_of
 from modelfleet_operator.world import Present, World
 
 log = logging.getLogger(__name__)
@@ -211,7 +213,7 @@ class FleetTask:
             if now_declared != declared or now_view is None or now_resolved is None:
                 return "overtaken"
             patches = next_patches(now_view, planned.desired, external=external, stalled=planned.stalled)
-            scaled = await tools.scaler.apply(patches)
+            scaled = await tools.scaler.apply(patches, targets(tools.world.now()))
         self._memory = planned.memory
         now_declared, now_resolved, now_view = self._concern(tools.world.now())
         if now_declared is None or now_resolved is None or now_view is None:
@@ -295,6 +297,15 @@ class FleetTask:
             await self._tools.writer.write(declared, _body_of(declared), failed_conditions(resolved, problem))
         except ClusterError as error:
             log.warning("fleet %s: its failure can not be told: %s", self._key, error)
+
+
+def targets(present: Present) -> Iterator[Workload]:
+    """Return the workloads that fleets in force scale."""
+    for resolved in present.resolution.fleets.values():
+        if resolved.fleet is not None:
+            for key, workload in workloads_of(resolved.fleet, present.snapshot).items():
+                if key not in resolved.kept_out:
+                    yield workload
 
 
 def _words(scaled: Scaled) -> str:

@@ -4,12 +4,13 @@ In: a `FleetView` and the replicas that the plan wants. Out: `Patch`es that are 
 Next: the cluster; what was held back here follows in a later pass.
 
 One writer, and every patch is fenced by the Deployment's resourceVersion: whoever changed it in between wins,
-and the fleet is planned anew.
+and the fleet is planned anew. Before a leader adds its first replica it writes its epoch on every target, so
+that whatever an earlier leader still has under way comes too late.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import ceil
@@ -18,10 +19,10 @@ from modelfleet_core.catalog import PoolPlacement
 from modelfleet_core.values import ObjectKey, PoolName, VariantKey
 
 from modelfleet_operator.cluster import Cluster, Conflict, Kind, NotFound, Rejected
-from modelfleet_operator.observe import Observer, workload_of
+from modelfleet_operator.fencing import ATTEMPTS, Fence
+from modelfleet_operator.observe import Observer, Workload, workload_of
 from modelfleet_operator.views import FleetView
 
-ATTEMPTS = 5
 _CENT = 1e-6
 """USD per hour by which sums of decimals may miss a limit that they meet."""
 
@@ -47,10 +48,6 @@ class Scaled:
     patch: Patch
     outcome: Outcome
     message: str = ""
-
-
-class NotLeadingError(Exception):
-    """This process may no longer write: another one leads, or soon will."""
 
 
 def gpus_left(view: FleetView) -> dict[PoolName, int]:
@@ -137,22 +134,32 @@ def _stopping(view: FleetView) -> tuple[dict[PoolName, int], float]:
 
 
 class Scaler:
-    """Writes patches. `leads` tells whether this process still may."""
+    """Writes patches behind a leader's fence."""
 
-    def __init__(self, cluster: Cluster, observer: Observer, *, leads: Callable[[], bool]) -> None:
+    def __init__(self, cluster: Cluster, observer: Observer, fence: Fence) -> None:
         self._cluster = cluster
         self._observer = observer
-        self._leads = leads
+        self._fence = fence
 
-    async def apply(self, patches: Iterable[Patch]) -> tuple[Scaled, ...]:
-        """Write each patch. Raises `NotLeadingError` and `Unavailable`; the rest is in the outcomes."""
-        return tuple([await self._write(patch) for patch in patches])
+    async def apply(self, patches: Sequence[Patch], targets: Iterable[Workload]) -> tuple[Scaled, ...]:
+        """Write each patch; `targets` are the workloads of all fleets, as observed.
+
+        Raises `NotLeadingError` and `Unavailable`; the rest is in the outcomes.
+        """
+        kept_off = await self._fence.close(targets) if patches else {}
+        return tuple(
+            [
+                Scaled(patch, Outcome.REFUSED, kept_off[patch.target])
+                if patch.target in kept_off
+                else await self._write(patch)
+                for patch in patches
+            ]
+        )
 
     async def _write(self, patch: Patch) -> Scaled:
         version = patch.resource_version
         for _ in range(ATTEMPTS):
-            if not self._leads():
-                raise NotLeadingError(f"{patch.target} is not scaled: another operator leads or soon will")
+            self._fence.assure(patch.target)
             try:
                 await self._cluster.scale(patch.target, patch.replicas, version)
             except Conflict:
@@ -164,7 +171,9 @@ class Scaler:
                 if workload.owner or workload.replicas != patch.before:
                     message = workload.owner or f"its replicas became {workload.replicas} meanwhile"
                     return Scaled(patch, Outcome.OVERTAKEN, message)
-                version = workload.resource_version  # only its status moved
+                if problem := self._fence.problem(workload):
+                    return Scaled(patch, Outcome.REFUSED, problem)
+                version = workload.resource_version  # only its status or our own stamp moved
             except NotFound as gone:
                 return Scaled(patch, Outcome.OVERTAKEN, str(gone))
             except Rejected as refused:

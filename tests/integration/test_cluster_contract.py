@@ -116,6 +116,35 @@ async def test_scaling_by_a_stale_version_is_a_conflict(subject: ClusterUnderTes
     assert field(now, "spec", "replicas") == 1
 
 
+async def test_an_annotation_changes_the_version_and_neither_spec_nor_pods(subject: ClusterUnderTest) -> None:
+    target = subject.key("large")
+    await subject.apply(deployment(subject.namespace, "large", replicas=0))
+    while True:
+        before = await subject.cluster.get(Kind.DEPLOYMENT, target)
+        try:
+            told = await subject.cluster.annotate(target, {"modelfleet.io/epoch": "3"}, version(before))
+            break
+        except Conflict:  # a controller wrote the status in between
+            continue
+    kept = field(before, "metadata", "annotations") or {}
+    assert isinstance(kept, dict)
+    after = await subject.cluster.get(Kind.DEPLOYMENT, target)
+    annotations = field(after, "metadata", "annotations")
+    assert isinstance(annotations, dict)
+    assert annotations.items() >= {"modelfleet.io/epoch": "3"}.items()
+    assert annotations.keys() >= kept.keys()
+    assert after["spec"] == before["spec"]
+    assert told != version(before)
+    with pytest.raises(Conflict):
+        await subject.cluster.scale(target, 5, version(before))
+    with pytest.raises(Conflict):
+        await subject.cluster.annotate(target, {"modelfleet.io/epoch": "2"}, version(before))
+    with pytest.raises(NotFound):
+        await subject.cluster.annotate(subject.key("nothing"), {"modelfleet.io/epoch": "3"}, "1")
+    await subject.scale("large", 1)
+    assert field(await subject.cluster.get(Kind.DEPLOYMENT, target), "spec", "replicas") == 1
+
+
 async def test_scaling_below_zero_is_rejected_with_the_reason(subject: ClusterUnderTest) -> None:
     await subject.apply(deployment(subject.namespace, "large", replicas=0))
     with pytest.raises(Rejected, match="must be greater than or equal to 0"):

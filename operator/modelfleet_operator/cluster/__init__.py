@@ -103,6 +103,12 @@ class Cluster(Protocol):
     async def scale(self, target: ObjectKey, replicas: int, resource_version: str) -> None:
         """Set a Deployment's replicas through `/scale`. Raises `Conflict` (stale), `NotFound`, `Rejected`."""
 
+    async def annotate(self, target: ObjectKey, annotations: Mapping[str, str], resource_version: str) -> str:
+        """Set annotations on a Deployment itself, never on its pods, and return its new version.
+
+        Raises `Conflict` (stale), `NotFound`, `Rejected`.
+        """
+
     async def write_status(
         self, kind: Kind, key: ObjectKey, resource_version: str, status: Mapping[str, object]
     ) -> None:

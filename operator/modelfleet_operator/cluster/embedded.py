@@ -113,6 +113,13 @@ class EmbeddedCluster:
         spec = {**mapping(deployment, "spec"), "replicas": replicas}
         self._store.put({**deployment, "spec": spec}, resource_version=resource_version)
 
+    async def annotate(self, target: ObjectKey, annotations: Mapping[str, str], resource_version: str) -> str:
+        deployment = self._store.get(ObjectId(Kind.DEPLOYMENT.value, target))
+        metadata = mapping(deployment, "metadata")
+        noted = {**metadata, "annotations": {**texts(metadata, "annotations"), **annotations}}
+        after = self._store.put({**deployment, "metadata": noted}, resource_version=resource_version)
+        return self._store.version(after)
+
     async def write_status(
         self, kind: Kind, key: ObjectKey, resource_version: str, status: Mapping[str, object]
     ) -> None:

@@ -171,6 +171,15 @@ class KubernetesCluster:
             content_type=MERGE_PATCH,
         )
 
+    async def annotate(self, target: ObjectKey, annotations: Mapping[str, str], resource_version: str) -> str:
+        answer = await self._transport.request(
+            "PATCH",
+            _RESOURCES[Kind.DEPLOYMENT].path(target),
+            body={"metadata": {"resourceVersion": resource_version, "annotations": annotations}},
+            content_type=MERGE_PATCH,
+        )
+        return text(mapping(answer, "metadata"), "resourceVersion")
+
     async def write_status(
         self, kind: Kind, key: ObjectKey, resource_version: str, status: Mapping[str, object]
     ) -> None:

@@ -78,6 +78,18 @@ async def test_an_epoch_rises_even_when_the_lease_object_was_deleted() -> None:
     assert await _win(_leader(cluster, "b", clock)) == 2
 
 
+async def test_an_epoch_is_above_those_that_deployments_carry_from_an_earlier_installation() -> None:
+    clock = _Clock()
+
+    def wall_clock() -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    leader = Leader(
+        EmbeddedCluster(), "system", "a", clock=clock, wall_clock=wall_clock, rhythm=QUICK, seen=lambda: 7
+    )
+    assert await _win(leader) == 8
+
+
 async def test_a_candidate_waits_until_the_lease_stood_still_for_its_duration() -> None:
     cluster, clock = _Watched(), _Clock()
     first, second = _leader(cluster, "a", clock), _leader(cluster, "b", clock)

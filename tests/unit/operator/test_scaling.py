@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from modelfleet_core.values import ModelName, ObjectKey, VariantKey
-from modelfleet_operator.cluster import Kind, NotFound, ObjectEvent
+from modelfleet_operator.cluster import Conflict, Kind, NotFound, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
-from modelfleet_operator.observe import Observer, workload_of
-from modelfleet_operator.scale import NotLeadingError, Outcome, Patch, Scaler, next_patches
+from modelfleet_operator.fencing import Fence, NotLeadingError
+from modelfleet_operator.observe import EPOCH_ANNOTATION, Observer, Workload, workload_of
+from modelfleet_operator.scale import Outcome, Patch, Scaler, next_patches
 from modelfleet_operator.views import FleetView
 from support.manifests import Manifest, fleet_manifest
 from support.snapshots import deployment_object, node_object, observed, view_of
@@ -144,7 +145,8 @@ async def _written(cluster: EmbeddedCluster, replicas: int = 2) -> tuple[Outcome
     observer.apply(ObjectEvent(Kind.DEPLOYMENT, TARGET, False, await cluster.get(Kind.DEPLOYMENT, TARGET)))
     workload = observer.snapshot().workloads[TARGET]
     patch = Patch(LARGE, TARGET, workload.replicas, replicas, workload.resource_version)
-    (scaled,) = await Scaler(cluster, observer, leads=lambda: True).apply([patch])
+    fence = Fence(cluster, leads=lambda: True, epoch=1)
+    (scaled,) = await Scaler(cluster, observer, fence).apply([patch], [])
     try:
         replicas_now = workload_of(TARGET, await cluster.get(Kind.DEPLOYMENT, TARGET)).replicas
     except NotFound:
@@ -198,11 +200,87 @@ async def test_what_the_api_server_refuses_is_told() -> None:
 
 async def test_a_process_that_no_longer_leads_writes_nothing() -> None:
     cluster = EmbeddedCluster([deployment_object("large", replicas=1)])
-    scaler = Scaler(cluster, Observer(), leads=lambda: False)
+    scaler = Scaler(cluster, Observer(), Fence(cluster, leads=lambda: False, epoch=1))
     with pytest.raises(NotLeadingError):
-        await scaler.apply([Patch(LARGE, TARGET, 1, 2, "1")])
+        await scaler.apply([Patch(LARGE, TARGET, 1, 2, "1")], [])
     spec = (await cluster.get(Kind.DEPLOYMENT, TARGET))["spec"]
     assert spec == {"replicas": 1}
+
+
+class _Two:
+    """Two Deployments, and the scalers of leaders that follow each other."""
+
+    def __init__(self, *, epoch: str = "") -> None:
+        large, small = (deployment_object(name, replicas=1) for name in ("large", "small"))
+        if epoch:
+            large["metadata"]["annotations"] = {EPOCH_ANNOTATION: epoch}
+        self.cluster = EmbeddedCluster([large, small])
+
+    def scaler(self, epoch: int) -> Scaler:
+        return Scaler(self.cluster, Observer(), Fence(self.cluster, leads=lambda: True, epoch=epoch))
+
+    async def targets(self) -> list[Workload]:
+        keys = [ObjectKey("ml", name) for name in ("large", "small")]
+        return [workload_of(key, await self.cluster.get(Kind.DEPLOYMENT, key)) for key in keys]
+
+    async def patch(self, name: str, replicas: int) -> Patch:
+        workload = workload_of(
+            ObjectKey("ml", name), await self.cluster.get(Kind.DEPLOYMENT, ObjectKey("ml", name))
+        )
+        variant = VariantKey(ModelName(name), "h100")
+        return Patch(variant, workload.key, workload.replicas, replicas, workload.resource_version)
+
+
+async def test_g13_a_patch_that_an_earlier_leader_has_under_way_fails_on_every_target() -> None:
+    two = _Two()
+    stale = await two.patch("small", 5)
+    targets = await two.targets()
+    old, new = two.scaler(1), two.scaler(2)
+    (done,) = await new.apply([await two.patch("large", 2)], targets)
+    assert done.outcome is Outcome.DONE
+    assert {workload.epoch for workload in await two.targets()} == {2}
+    with pytest.raises(Conflict):
+        await two.cluster.scale(stale.target, 5, stale.resource_version)
+    (late,) = await old.apply([stale], targets)
+    assert late.outcome is Outcome.REFUSED
+    assert "says 2, but this operator leads in epoch 1" in late.message
+    assert [workload.replicas for workload in await two.targets()] == [2, 1]
+
+
+async def test_g13_a_target_is_stamped_once_by_each_leader_and_its_pods_are_not_touched() -> None:
+    two = _Two()
+    before = await two.cluster.get(Kind.DEPLOYMENT, TARGET)
+    scaler = two.scaler(3)
+    await scaler.apply([await two.patch("large", 2)], await two.targets())
+    stamped = await two.cluster.get(Kind.DEPLOYMENT, ObjectKey("ml", "small"))
+    await scaler.apply([await two.patch("large", 3)], await two.targets())
+    assert await two.cluster.get(Kind.DEPLOYMENT, ObjectKey("ml", "small")) == stamped
+    after = await two.cluster.get(Kind.DEPLOYMENT, TARGET)
+    assert after["spec"] == {"replicas": 3}
+    assert before["spec"] == {"replicas": 1}
+
+
+async def test_without_patches_nothing_is_stamped() -> None:
+    two = _Two()
+    assert await two.scaler(3).apply([], await two.targets()) == ()
+    assert {workload.epoch for workload in await two.targets()} == {0}
+
+
+async def test_a_deployment_of_a_newer_epoch_is_left_alone_and_stops_no_other() -> None:
+    two = _Two(epoch="7")
+    patches = [await two.patch("large", 2), await two.patch("small", 2)]
+    large, small = await two.scaler(3).apply(patches, await two.targets())
+    assert (large.outcome, small.outcome) == (Outcome.REFUSED, Outcome.DONE)
+    assert "remove the annotation" in large.message
+    assert [workload.replicas for workload in await two.targets()] == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "9" * 13])
+async def test_what_is_no_epoch_is_written_over(text: str) -> None:
+    two = _Two(epoch=text)
+    (done,) = await two.scaler(1).apply([await two.patch("large", 2)], await two.targets())
+    assert done.outcome is Outcome.DONE
+    assert {workload.epoch for workload in await two.targets()} == {1}
 
 
 def _noted(note: str) -> Manifest:
