@@ -13,6 +13,8 @@ from modelfleet_core.values import NanoUsd, VariantKey
 from modelfleet_sidecar.decision import Decision
 
 KEPT = 10_000
+KEPT_VARIANTS = 250_000
+"""Each takes some 70 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +39,37 @@ class Entry:
 
 
 class DecisionLog:
-    """The last `kept` decisions, oldest forgotten first."""
+    """Every decision that is not settled, of which the lease's slots allow only so many, and the last `kept`
+    settled ones, fewer where they hold more than `variants` considered; oldest forgotten first."""
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, kept: int = KEPT, variants: int = KEPT_VARIANTS) -> None:
         self._kept = kept
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._most = variants
+        self._open: dict[str, Entry] = {}
+        self._settled: OrderedDict[str, Entry] = OrderedDict()
+        self._variants = 0
+        """Considered in `_settled`."""
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._open) + len(self._settled)
 
     def add(self, decision: Decision) -> None:
-        self._entries[decision.id] = Entry(decision)
-        while len(self._entries) > self._kept:
-            self._entries.popitem(last=False)
+        self._open[decision.id] = Entry(decision)
 
     def settled(self, decision_id: str, cost: NanoUsd) -> None:
         """Remember what a decision cost in the end."""
-        if (entry := self._entries.get(decision_id)) is not None:
-            entry.cost = cost
+        entry = self._open.pop(decision_id, None)
+        if entry is None:
+            return
+        entry.cost = cost
+        self._settled[decision_id] = entry
+        self._variants += len(entry.decision.considered.variants)
+        while len(self._settled) > self._kept or (self._variants > self._most and len(self._settled) > 1):
+            _, oldest = self._settled.popitem(last=False)
+            self._variants -= len(oldest.decision.considered.variants)
 
     def find(self, decision_id: str) -> Entry | None:
-        return self._entries.get(decision_id)
+        return self._open.get(decision_id) or self._settled.get(decision_id)
 
 
 def options(decision: Decision) -> list[Option]:
