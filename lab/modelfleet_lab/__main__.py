@@ -24,7 +24,7 @@ from modelfleet_lab.controlplane.start import ControlPlaneError
 from modelfleet_lab.demo.children import ChildError
 from modelfleet_lab.demo.examples import ExamplesError, say, show_examples
 from modelfleet_lab.demo.hosts import EmbeddedHost, LateStartError
-from modelfleet_lab.demo.kubectl import Kubectl, KubectlError
+from modelfleet_lab.demo.kubectl import ROOT, Kubectl, KubectlError
 from modelfleet_lab.demo.kubernetes import KubernetesHost, control_plane, wait_for_room
 from modelfleet_lab.demo.run import Options, run_demo
 
@@ -50,8 +50,12 @@ DEMO_EXAMPLES = """examples:
   modelfleet demo --kubernetes --output out/demo-kubernetes
   modelfleet demo --data data/zeroeval --trace data/traces/azure_llm_2023_conv.parquet
 
-DIR holds queries.parquet, outcomes.parquet and models.csv of ZeroEval; FILE is a Parquet table with t_s,
-input_tokens and output_tokens. Needs no cluster; with --kubernetes it starts one of its own.
+DIR holds, of ZeroEval, queries.parquet (query_id, task, prompt, ref_answer), outcomes.parquet (query_id,
+model, quality, output_tokens) and models.csv (model, experimental_or_duplicate_endpoint); FILE is a Parquet
+table with t_s (seconds), input_tokens and output_tokens.
+
+Needs no cluster. With --kubernetes it starts a control plane of its own: first the manifests of examples/ go
+from kubectl to a streamed answer, then the comparison runs.
 Stops all that it started, also when interrupted.
 """
 
@@ -126,7 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _on_kubernetes(options: Options, console: Console) -> None:
-    """Run both acts on a control plane that lives as long as they."""
+    """Run both acts on a control plane that lives as long as they; raise ValueError outside a checkout."""
+    if not (ROOT / "examples").is_dir():
+        raise ValueError(
+            f"--kubernetes applies crds/ and examples/, which {ROOT} does not have: use a checkout"
+        )
     with (
         tempfile.TemporaryDirectory(prefix="modelfleet-") as folder,
         control_plane(Path(folder), console) as plane,

@@ -63,20 +63,20 @@ async def _use(kubectl: Kubectl, children: Children, running: Running) -> None:
     """Wait until the fleet serves, then ask as an application does."""
     await kubectl.show("wait", "--for=condition=Ready", "--timeout=60s", "modelfleet/chat")
     await serving(running, children)
-    await kubectl.show("get", KINDS)
+    await kubectl.look("get", KINDS)
     await ask(running.sidecars[0], kubectl.console)
     async with asyncio.timeout(SPEND_SHOWN):
         # kubectl can not wait for "above 0".
         while await kubectl.read("get", "routingpolicy/assistant", "-o", SPENT) in ("", "0"):  # noqa: ASYNC110
             await asyncio.sleep(0.5)
-    await kubectl.show("get", KINDS)
+    await kubectl.look("get", KINDS)
 
 
 async def _delete(kubectl: Kubectl) -> None:
     """Delete what the user applied: first what is modelfleet's, then what never was."""
     await kubectl.show("delete", "-f", "examples/fleet.yaml", "-f", "examples/policy.yaml")
     say(kubectl.console, "The Deployments are the user's: without a fleet they run on as they are")
-    await kubectl.show("get", "deployments,pods", "-l", "app in (small,medium,large)")
+    await kubectl.look("get", "deployments,pods", "-l", "app in (small,medium,large)")
     await kubectl.show("delete", "--cascade=foreground", "-f", "examples/models.yaml")
     # The pod first: a node that is gone can not say that the pod has ended.
     await kubectl.show("delete", "--now", "-f", "examples/embedded/pods.yaml")

@@ -31,12 +31,17 @@ class Kubectl:
     console: Console
 
     async def show(self, *arguments: str) -> None:
-        """Print the command, run it, print its output; raise KubectlError with the same in its message."""
-        self.console.print(
-            f"$ kubectl {shlex.join(arguments)}", markup=False, highlight=False, soft_wrap=True
-        )
+        """Print the command, run it, print its output; raise KubectlError with what kubectl said."""
+        self._print(f"$ kubectl {shlex.join(arguments)}")
+        self._print(await self.read(*arguments))
+
+    async def look(self, *arguments: str) -> None:
+        """Do the same for a quick command, and let no other line come between it and its output."""
         printed = await self.read(*arguments)
-        self.console.print(printed.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        self._print(f"$ kubectl {shlex.join(arguments)}\n{printed.rstrip()}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
     async def read(self, *arguments: str) -> str:
         """Run a command quietly; return what it printed."""

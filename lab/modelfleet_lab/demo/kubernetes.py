@@ -101,7 +101,7 @@ class KubernetesHost:
             await self._show()
 
     async def _show(self) -> None:
-        await self._kubectl.show("get", KINDS, "-n", NAMESPACE)
+        await self._kubectl.look("get", KINDS, "-n", NAMESPACE)
 
 
 async def wait_for_room(console: Console) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from modelfleet_lab.demo.evidence import NANO, Run, Score
 from modelfleet_lab.demo.reference import Mix, best_mixes
@@ -49,7 +50,7 @@ def quality_and_cost(scores: Sequence[Score], budget: float, constants: Sequence
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}")
     axes.set_xlim(0, right)
     qualities = [score.quality for score in scores]
-    axes.set_ylim(max(0.0, min(qualities) - 0.06), min(1.0, max(*qualities, *(y for _, y in line)) + 0.04))
+    axes.set_ylim(max(0.0, min(qualities) - 0.1), min(1.0, max(*qualities, *(y for _, y in line)) + 0.04))
     _legend(axes)
     return _png(figure)
 
@@ -101,6 +102,7 @@ def in_flight_over_time(run: Run, samples: Sequence[FleetSample], scenario: Scen
             linewidth=1,
         )
         _tidy(axes)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
         axes.set_title(model.name, fontsize=9, loc="left")
         axes.set_ylim(0, max([4, *levels, *(n for _, n in slots)]) * 1.1)
     rows[-1].set_xlabel("seconds since the first request")
