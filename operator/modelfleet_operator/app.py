@@ -14,6 +14,7 @@ import secrets
 import socket
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -44,6 +45,8 @@ from modelfleet_operator.world import World
 log = logging.getLogger(__name__)
 
 WATCHED, LEADING = "the cluster is observed", "this process leads"
+LATE = 60.0
+"""Seconds without a turn after which the loops of the Lease and of the leases count as hung."""
 STREAMS_END = 2.0
 """Seconds that open streams have to end on a stop."""
 _CAPACITY = capacity_pb2.DESCRIPTOR.services_by_name["Capacity"].full_name
@@ -72,6 +75,7 @@ class Operator:
             clock=self._clock,
             wall_clock=lambda: datetime.now(UTC),
             seen=self._observer.highest_epoch,
+            beat=partial(self._health.beat, "leader", within=LATE),
         )
         self._ledgers = RecordLedgers(cluster)
         self._publisher = Publisher(
@@ -79,6 +83,7 @@ class Operator:
             leads=self._leader.leads,
             clock=self._clock,
             wall_clock=self._budget_clock,
+            beat=partial(self._health.beat, "leases", within=LATE),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -106,7 +111,10 @@ class Operator:
             await self._cluster.close()
 
     async def _serve(self, server: grpc.aio.Server) -> None:
-        http = await self._probes.start(self._settings.http_listen)
+        try:
+            http = await self._probes.start(self._settings.http_listen)
+        except OSError as error:
+            raise _not_listening("http-listen", self._settings.http_listen) from error
         capacity_pb2_grpc.add_CapacityServicer_to_server(self._publisher, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._grpc_health, server)
         names = (_CAPACITY, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -116,7 +124,7 @@ class Operator:
         try:
             port = server.add_insecure_port(str(listen))
         except RuntimeError as error:
-            raise OSError(f"can not listen on {listen}: {error}") from error
+            raise _not_listening("capacity-listen", listen) from error
         await server.start()
         capacity = Address(listen.host, port)
         self.listening.set_result((capacity, http))

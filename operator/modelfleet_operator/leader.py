@@ -53,8 +53,12 @@ class Leader:
         wall_clock: Callable[[], datetime],
         rhythm: Rhythm | None = None,
         seen: Callable[[], int] = lambda: 0,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """`seen` returns the highest epoch found elsewhere: it outlives the record of epochs."""
+        """`seen` returns the highest epoch found elsewhere: it outlives the record of epochs.
+
+        `beat` is called at every turn of the loops, also while another leads.
+        """
         self._cluster = cluster
         self._key = ObjectKey(namespace, LEASE_NAME)
         self._epoch_key = ObjectKey(namespace, EPOCH_NAME)
@@ -63,6 +67,7 @@ class Leader:
         self._wall_clock = wall_clock
         self._rhythm = rhythm or Rhythm()
         self._seen_epoch = seen
+        self._beat = beat
         self._held: LeaderLease | None = None
         self._renewed_at = 0.0
         self._seen: LeaderLease | None = None
@@ -75,6 +80,7 @@ class Leader:
     async def win(self) -> int:
         """Wait until this process leads and return its epoch."""
         while True:
+            self._beat()
             try:
                 if await self._try():
                     return await self._open_epoch()
@@ -87,6 +93,7 @@ class Leader:
     async def hold(self) -> str:
         """Renew until leadership is lost and return why."""
         while True:
+            self._beat()
             await asyncio.sleep(self._rhythm.retry)
             try:
                 if not await self._renew():

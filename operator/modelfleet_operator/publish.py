@@ -85,7 +85,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     `leads` says whether leadership is still sure, asked right before grants are made, so that a process that
     was suspended grants nothing after its time. `clock` gives seconds that never go back and count suspend,
-    `wall_clock` UTC for budget periods.
+    `wall_clock` UTC for budget periods. `beat` is called at every turn of the loop.
     """
 
     def __init__(
@@ -96,8 +96,10 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         ttl: float = TTL,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
+        self._beat = beat
         self._policy_of: PolicyOf = _not_yet
         self._leads = leads
         self._ttl = ttl
@@ -179,6 +181,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
     async def run(self) -> NoReturn:
         """Divide and grant until cancelled; raises `LeadershipLostError` when another leader is found."""
         while True:
+            self._beat()
             try:
                 async with asyncio.timeout(TICK):
                     await self._woken.wait()

@@ -12,6 +12,7 @@ import pytest_asyncio
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, VariantKey
 from modelfleet_operator.cluster import Kind
+from modelfleet_operator.health import Health
 from modelfleet_sidecar.lease import LeaseClient
 from support.clusters import PATIENCE, field
 from support.operators import NAMESPACE, WatchedCluster, fleet, objects, running_operator
@@ -43,6 +44,21 @@ async def test_an_applied_fleet_is_planned_scaled_and_told(cluster: WatchedClust
             for path in ("/healthz", "/readyz"):
                 async with session.get(f"http://{http}{path}") as response:
                     assert response.status == 200
+
+
+async def test_every_loop_has_a_heartbeat(cluster: WatchedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+    beat = Health.beat
+
+    def counted(self: Health, loop: str, *, within: float) -> None:
+        seen.add(loop)
+        beat(self, loop, within=within)
+
+    monkeypatch.setattr(Health, "beat", counted)
+    async with running_operator(cluster):
+        await cluster.condition_becomes(Kind.FLEET, "chat", "Solved", "NoDemandYet")
+        await cluster.condition_becomes(Kind.POLICY, "assistant", "Ready", "Ready")
+        assert seen == {"leader", "leases", "prices", "policies", f"fleet {NAMESPACE}/chat"}
 
 
 async def test_a_lost_pod_is_out_of_the_lease_and_its_successor_in_it(cluster: WatchedCluster) -> None:
