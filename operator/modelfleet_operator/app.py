@@ -225,6 +225,12 @@ async def run_operator(settings: Settings, stop: asyncio.Event) -> None:
     await Operator(settings, cluster).run(stop)
 
 
+def _not_listening(flag: str, address: Address) -> OSError:
+    return OSError(
+        f"--{flag} {address} can not be listened on: the port is taken or not ours; use another port"
+    )
+
+
 async def _end(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait; what it raised is told by whoever waited for it first."""
     task.cancel()

@@ -119,7 +119,12 @@ async def _run(settings: ServerSettings, host: str, port: int) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server = ModelServer(settings)
-    bound = await server.start(host, port)
+    try:
+        bound = await server.start(host, port)
+    except OSError as error:
+        raise OSError(
+            f"--listen {host}:{port} can not be listened on: the port is taken or not ours; use another port"
+        ) from error
     sys.stdout.write(f"{settings.name} serves {settings.model} on {host}:{bound}\n")
     sys.stdout.flush()
     await stopping.wait()
