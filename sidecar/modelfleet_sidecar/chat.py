@@ -224,7 +224,8 @@ def _integer(fields: Mapping[str, object], name: str, *, least: int, most: int =
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise bad_field(name, f"must be a whole number, not {_kind(value)}")
+        given = str(value) if isinstance(value, float) else _kind(value)
+        raise bad_field(name, f"must be a whole number, not {given}")
     if not least <= value <= most:
         raise bad_field(name, f"must be from {least} to {most}")
     return value

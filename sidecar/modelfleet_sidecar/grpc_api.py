@@ -33,10 +33,20 @@ Context = grpc.aio.ServicerContext[object, object]
 Metadata = tuple[tuple[str, str], ...]
 DOMAIN = "modelfleet.io"
 MAX_BATCH = 10_000
+MOST_OUTPUT_TOKENS = 2**31 - 1
+"""Any more means the policy's limit as well."""
 MAX_MESSAGE = 1_500
 """Bytes of a status message; it travels twice, and clients refuse calls that end with over 8 KiB."""
-OWN_FIELDS = ("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n")
-"""Fields that `parameters` may not hold: the message has its own, or they have no form here."""
+OWN_FIELDS = {
+    "model": "use the message's own field model",
+    "messages": "use the message's own field messages",
+    "max_tokens": "use the message's own field max_output_tokens",
+    "max_completion_tokens": "use the message's own field max_output_tokens",
+    "stream": "call Chat for a stream and Complete for a whole answer",
+    "stream_options": "leave it out, the last chunk of Chat always has the usage",
+    "n": "this API returns one choice, call it again for another",
+}
+"""Fields that `parameters` may not hold, and what to do instead."""
 
 
 class GrpcApi(router_pb2_grpc.RouterServicer):
@@ -190,13 +200,18 @@ def _chat_call(chat: router_pb2.ChatRequest) -> ChatCall:
     except (json_format.Error, ValueError):
         raise bad_field("parameters", "holds NaN or Infinity, which JSON can not say") from None
     fields = {name: _plain(value) for name, value in parameters.items()}
-    for name in OWN_FIELDS:
+    for name, instead in OWN_FIELDS.items():
         if name in fields:
-            raise bad_field(f"parameters.{name}", "is not a parameter here; use the message's own field")
+            raise bad_field(f"parameters.{name}", f"is not a parameter here; {instead}")
+    for index, message in enumerate(chat.messages):
+        if not message.role:
+            raise bad_field(f"messages[{index}].role", "is empty; give a role such as user")
     fields["messages"] = [{"role": message.role, "content": message.content} for message in chat.messages]
     fields["model"] = chat.model
     if chat.HasField("max_output_tokens"):
-        fields["max_tokens"] = chat.max_output_tokens
+        if chat.max_output_tokens == 0:
+            raise bad_field("max_output_tokens", "must be at least 1; leave it out for the policy's limit")
+        fields["max_tokens"] = min(chat.max_output_tokens, MOST_OUTPUT_TOKENS)
     return parse_fields(fields)
 
 

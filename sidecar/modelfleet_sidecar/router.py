@@ -18,7 +18,7 @@ from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import ChatCall
 from modelfleet_sidecar.decision import Ask, Certificate, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
-from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.failures import Failure, Fault, bad_field
 from modelfleet_sidecar.forward import Exchange, Forwarder
 from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Estimator, known_model
@@ -222,6 +222,12 @@ class Router:
         entry = self.explain(decision_id)
         if entry.cost is not None:
             return Settled(entry.cost, repeated=True)
+        if entry.decision.settle_within is None:
+            raise bad_field(
+                "decision_id",
+                "is of a request that this sidecar forwards and settles itself; settle those of Route and"
+                " RouteBatch only",
+            )
         actual = NanoUsd(0)
         if usage is not None:
             actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)

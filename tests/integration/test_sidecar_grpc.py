@@ -165,6 +165,20 @@ async def test_two_models_of_one_server_have_slots_apart_and_its_plain_url() -> 
         await rig.settled()
 
 
+async def test_a_request_that_the_sidecar_forwards_can_not_be_settled_for_less_by_its_caller() -> None:
+    async with running_sidecar(Spec("big"), money=NanoUsd(10**9)) as rig, stub_of(rig) as stub:
+        chunks = aiter(stub.Chat(chat()))
+        decision = (await anext(chunks)).decision
+        settle = router_pb2.SettleRequest(decision_id=decision.decision_id)
+        code, info, _ = await failure_of(stub.Settle(settle))
+        assert (code, info.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "decision_id")
+        rest = [chunk async for chunk in chunks]
+        await rig.settled()
+        (record,) = rig.servers["big"].records
+        assert rest[-1].cost_nano_usd == record.cost_nano_usd > 0
+        assert (await stub.Settle(settle)).repeated
+
+
 async def test_a_decision_that_never_reached_the_model_costs_nothing() -> None:
     async with running_sidecar(Spec("big"), money=NanoUsd(10**9)) as rig, stub_of(rig) as stub:
         decision = await stub.Route(route())
@@ -248,7 +262,13 @@ async def test_a_batch_of_ten_thousand_is_answered_and_a_larger_one_refused() ->
             router_pb2.ChatRequest(messages=[router_pb2.Message(role="user")], max_output_tokens=0),
             grpc.StatusCode.INVALID_ARGUMENT,
             "InvalidField",
-            "max_tokens",
+            "max_output_tokens",
+        ),
+        (
+            router_pb2.ChatRequest(messages=[router_pb2.Message(content="hello")]),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "InvalidField",
+            "messages[0].role",
         ),
     ],
 )
