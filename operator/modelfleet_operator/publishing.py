@@ -79,7 +79,8 @@ class Publishing:
         self._sink = sink
         self._documents = Documents({}, {})
         self._capacity: Mapping[ObjectKey, Capacity] = {}
-        self._pods: Mapping[ObjectKey, SidecarPod] = {}
+        self._pods: Mapping[ObjectKey, SidecarPod] | None = None
+        """None: not listed yet, which is not the same as none."""
 
     async def run(self) -> NoReturn:
         """Publish what holds now, then every change, until cancelled."""
@@ -100,7 +101,7 @@ class Publishing:
             self._capacity = live
         pods = present.snapshot.pods
         if pods != self._pods:
-            for uid in _uids(self._pods.values()) - _uids(pods.values()):
+            for uid in _uids((self._pods or {}).values()) - _uids(pods.values()):
                 self._sink.forget(uid)
             self._sink.set_policy_of(partial(policy_and_fleet, self._world))
             self._pods = pods

@@ -56,7 +56,7 @@ def test_only_what_changed_is_published_and_documents_come_first() -> None:
     world, sink = World(observer), _Sink()
     publishing = Publishing(world, sink)
     publishing.publish(world.now())
-    assert sink.told == ["documents 1 1", "capacity"]
+    assert sink.told == ["documents 1 1", "capacity", "policy_of"]
     sink.told.clear()
     publishing.publish(world.now())
     assert sink.told == []
@@ -64,6 +64,13 @@ def test_only_what_changed_is_published_and_documents_come_first() -> None:
     publishing.publish(world.now())
     assert sink.told == ["capacity"]
     assert sink.capacity[CHAT][LARGE] == {"http://10.0.0.1:8000": 8}
+
+
+def test_a_sidecar_without_pod_is_told_to_label_it_also_where_there_are_no_pods_at_all() -> None:
+    world, sink = World(observed(fleet_manifest(), policy_manifest())), _Sink()
+    Publishing(world, sink).publish(world.now())
+    assert sink.policy_of is not None
+    assert "label the pod" in str(sink.policy_of(SidecarId("ml", "assistant-0", "uid-assistant-0", "boot")))
 
 
 def test_a_pod_that_is_gone_or_was_replaced_is_forgotten() -> None:
