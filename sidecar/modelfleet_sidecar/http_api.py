@@ -111,7 +111,12 @@ class HttpApi:
         known = "/v1/decisions" if path.startswith("/v1/decisions/") else path
         allowed, handler = handlers.get(known, ("", None))
         if handler is None:
-            raise Failure(Fault.NOT_FOUND, "PathNotFound", f"nothing is served at {path[:200]}")
+            raise Failure(
+                Fault.NOT_FOUND,
+                "PathNotFound",
+                f"nothing is served at {path[:200]}; there are /v1/chat/completions, /v1/models and"
+                " /v1/decisions/ID",
+            )
         if method != allowed:
             raise Failure(Fault.WRONG_METHOD, "WrongMethod", f"{path} takes {allowed}, not {method}")
         await handler(caller)

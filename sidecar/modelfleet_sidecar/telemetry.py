@@ -131,11 +131,17 @@ class Telemetry:
 
     def excess(self, decision: Decision, amount: NanoUsd) -> None:
         self._excess.inc(usd(amount))
+        if decision.settle_within is None:
+            problem = "the model server breaks the limits sent to it"
+        else:
+            problem = "the application asked the model for more, or settled more than the model counted"
         log.error(
-            "%s at %s billed %.9f USD more than its token limit allows; it breaks the limits sent to it",
+            "decision %s of %s at %s cost %.9f USD more than its token limit allows: %s",
+            decision.id,
             decision.variant,
             decision.endpoint,
             usd(amount),
+            problem,
         )
 
     def lease(self, holding: Holding, now: float) -> None:
