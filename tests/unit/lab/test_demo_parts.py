@@ -19,9 +19,11 @@ from modelfleet_lab.__main__ import main
 from modelfleet_lab.arrivals import attribution
 from modelfleet_lab.controlplane import namespace
 from modelfleet_lab.controlplane.namespace import NamespaceError
-from modelfleet_lab.demo import kubernetes, live
+from modelfleet_lab.controlplane.start import ControlPlane
+from modelfleet_lab.demo import examples, kubernetes, live
 from modelfleet_lab.demo.children import ChildError, Children, free_ports
 from modelfleet_lab.demo.evidence import Run, collect, quantile, score
+from modelfleet_lab.demo.kubectl import Kubectl
 from modelfleet_lab.demo.live import result_table
 from modelfleet_lab.demo.reference import Mix, best_mixes, constant_models, quality_at
 from modelfleet_lab.demo.replay import Ending, Outcome, Progress, ask_over_http
@@ -327,6 +329,25 @@ async def test_a_program_that_ends_early_is_reported_with_its_output(tmp_path: P
         with pytest.raises(ChildError, match="broken"):
             await children.guard(asyncio.Event().wait())
         await again.process.wait()
+
+
+async def test_a_failing_step_with_the_examples_shows_kubectls_words_and_the_programs_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text('#!/bin/sh\ncase "$*" in *"get pod "*) echo "no such pod" >&2; exit 1;; esac\n')
+    kubectl.chmod(0o755)
+    (port,) = free_ports(1)
+    monkeypatch.setattr(examples, "EXTERNAL", f"127.0.0.1:{port}")
+    console = Console(record=True, width=160)
+    plane = ControlPlane(tmp_path / "no-kubeconfig", "https://127.0.0.1:9", kubectl)
+    with pytest.raises(examples.ExamplesError) as caught:
+        await examples.show_examples(Kubectl(plane, console), tmp_path)
+    told = str(caught.value)
+    assert "`kubectl get pod assistant-0 -n default -o json` ended with status 1:\nno such pod" in told
+    assert "sim-frontier.log:\n" in told
+    assert f"serves sim-frontier on 127.0.0.1:{port}" in told
+    assert "$ kubectl apply -f examples\n" in console.export_text()
 
 
 async def test_every_program_has_ended_when_the_demo_fails(tmp_path: Path) -> None:
