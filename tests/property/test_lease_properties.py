@@ -10,10 +10,11 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modelfleet_core.leasing import grants
 from modelfleet_core.leasing.grants import LeaseBook
 from modelfleet_core.leasing.holders import Holder
 from modelfleet_core.leasing.holding import DRIFT, Holding
-from modelfleet_core.leasing.messages import Grant, SlotState
+from modelfleet_core.leasing.messages import Grant, SidecarId, SlotState
 from modelfleet_core.leasing.purse import Purse
 from modelfleet_core.values import EndpointUrl, NanoUsd
 from support.lease_world import LIMIT, POLICY, BrokenPromiseError, LeaseWorld
@@ -80,6 +81,20 @@ def test_all_slots_and_all_money_left_can_be_had_after_all_has_ended(seed: int) 
         assert taker.holding.money(taker.clock(world.now)) == LIMIT - purse.committed + purse.free(
             taker.holding.sidecar
         )
+
+
+def test_limits_hold_though_sidecars_that_are_gone_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[object] = []
+    close = Purse.close
+
+    def counted(self: Purse, sidecar: SidecarId) -> None:
+        closed.append(sidecar)
+        close(self, sidecar)
+
+    monkeypatch.setattr(grants, "RETIRED_FOR", 100.0)
+    monkeypatch.setattr(Purse, "close", counted)
+    run_many(25)
+    assert closed
 
 
 def newest_grant_only(self: Holder) -> dict[EndpointUrl, int]:

@@ -161,6 +161,9 @@ class LeaseBook:
             if holder.retired_at is not None:
                 if now >= holder.retired_at + RETIRED_FOR:
                     del self._holders[holder.id]
+                    if holder.gone_at is not None:
+                        for purse in self._purses.values():
+                            purse.close(holder.id)
                 continue
             left = holder.report.leaving and not holder.connected and not holder.held()
             gone = holder.gone_at is not None and now >= holder.gone_at

@@ -85,6 +85,8 @@ class Purse:
         self._inherited = stored.watermark if stored is not None else 0
         self._inherited_spent = stored.spent if stored is not None else 0
         self._accounts: dict[SidecarId, _Account] = {}
+        self._past = _Account(0, 0, 0, 0, 0, 0.0, gone=True)
+        """Sums of closed accounts."""
         self._wanted_watermark = 0
         self._written_at = -math.inf
         self._doubtful: list[int] = []
@@ -137,17 +139,30 @@ class Purse:
         if sidecar in self._accounts:
             self._accounts[sidecar].gone = True
 
+    def close(self, sidecar: SidecarId) -> None:
+        """Forget a sidecar that is gone for good but for its sums, so that long periods gather no accounts.
+
+        Heard again all the same, it counts as new: twice, so that no more is granted than may be.
+        """
+        account = self._accounts.pop(sidecar, None)
+        if account is not None:
+            past = self._past
+            past.base_net += account.base_net
+            past.base_spent += account.base_spent
+            past.granted += account.net
+            past.spent += account.net
+
     @property
     def committed(self) -> int:
         """Upper bound of what was and may still be spent."""
-        accounts = self._accounts.values()
+        accounts = (self._past, *self._accounts.values())
         base = sum(account.base_net for account in accounts)
         return max(self._inherited, base) + sum(account.net - account.base_net for account in accounts)
 
     @property
     def spent(self) -> NanoUsd:
         """What was spent as far as known, and all that vanished sidecars did not return."""
-        accounts = self._accounts.values()
+        accounts = (self._past, *self._accounts.values())
         base = sum(account.base_spent for account in accounts)
         since = sum(
             (account.net if account.gone else account.spent) - account.base_spent for account in accounts

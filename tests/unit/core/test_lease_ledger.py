@@ -161,6 +161,25 @@ def test_a_vanished_sidecars_money_counts_as_spent() -> None:
     assert purse.spent == 3
 
 
+def test_a_closed_account_leaves_its_sums_and_never_lowers_what_may_be_spent() -> None:
+    purse = opened(stored(6))
+    purse.hear(ONE, account(granted=4, spent=1), 0)  # 4 of the 6 that an older leader granted
+    purse.hear(TWO, account(wanted=5), 0)
+    purse.divide(LIMIT, [ONE, TWO])
+    purse.hear(TWO, account(granted=5, spent=2, reserved=1), 1)
+    for sidecar in (ONE, TWO):
+        purse.lose(sidecar)
+    before = purse.committed, purse.spent
+    for sidecar in (ONE, TWO):
+        purse.close(sidecar)
+        assert not purse.knows(sidecar)
+        assert (purse.committed, purse.spent) == before
+    purse.hear(TWO, account(granted=5, spent=3), 4000)
+    assert purse.committed >= before[0]
+    purse.hear(TWO, account(granted=5, spent=3, returned=2), 4001)
+    assert purse.committed >= before[0] - 2
+
+
 def test_scarce_money_is_shared_equally_and_called_back_from_the_idle() -> None:
     purse = opened(stored(LIMIT - 100))
     idle = SidecarId("ml", "idle", "uid-idle", "1")
