@@ -17,7 +17,7 @@ from modelfleet_core.values import VariantKey
 from modelfleet_sidecar.assign import Assigner, Batch, Lease
 from modelfleet_sidecar.decision import Ask, Certificate, Decision
 from modelfleet_sidecar.failures import Failure, Fault, internal
-from modelfleet_sidecar.prospect import Estimator, Prospect, offers, prospect
+from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers, prospect
 from modelfleet_sidecar.refusals import Refusals, no_lease
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.wants import Wants
@@ -103,7 +103,7 @@ class Batcher:
             raise no_lease(self._lease.refusal)
         seen = prospect(ask, fleet, policy, self._estimator)
         self._estimator.saw(seen.profile)
-        self._lease.record(ask.tier.name, seen.profile.task, offers(seen))
+        self._lease.record(ask.tier.name, cluster(seen), offers(seen))
         return seen
 
     async def decide(self, ask: Ask) -> Decision:

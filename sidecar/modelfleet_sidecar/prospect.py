@@ -123,6 +123,16 @@ def known_model(call: ChatCall, fleet: Fleet) -> None:
     )
 
 
+def cluster(seen: Prospect) -> TaskName:
+    """Return what the request counts as in demand: its task and, in tenths, how well models would answer it.
+
+    Published prices come from the means of such clusters. Those of a whole task leave it indifferent between
+    two models, and then not their slots but how its requests differ says how many go where.
+    """
+    mean = sum(seen.quality) / len(seen.quality)
+    return TaskName(f"{seen.profile.task}/{int(10 * mean)}")
+
+
 def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:
     """Return what each model that could serve the request offers it, by its fastest variant."""
     best: dict[ModelName, ModelOffer] = {}

@@ -10,7 +10,7 @@ import pytest
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Batching, Policy
-from modelfleet_core.values import EndpointUrl, NanoUsd
+from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName
 from modelfleet_sidecar import assign, batch
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision, Reason
@@ -48,10 +48,12 @@ class Bench:
         await asyncio.wait([self._following])
         await self.router.close()
 
-    def ask(self, *, gold: bool = False, model: str = "auto", within: float | None = None) -> Ask:
+    def ask(
+        self, *, gold: bool = False, model: str = "auto", within: float | None = None, routed: bool = False
+    ) -> Ask:
         fields = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
         headers = {"x-tier": "gold"} if gold else {}
-        return self.router.ask(parse_fields(fields), headers, remaining=within)
+        return self.router.ask(parse_fields(fields), headers, remaining=within, routed=routed)
 
     def decide(self, **how: object) -> asyncio.Task[Decision]:
         return asyncio.create_task(self.router.decide(self.ask(**how)))  # type: ignore[arg-type]
@@ -65,8 +67,8 @@ class Bench:
 async def test_what_waits_is_placed_as_soon_as_a_slot_comes_free() -> None:
     async with Bench(BIG) as bench:
         bench.lease.grant(slots_of((BIG, 1)))
-        first = await bench.decide()
-        second = bench.decide()
+        first = await bench.decide(routed=True)
+        second = bench.decide(routed=True)
         await bench.until(lambda: bench.router.waiting == 1)
         bench.router.settle(first.id, None)
         assert (await second).variant == BIG.key
@@ -102,6 +104,19 @@ async def test_the_heavier_tier_gets_the_slot_that_both_wait_for() -> None:
         await asyncio.wait([bronze])
 
 
+async def test_easy_and_hard_requests_of_one_task_are_demand_of_their_own() -> None:
+    async with Bench(SMALL, BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 9)))
+        hard = "Prove that 17 * 23 < 400, then derive f(x) = 3x^2 + 2 step by step. " * 9
+        for text in ("hello", "hello", hard):
+            fields = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+            ask = bench.router.ask(parse_fields(fields), {}, remaining=None)
+            await bench.router.decide(replace(ask, task=TaskName("chat")))
+        clusters = [task for _, task, _ in bench.lease.demand]
+        assert clusters[0] == clusters[1] != clusters[2]
+        assert {cluster.split("/")[0] for cluster in clusters} == {"chat"}
+
+
 async def test_one_endpoint_is_not_filled_before_the_other() -> None:
     async with Bench(BIG) as bench:
         one, two = EndpointUrl("http://one"), EndpointUrl("http://two")
@@ -127,7 +142,7 @@ async def test_a_caller_that_leaves_the_queue_leaves_nothing_behind() -> None:
 async def test_a_decision_whose_caller_has_just_left_is_given_back() -> None:
     async with Bench(BIG) as bench:
         bench.lease.grant({}, money=RICH)
-        call = bench.decide()
+        call = bench.decide(routed=True)
         await bench.until(lambda: bench.router.waiting == 1)
         bench.lease.grant(slots_of((BIG, 1)), money=RICH)
         await bench.until(lambda: bench.router.waiting == 0)
@@ -197,7 +212,7 @@ async def test_a_large_batch_is_solved_aside_and_respects_who_left_meanwhile(
     monkeypatch.setattr(batch, "INLINE_CELLS", 0)
     async with Bench(SMALL, BIG) as bench:
         bench.lease.grant({}, money=RICH)
-        calls = [bench.decide() for _ in range(40)]
+        calls = [bench.decide(routed=True) for _ in range(40)]
         await bench.until(lambda: bench.router.waiting == 40)
         bench.lease.grant(slots_of((SMALL, 10), (BIG, 10)), money=RICH)
         for call in calls[:20:2]:
@@ -219,14 +234,14 @@ async def test_a_large_batch_is_solved_aside_and_respects_who_left_meanwhile(
 async def test_money_that_is_only_lent_out_is_waited_for() -> None:
     async with Bench(BIG) as bench:
         bench.lease.grant(slots_of((BIG, 2)), money=RICH)
-        first = await bench.decide()
+        first = await bench.decide(routed=True)
         enough_for_one = NanoUsd(first.reserved + 1)
         bench.router.settle(first.id, None)
         assert first.reserved > 0
         async with Bench(BIG) as poor:
             poor.lease.grant(slots_of((BIG, 2)), money=enough_for_one)
-            held = await poor.decide()
-            waits = poor.decide()
+            held = await poor.decide(routed=True)
+            waits = poor.decide(routed=True)
             await poor.until(lambda: poor.router.waiting == 1)
             poor.router.settle(held.id, None)
             assert (await waits).reserved == first.reserved
