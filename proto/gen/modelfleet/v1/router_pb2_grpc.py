@@ -80,7 +80,8 @@ class RouterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RouteBatch(self, request, context):
-        """Assigns up to 10,000 requests jointly. Answers in the order of the requests.
+        """Assigns up to 10,000 requests jointly. Answers in the order of the requests. Each decision holds a slot
+        until Settle: what finds none free is refused with retry_after, to be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

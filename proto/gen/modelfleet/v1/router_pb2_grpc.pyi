@@ -38,7 +38,9 @@ class RouterStub:
     until it does, the decision holds its slot and its reserved money.
     """
     RouteBatch: _grpc.UnaryUnaryMultiCallable[_router_pb2.RouteBatchRequest, _router_pb2.RouteBatchResponse]
-    """Assigns up to 10,000 requests jointly. Answers in the order of the requests."""
+    """Assigns up to 10,000 requests jointly. Answers in the order of the requests. Each decision holds a slot
+    until Settle: what finds none free is refused with retry_after, to be sent again.
+    """
     Chat: _grpc.UnaryStreamMultiCallable[_router_pb2.ChatRequest, _router_pb2.ChatChunk]
     """Decides, forwards and streams the answer. The decision comes as initial metadata
     (x-modelfleet-model, ...), usage and cost in the last chunk and as trailing metadata.
@@ -60,7 +62,9 @@ class RouterAsyncStub(RouterStub):
     until it does, the decision holds its slot and its reserved money.
     """
     RouteBatch: _aio.UnaryUnaryMultiCallable[_router_pb2.RouteBatchRequest, _router_pb2.RouteBatchResponse]  # type: ignore[assignment]
-    """Assigns up to 10,000 requests jointly. Answers in the order of the requests."""
+    """Assigns up to 10,000 requests jointly. Answers in the order of the requests. Each decision holds a slot
+    until Settle: what finds none free is refused with retry_after, to be sent again.
+    """
     Chat: _aio.UnaryStreamMultiCallable[_router_pb2.ChatRequest, _router_pb2.ChatChunk]  # type: ignore[assignment]
     """Decides, forwards and streams the answer. The decision comes as initial metadata
     (x-modelfleet-model, ...), usage and cost in the last chunk and as trailing metadata.
@@ -91,7 +95,9 @@ class RouterServicer(metaclass=_abc_1.ABCMeta):
         request: _router_pb2.RouteBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.RouteBatchResponse, _abc.Awaitable[_router_pb2.RouteBatchResponse]]:
-        """Assigns up to 10,000 requests jointly. Answers in the order of the requests."""
+        """Assigns up to 10,000 requests jointly. Answers in the order of the requests. Each decision holds a slot
+        until Settle: what finds none free is refused with retry_after, to be sent again.
+        """
 
     @_abc_1.abstractmethod
     def Chat(
