@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from modelfleet_core.allocation.result import Termination
-from modelfleet_core.catalog import Model
+from modelfleet_core.allocation.result import Reason, Termination
+from modelfleet_core.catalog import Model, PoolPlacement
 from modelfleet_core.values import EndpointUrl, ModelName, VariantKey
 
 from modelfleet_operator.cluster.fields import integer, items, mapping, text
@@ -24,6 +24,18 @@ from modelfleet_operator.views import FleetView
 
 NO_DEMAND_YET = "NoDemandYet"
 """Reason of a plan for an assumed demand."""
+
+
+_BINDING = frozenset(
+    {
+        Reason.POOL_BINDS,
+        Reason.STOCK_BINDS,
+        Reason.BUDGET_BINDS,
+        Reason.POLICY_BUDGET_BINDS,
+        Reason.MINIMUM_DOES_NOT_FIT,
+    }
+)
+"""What keeps a model that is wanted from running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,7 @@ def fleet_conditions(resolved: ResolvedFleet, done: Pass) -> tuple[Condition, ..
     elif starting:
         ready = no("Ready", "StartingReplicas", f"replicas are not ready yet: {', '.join(starting)}")
     else:
-        ready = yes("Ready", "Ready", "every replica of the plan is ready")
+        ready = _serving(done)
     moving = not programmed.holds or bool(starting)
     reconciling = (
         yes("Reconciling", "InProgress", "replicas are being added or removed")
@@ -112,6 +124,34 @@ def fleet_conditions(resolved: ResolvedFleet, done: Pass) -> tuple[Condition, ..
         reconciling,
         _stalled(done),
     )
+
+
+def _serving(done: Pass) -> Condition:
+    """Return whether the replicas, all of them ready, can be reached, and there are any if any are wanted."""
+    for variant in done.view.fleet.variants():
+        workload, placement = done.view.workloads.get(variant.key), variant.placement
+        if (
+            workload is not None
+            and workload.ready
+            and not done.view.endpoints.get(variant.key)
+            and isinstance(placement, PoolPlacement)
+        ):
+            message = (
+                f"Deployment {workload.key.name} has {workload.ready} ready replicas, but Service "
+                f"{placement.service.name} has no ready endpoint with port {placement.service.port}: create "
+                "the Service, or correct its selector or the name of its port"
+            )
+            return no("Ready", "NoEndpoints", message)
+    live = {key for key, endpoints in done.view.endpoints.items() if endpoints}
+    plans = done.planned.plan.variants
+    if live & plans.keys():
+        return yes("Ready", "Ready", "every replica of the plan is ready")
+    why = next((f"{key}: {plan.message}" for key, plan in plans.items() if plan.reason in _BINDING), "")
+    if why and not live:
+        return no("Ready", "NothingRuns", f"no model runs; {why}")
+    if why:
+        return yes("Ready", "OnlyExternal", f"only external endpoints serve; {why}")
+    return yes("Ready", "ScaledToZero", "the plan has no replicas: no request needs one")
 
 
 def _solved(planned: Planned) -> Condition:
@@ -165,16 +205,24 @@ def _programmed(done: Pass) -> Condition:
         if key in done.view.scalable and current[key] != variant.replicas
     ]
     if open_:
-        return no("Programmed", "Scaling", f"not yet scaled: {', '.join(open_)}")
+        message = (
+            f"not yet scaled: {', '.join(open_)}; replicas are added once GPUs and money are free, and go "
+            "once what replaces them is ready"
+        )
+        return no("Programmed", "Scaling", message)
     return yes("Programmed", "Programmed", "every Deployment has the replicas of the plan")
 
 
 def _stalled(done: Pass) -> Condition:
-    late = sorted(str(key) for key in done.planned.stalled)
+    late = [
+        f"{key} ({workload.ready}/{workload.replicas} of Deployment {workload.key.name})"
+        for key, workload in sorted(done.view.workloads.items())
+        if key in done.planned.stalled
+    ]
     if late:
         message = (
-            f"replicas should have become ready by now: {', '.join(late)}; look at their pods' events, and "
-            "raise startup if they only need longer"
+            f"replicas should have become ready by now: {', '.join(late)}; look at their pods' events and "
+            "logs, and raise startup in the fleet if they only need longer"
         )
         return yes("Stalled", "ReplicasNotReady", message)
     return no("Stalled", "Progressing", "nothing is stuck")

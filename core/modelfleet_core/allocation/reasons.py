@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from modelfleet_core.allocation.limits import Limits, PoolVariant
 from modelfleet_core.allocation.problem import AllocationProblem
+from modelfleet_core.allocation.program import SECONDS_PER_HOUR
 from modelfleet_core.allocation.result import Reason, VariantPlan
 from modelfleet_core.allocation.worth import Worth
-from modelfleet_core.values import ModelName, VariantKey
+from modelfleet_core.values import ModelName, ObjectKey, VariantKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,27 @@ def _waits(within: Limits, choice: Choice, key: VariantKey) -> bool:
     )
 
 
+def _short_of_money(problem: AllocationProblem, model: ModelName) -> str:
+    """Return which budgets do not pay for the requests that could use the model; empty: one does."""
+    wants: dict[ObjectKey, float] = {}
+    for demand in problem.classes:
+        if demand.rate > 0 and model in demand.offers:
+            wants[demand.policy] = wants.get(demand.policy, 0.0) + demand.rate * demand.offers[model].cost_usd
+    short = {
+        policy: problem.budget_rate[policy]
+        for policy, cost in wants.items()
+        if policy in problem.budget_rate and problem.budget_rate[policy] < cost
+    }
+    if not short or len(short) < len(wants):
+        return ""
+    told = ", ".join(
+        f"RoutingPolicy {policy.name} has {SECONDS_PER_HOUR * rate:.4g} USD per hour left, its requests "
+        f"would cost {SECONDS_PER_HOUR * wants[policy]:.4g} here"
+        for policy, rate in sorted(short.items())
+    )
+    return f"one more would gain nothing, for lack of money: {told}; raise spec.budget.limit there for more"
+
+
 def _count(replicas: int) -> str:
     return f"{replicas} replica" if replicas == 1 else f"{replicas} replicas"
 
@@ -94,15 +116,24 @@ def _reason(
             return Reason.NO_DEMAND, "no request asks for this model"
         if target > 0 and target == place.replicas.min:
             return Reason.AT_MIN, "the declared minimum; demand needs no more"
+        if short := _short_of_money(problem, key.model):
+            return Reason.POLICY_BUDGET_BINDS, short
         return Reason.DEMAND_MET, "one more would gain nothing"
     more = f"one more would gain {gain:.3g} quality per second"
     if target >= place.replicas.max:
         return Reason.AT_MAX, f"{more}, but {place.replicas.max} is the declared maximum"
     if used + place.gpus > limit:
-        declared = next((pool.limit for pool in problem.fleet.pools if pool.name == place.pool), 0)
+        pool = next(pool for pool in problem.fleet.pools if pool.name == place.pool)
+        if problem.stock.get(place.pool, 0) <= 0:
+            labels = "".join(f"{name}={value} " for name, value in sorted(pool.node_selector.items()))
+            nodes = f"nodes labelled {labels}" if labels else "nodes "
+            return Reason.STOCK_BINDS, (
+                f"{more}, but pool {place.pool} has no GPUs: look whether {nodes}offer {pool.resource}, "
+                "are not cordoned, and are not used up by other fleets"
+            )
         full = f"but {used} of {limit} GPUs in pool {place.pool} are taken and a replica needs {place.gpus}"
-        if problem.stock.get(place.pool, 0) < declared:
-            return Reason.STOCK_BINDS, f"{more}, {full}; nodes offer fewer than the limit of {declared}"
+        if problem.stock.get(place.pool, 0) < pool.limit:
+            return Reason.STOCK_BINDS, f"{more}, {full}; nodes offer fewer than the limit of {pool.limit}"
         return Reason.POOL_BINDS, f"{more}, {full}"
     one_more = dict(choice.target) | {key: target + 1}
     if not within.affordable(one_more, choice.external_spend):

@@ -32,6 +32,8 @@ class Reason(Enum):
     POOL_BINDS = "PoolBinds"
     STOCK_BINDS = "StockBinds"
     BUDGET_BINDS = "BudgetBinds"
+    POLICY_BUDGET_BINDS = "PolicyBudgetBinds"
+    """The policies whose requests could use the model can not pay for them."""
     NOT_WORTH_MOVING = "NotWorthMoving"
     HELD_BY_STABILISATION = "HeldByStabilisation"
     WAITING_FOR_GPUS = "WaitingForGpus"

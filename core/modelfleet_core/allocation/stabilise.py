@@ -84,8 +84,8 @@ class Stabiliser:
             why = f"{variant.replicas} would do, but {count} were wanted within the last {self.window:g} s"
         else:
             why = (
-                f"{variant.replicas} are wanted, but the GPUs or the money for them went to other variants "
-                f"within the last {self.window:g} s, which keep them for so long"
+                f"{variant.replicas} are wanted, but other variants keep the GPUs or the money for them "
+                f"until {self.window:g} s after they got them or the operator started"
             )
         words = f"{count} replica" if count == 1 else f"{count} replicas"
         return VariantPlan(count, Reason.HELD_BY_STABILISATION, f"{words}: {why}")

@@ -108,7 +108,11 @@ def test_a_policy_without_money_wants_no_costly_model():
         stock={H100: 8},
         budget_rate={POLICY: 0.0},
     )
-    assert replicas(allocate(problem, time_limit=5.0)) == {"small": 1, "large": 0}
+    plan = allocate(problem, time_limit=5.0)
+    assert replicas(plan) == {"small": 1, "large": 0}
+    assert reasons(plan)["large"] is Reason.POLICY_BUDGET_BINDS
+    assert "RoutingPolicy assistant has 0 USD per hour left" in plan.variants[key("large")].message
+    assert reasons(plan)["small"] is not Reason.POLICY_BUDGET_BINDS
 
 
 def test_minimums_that_do_not_fit_are_a_value_and_the_plan_stays_within_the_limits():
@@ -237,7 +241,7 @@ def test_what_a_move_brought_stays_for_the_window():
     stabiliser, back = settled(stabiliser, FOR_A, current={B: 4}, now=30.0)
     assert replicas(back) == {"a": 0, "b": 4}
     assert reasons(back) == dict.fromkeys(("a", "b"), Reason.HELD_BY_STABILISATION)
-    assert "went to other variants within the last 300 s" in back.variants[A].message
+    assert "other variants keep the GPUs or the money for them until 300 s after" in back.variants[A].message
     _, later = settled(stabiliser, FOR_A, current={B: 4}, now=316.0)
     assert replicas(later) == {"a": 4, "b": 0}
 

@@ -21,8 +21,8 @@ from modelfleet_operator.observe import Observer
 from modelfleet_operator.planning import Demand, Memory, plan_fleet
 from modelfleet_operator.scale import Outcome, Patch, Scaled
 from modelfleet_operator.spec import ResolvedFleet, resolve
-from support.manifests import fleet_manifest
-from support.snapshots import deployment_object, node_object, observed, slice_object, view_of
+from support.manifests import Manifest, fleet_manifest
+from support.snapshots import deployment_object, event, node_object, observed, slice_object, view_of
 
 CHAT, LARGE = ObjectKey("ml", "chat"), VariantKey(ModelName("large"), "h100")
 TYPES = [
@@ -48,9 +48,14 @@ def _observer(*, replicas: int = 2, ready: int = 2, least: int = 2, hourly: str 
     return observed(manifest, node_object("a", gpus=8), workload, slice_object("large", *addresses))
 
 
-def _done(observer: Observer, memory: Memory | None = None, now: float = 0.0) -> tuple[ResolvedFleet, Pass]:
+NOTHING = Demand((), 0, 0, heard=False)
+
+
+def _done(
+    observer: Observer, memory: Memory | None = None, now: float = 0.0, demand: Demand = NOTHING
+) -> tuple[ResolvedFleet, Pass]:
     view = view_of(observer)
-    planned = plan_fleet(view, Demand((), 0, 0, heard=False), memory or Memory(), now, time_limit=2.0)
+    planned = plan_fleet(view, demand, memory or Memory(), now, time_limit=2.0)
     leases = Leases(3, {EndpointUrl("http://10.0.0.1:8000"): 5}, {LARGE: 0.25}, 2)
     done = Pass(view, planned, (), datetime(2026, 1, 1, tzinfo=UTC), 0.01, leases)
     return resolve(observer.snapshot()).fleets[CHAT], done
@@ -82,6 +87,69 @@ def test_replicas_that_do_not_become_ready_stall_the_fleet_with_advice() -> None
     conditions = fleet_conditions(*_done(observer, first.planned.memory, now=1000.0))
     assert _by_type(conditions)["Stalled"] == ("True", "ReplicasNotReady")
     assert "pods' events" in conditions[-1].message
+
+
+def test_ready_replicas_that_no_service_shows_are_told_with_the_service() -> None:
+    observer = _observer()
+    observer.apply(event(slice_object("large", "10.0.0.1", "10.0.0.2"), deleted=True))
+    conditions = fleet_conditions(*_done(observer))
+    assert _by_type(conditions)["Ready"] == ("False", "NoEndpoints")
+    message = next(c.message for c in conditions if c.type == "Ready")
+    assert message.startswith(
+        "Deployment large has 2 ready replicas, but Service large has no ready endpoint"
+    )
+
+
+def _nothing_runs(manifest: Manifest, gpus: int, *, ready: str = "False") -> tuple[str, str]:
+    manifest["spec"]["models"][0]["variants"][0]["replicas"] = {"min": 0, "max": 4}
+    workload = deployment_object("large", replicas=0)
+    conditions = fleet_conditions(*_done(observed(manifest, node_object("a", gpus=gpus), workload)))
+    assert _by_type(conditions)["Ready"][0] == ready
+    told = next(c for c in conditions if c.type == "Ready")
+    return told.reason, told.message
+
+
+def _own_models() -> Manifest:
+    manifest = fleet_manifest()
+    manifest["spec"]["models"] = manifest["spec"]["models"][:1]
+    return manifest
+
+
+def test_a_fleet_that_only_external_endpoints_serve_says_why() -> None:
+    reason, message = _nothing_runs(fleet_manifest(), gpus=0, ready="True")
+    assert reason == "OnlyExternal"
+    assert "pool h100 has no GPUs" in message
+
+
+def test_a_fleet_whose_pool_has_no_gpus_is_not_ready_and_names_what_to_look_at() -> None:
+    reason, message = _nothing_runs(_own_models(), gpus=0)
+    assert reason == "NothingRuns"
+    assert "pool h100 has no GPUs: look whether nodes labelled gpu=h100 offer nvidia.com/gpu" in message
+
+
+def test_a_fleet_whose_budget_pays_for_no_replica_is_not_ready() -> None:
+    manifest = _own_models()
+    manifest["spec"]["budget"] = {"hourly": "0.5"}
+    reason, message = _nothing_runs(manifest, gpus=8)
+    assert reason == "NothingRuns"
+    assert "USD per hour do not fit the hourly budget" in message
+
+
+def test_a_fleet_that_nobody_asks_is_ready_without_replicas() -> None:
+    manifest = fleet_manifest()
+    manifest["spec"]["models"][0]["variants"][0]["replicas"] = {"min": 0, "max": 4}
+    observer = observed(manifest, node_object("a", gpus=8), deployment_object("large", replicas=0))
+    idle = Demand((), 1, 1, heard=True)
+    assert _by_type(fleet_conditions(*_done(observer, demand=idle)))["Ready"] == ("True", "ScaledToZero")
+
+
+def test_demand_that_is_missing_in_part_is_told() -> None:
+    part = Demand((), 1, 2, heard=True, silent=1)
+    conditions = fleet_conditions(*_done(_observer(), demand=part))
+    assert _by_type(conditions)["Solved"] == ("True", "DemandIncomplete")
+    assert "1 sidecars that reported before are silent" in next(
+        c.message for c in conditions if c.type == "Solved"
+    )
 
 
 def test_what_is_not_scaled_yet_is_named() -> None:
