@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelfleet_core.values import VariantKey
+from modelfleet_core.demand import DemandClass, ModelOffer
+from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName, VariantKey
 from modelfleet_operator.observe import Workload
 from modelfleet_operator.planning import Demand, Memory, external_spend, plan_fleet
 from modelfleet_operator.scale import gpus_left, money_left, next_patches
@@ -34,6 +36,10 @@ def _model(name: str, pool: str, gpus: int) -> Manifest:
     return model
 
 
+API: Manifest = fleet_manifest()["spec"]["models"][1]
+"""Served elsewhere, paid by request."""
+
+
 @st.composite
 def views(draw: st.DrawFn) -> FleetView:
     """Any fleet on two pools, in any state, also one that is over its limits already."""
@@ -51,7 +57,7 @@ def views(draw: st.DrawFn) -> FleetView:
         st.lists(st.tuples(st.sampled_from(POOLS), st.sampled_from([1, 2, 4])), min_size=1, max_size=4)
     )
     models = [_model(f"m{i}", pool, gpus) for i, (pool, gpus) in enumerate(chosen)]
-    manifest["spec"]["models"] = models
+    manifest["spec"]["models"] = [*models, API]
     manifest["spec"]["budget"] = {"hourly": str(draw(st.integers(0, 40)))}
     workloads = []
     for model in models:
@@ -114,3 +120,85 @@ def test_a_plan_and_its_patches_pass_no_limit(view: FleetView, pods: bool) -> No
     assert planned.plan.hourly_cost <= budget + 1e-6
     external = external_spend(view.fleet, planned.plan)
     _assert_no_worse(view, _patched(view, planned.desired, external), external)
+
+
+class _Controllers:
+    """The cluster's side: pods come, load, fail, linger and are rolled over, in any order."""
+
+    def __init__(self, view: FleetView) -> None:
+        calm = {key: Workload(w.key, 0, 0, 0, 0, "", "1") for key, w in view.workloads.items()}
+        self.view = replace(view, workloads=calm)
+
+    def patch(self, key: VariantKey, replicas: int) -> None:
+        self._set(key, replace(self.view.workloads[key], replicas=replicas))
+
+    def act(self, key: VariantKey, what: str) -> None:
+        w = self.view.workloads[key]
+        if what == "create" and w.pods < w.replicas:
+            w = replace(w, pods=w.pods + 1)
+        elif what == "ready" and w.ready < w.pods:
+            w = replace(w, ready=w.ready + 1)
+        elif what == "fail" and w.ready:
+            w = replace(w, ready=w.ready - 1)
+        elif what == "stop" and w.pods > w.replicas:
+            w = replace(w, pods=w.pods - 1, ready=min(w.ready, w.pods - 1), terminating=w.terminating + 1)
+        elif what == "end" and w.terminating:
+            w = replace(w, terminating=w.terminating - 1)
+        elif what == "roll" and w.ready:
+            w = replace(
+                w, ready=w.ready - 1, terminating=w.terminating + 1
+            )  # maxSurge 0: one goes, one comes
+        self._set(key, w)
+
+    def _set(self, key: VariantKey, workload: Workload) -> None:
+        self.view = replace(self.view, workloads={**self.view.workloads, key: workload})
+
+
+ACTS = st.sampled_from(["create", "create", "ready", "ready", "fail", "stop", "stop", "end", "roll"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data(), views())
+def test_g5_whatever_pods_do_no_plan_and_no_patch_passes_a_limit(
+    data: st.DataObject, view: FleetView
+) -> None:
+    """Through changing demand, also for a paid model elsewhere, failing pods, slow ends and rollouts."""
+    cluster, memory = _Controllers(view), Memory()
+    budget = view.fleet.hourly_budget
+    assert budget is not None
+    own = [model.name for model in view.fleet.models if model.name != API["name"]]
+    for turn in range(data.draw(st.integers(2, 5))):
+        rates = {name: data.draw(st.sampled_from([0.0, 2.0, 30.0])) for name in own}
+        planned = plan_fleet(cluster.view, _demand(rates), memory, 20.0 * turn, time_limit=2.0)
+        memory = planned.memory
+        assert planned.plan.hourly_cost <= budget * (1 + 1e-9)
+        external = external_spend(view.fleet, planned.plan)
+        assert sum(planned.plan.gpus.values()) <= sum(max(0, pool.limit) for pool in view.fleet.pools)
+        for _ in range(3):
+            before = cluster.view
+            for patch in next_patches(before, planned.desired, external=external, stalled=planned.stalled):
+                cluster.patch(patch.variant, patch.replicas)
+            _assert_no_worse(before, cluster.view, external)
+            for key in before.workloads:
+                for what in data.draw(st.lists(ACTS, max_size=6)):
+                    cluster.act(key, what)
+
+
+def _demand(rates: Mapping[ModelName, float]) -> Demand:
+    classes = tuple(
+        DemandClass(
+            policy=ObjectKey("ml", "assistant"),
+            tier=TierName("gold"),
+            task=TaskName("math"),
+            weight=1.0,
+            shed_penalty=0.5,
+            rate=rate,
+            offers={
+                name: ModelOffer(quality=0.7, cost_usd=0.001, service_time=2.0),
+                ModelName("frontier"): ModelOffer(quality=0.8, cost_usd=0.0003, service_time=1.0),
+            },
+        )
+        for name, rate in rates.items()
+        if rate
+    )
+    return Demand(classes=classes, reporting=1, pods=1, heard=True)
