@@ -70,7 +70,10 @@ class Transport:
             raise Unavailable(f"{method} {path}: {_cause(error)}") from error
         if response.status >= 400:
             raise _error(response.status, content, f"{method} {path}")
-        answer = json.loads(content)
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise Unavailable(f"{method} {path}: answered with no JSON, as a proxy does") from error
         return answer if isinstance(answer, Mapping) else {}
 
     async def watch(
