@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -134,8 +135,9 @@ class View:
 
 def _fleet_table(sample: FleetSample) -> Table:
     table = Table(title="Fleet, as the operator sees it", title_justify="left")
-    for name in ("model", "replicas ready/planned", "slots leased/live", "slot price (quality/s)"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+    table.add_column("model", no_wrap=True)
+    for name in ("replicas\nready/planned", "slots\nleased/live", "slot price\nquality/s"):
+        table.add_column(name, justify="right", no_wrap=True)
     for model, variant in sample.variants.items():
         table.add_row(
             model,
@@ -148,9 +150,11 @@ def _fleet_table(sample: FleetSample) -> Table:
 
 def result_table(scores: Sequence[Score]) -> Table:
     """Return the final table, all of it from the servers' logs but the latency and the endings."""
-    table = Table(title="The same traffic, GPUs and budget", title_justify="left")
-    table.add_column("policy", no_wrap=True)
-    for name in ("quality", "cost", "over budget", "over slots", "p50", "p95", "shed", "lost"):
+    table = Table(
+        title="The same traffic, GPUs and budget", title_justify="left", box=box.SIMPLE_HEAD, padding=0
+    )
+    table.add_column("policy", overflow="fold")
+    for name in ("quality", "cost", "over\nbudget", "over\nslots", "p50", "p95", "shed", "lost"):
         table.add_column(name, justify="right", no_wrap=True)
     best = max(score.quality for score in scores)
     for score in scores:
