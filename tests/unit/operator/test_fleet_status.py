@@ -147,7 +147,7 @@ def test_demand_that_is_missing_in_part_is_told() -> None:
     part = Demand((), 1, 2, heard=True, silent=1)
     conditions = fleet_conditions(*_done(_observer(), demand=part))
     assert _by_type(conditions)["Solved"] == ("True", "DemandIncomplete")
-    assert "1 sidecars that reported before are silent" in next(
+    assert "1 of the sidecars that reported before are silent" in next(
         c.message for c in conditions if c.type == "Solved"
     )
 
