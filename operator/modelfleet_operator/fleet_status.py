@@ -169,7 +169,7 @@ def _solved(planned: Planned) -> Condition:
         return yes("Solved", "DemandMissing", message)
     if planned.silent:
         message = (
-            f"{planned.silent} of the sidecars that reported before are silent: none of the replicas is removed; "
+            f"{planned.silent} of the sidecars that reported before are silent: no replica is removed; "
             "look whether their pods are well and reach the operator"
         )
         return yes("Solved", "DemandIncomplete", message)
