@@ -38,6 +38,7 @@ from modelfleet_core.values import (
 from modelfleet_sidecar.chat import AUTO
 from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
 from modelfleet_sidecar.prospect import Prospect
+from modelfleet_sidecar.unreachable import Unreachable
 
 PATIENCE = 5.0
 """Seconds that a request waits at most for its favourite while another model has a slot for it; no longer
@@ -95,8 +96,9 @@ class Solved:
 class Assigner:
     """Assigns requests within one lease."""
 
-    def __init__(self, *, lease: Lease, clock: Callable[[], float]) -> None:
+    def __init__(self, *, lease: Lease, unreachable: Unreachable, clock: Callable[[], float]) -> None:
         self._lease = lease
+        self._unreachable = unreachable
         self._clock = clock
         self._warm: Prices | None = None
 
@@ -275,11 +277,18 @@ class Assigner:
         return [prices.get(variant, 0.0) for variant in variants]
 
     def _spots(self, now: float) -> Spots:
-        """Return the leased endpoints with free slots, by variant."""
+        """Return the leased endpoints with free slots, by variant; those that can not be reached only when
+        there is no other endpoint at all."""
         holding = self._lease.holding
+        free = holding.free(now)
+        alone = {endpoint for endpoint in free if self._unreachable.leave_alone(endpoint, now)}
+        if len(alone) == len(free):
+            alone = set()
         spots: Spots = {}
-        for endpoint, slots in holding.free(now).items():
-            if slots > 0 and (variant := holding.variant_of(endpoint)) is not None:
+        for endpoint, slots in free.items():
+            if endpoint in alone or slots <= 0:
+                continue
+            if (variant := holding.variant_of(endpoint)) is not None:
                 spots.setdefault(variant, {})[endpoint] = slots
         return spots
 
@@ -310,7 +319,7 @@ class Assigner:
                 excluded[j] = MONEY
         prices = self._slot_prices(seen.variants)
         figures = np.array([seen.quality, seen.cost, seen.service_time, prices, values], dtype=np.float64)
-        return Considered(seen.variants, figures, tuple(excluded))
+        return Considered(seen.variants, figures, self._lease.money_price, tuple(excluded))
 
     def _decision(
         self,
@@ -372,6 +381,17 @@ def _defer(
     return WORTH_IT - (1.0 - chance) * favourite - chance * worst
 
 
+def _spared(j: int, considered: Considered) -> bool:
+    """Return whether the price of money alone made `j` better than a dearer variant."""
+    _, cost, _, _, value = considered.figures
+    regardless = value + considered.money_price * cost
+    return any(
+        regardless[k] > regardless[j] and cost[k] > cost[j]
+        for k, why in enumerate(considered.excluded_by)
+        if why in ("", TOO_DEAR)
+    )
+
+
 def _held_until(seen: Prospect, now: float) -> float:
     """Return when the reservation is given up by itself."""
     if seen.ask.routed:
@@ -387,7 +407,7 @@ def _reason(
     if sum(seen.possible) == 1:
         return Reason.ONLY_ELIGIBLE
     if j == favourite:
-        return Reason.BEST_VALUE
+        return Reason.BUDGET_BINDS if _spared(j, considered) else Reason.BEST_VALUE
     if considered.excluded_by[favourite] == SLOTS:
         return Reason.SLOTS_BIND
     dear = considered.excluded_by[favourite] == MONEY or MONEY in certificate.binding

@@ -287,7 +287,9 @@ class Batcher:
         """Take a request out of the queue, with its claims; returns whether it was there."""
         self._wants.drop(waiting.claims, waiting.claimed_money)
         waiting.claims, waiting.claimed_money = (), 0
-        return self._queue.pop(id(waiting), None) is not None
+        was_there = self._queue.pop(id(waiting), None) is not None
+        self._telemetry.queue(len(self._queue))
+        return was_there
 
     def _claim(self, waiting: Waiting) -> None:
         """Tell what a waiting request could use: the best; once passed over, anything better than waiting."""

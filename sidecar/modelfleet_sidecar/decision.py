@@ -63,6 +63,8 @@ class Considered:
     variants: tuple[VariantKey, ...]
     figures: FloatArray
     """(5, m): quality, cost in USD, service seconds, slot price, value."""
+    money_price: float
+    """Quality per USD: value = weight * quality - slot price * service seconds - money price * cost."""
     excluded_by: tuple[str, ...]
     """(m,) why a variant could not be chosen; empty: it could."""
 

@@ -25,6 +25,7 @@ from modelfleet_sidecar.sse import BadStreamError, EventStream, Usage, error_tex
 from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
 
 PATH = "/v1/chat/completions"
+UNREACHABLE = "UpstreamUnreachable"
 MAX_ANSWER = 64 * 1024 * 1024
 MAX_ERROR = 64 * 1024
 HANG_UP_PATIENCE = 0.5
@@ -157,7 +158,7 @@ class Forwarder:
             except ConnectError as error:
                 raise Failure(
                     Fault.UNAVAILABLE,
-                    "UpstreamUnreachable",
+                    UNREACHABLE,
                     f"model {decision.variant} at {decision.endpoint} can not be reached: {error}",
                     retry_after=1.0,
                 ) from None

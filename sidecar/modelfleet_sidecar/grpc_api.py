@@ -157,6 +157,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                 certificate=_certificate(decision.certificate),
                 batch_size=decision.batch_size,
                 waited_seconds=decision.waited,
+                money_price=decision.considered.money_price,
             )
 
     @asynccontextmanager

@@ -220,6 +220,7 @@ def _explanation(entry: Entry) -> dict[str, object]:
         "cost_usd": None if entry.cost is None else usd(entry.cost),
         "max_output_tokens": decision.max_output_tokens,
         "waited_seconds": decision.waited,
+        "money_price": decision.considered.money_price,
         "batch_size": decision.batch_size,
         "certificate": {
             "objective": certificate.objective,

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from modelfleet_core.values import ModelName, NanoUsd, TaskName
+from modelfleet_core.values import ModelName, NanoUsd, TaskName, usd
 
 from modelfleet_sidecar.assign import Assigner, Lease
 from modelfleet_sidecar.batch import Batcher
@@ -19,12 +19,13 @@ from modelfleet_sidecar.chat import ChatCall
 from modelfleet_sidecar.decision import Ask, Certificate, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
-from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.forward import UNREACHABLE, Exchange, Forwarder
 from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Estimator, known_model
 from modelfleet_sidecar.refusals import Refusals, no_lease
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool
 from modelfleet_sidecar.wants import Wants
 
@@ -58,7 +59,8 @@ class Router:
         self._clock = clock
         self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
         self._forwarder = Forwarder(pool=self._pool, settle=self._settle)
-        assigner = Assigner(lease=lease, clock=clock)
+        self._unreachable = Unreachable(clock)
+        assigner = Assigner(lease=lease, unreachable=self._unreachable, clock=clock)
         wants = Wants(lease)
         refusals = Refusals(lease=lease, assigner=assigner, reserved=lambda: self._reserved, clock=clock)
         self._batcher = Batcher(
@@ -202,6 +204,8 @@ class Router:
                 self._estimator.answered(TaskName(decision.task), exchange.usage.output_tokens)
         except Failure as failure:
             outcome = failure.reason
+            if decision is not None and outcome == UNREACHABLE:
+                self._unreachable.refused(decision.endpoint)
             raise
         except TimeoutError:
             outcome = "DeadlineExceeded"
@@ -231,6 +235,13 @@ class Router:
         actual = NanoUsd(0)
         if usage is not None:
             actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+            if actual > entry.decision.reserved:
+                raise bad_field(
+                    "usage",
+                    f"costs {usd(actual):.9f} USD, more than the {usd(entry.decision.reserved):.9f} USD that"
+                    " the decision reserved for its prompt and max_output_tokens; send the counts that the model"
+                    " server billed (the reserve stays held until then)",
+                )
         return Settled(self._settle(entry.decision, actual), repeated=False)
 
     def explain(self, decision_id: str) -> Entry:

@@ -11,7 +11,8 @@ from dataclasses import replace
 import aiohttp
 import openai
 import pytest
-from modelfleet_core.values import NanoUsd
+from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.values import EndpointUrl, NanoUsd
 from modelfleet_lab.model_server.faults import Fault, FaultKind
 from modelfleet_lab.model_server.latency import LatencyProfile
 from support.sidecars import CRAWLING, SLOW, STUCK, Rig, Spec, policy_of, running_sidecar
@@ -468,3 +469,19 @@ async def test_draining_finishes_what_runs_and_refuses_what_comes() -> None:
         with pytest.raises(aiohttp.ClientConnectionError):
             await client.post(CHAT, json=body())
         assert rig.lease.holding.idle()
+
+
+async def test_a_dead_server_does_not_draw_every_request_while_another_can_be_reached() -> None:
+    live, dead = Spec("big", 0.8), Spec("dead", 0.9)
+    async with running_sidecar(live, dead) as rig, client_of(rig) as client:
+        nowhere = EndpointUrl("http://127.0.0.1:1")
+        reachable = EndpointUrl(rig.servers["big"].url)
+        rig.lease.grant({reachable: SlotGrant(live.key, 4), nowhere: SlotGrant(dead.key, 4)})
+        statuses = []
+        for _ in range(10):
+            async with client.post(CHAT, json=body()) as response:
+                statuses.append(response.status)
+        assert statuses == [503] + [200] * 9
+        rig.lease.grant({nowhere: SlotGrant(dead.key, 4)})
+        async with client.post(CHAT, json=body()) as response:
+            assert (response.status, (await error_of(response))["code"]) == (503, "UpstreamUnreachable")

@@ -17,6 +17,7 @@ from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.prospect import Prospect, prospect
+from modelfleet_sidecar.unreachable import Unreachable
 from support.sidecars import GivenLease, Spec, fleet_of, policy_of
 
 pytestmark = pytest.mark.property
@@ -55,7 +56,7 @@ def test_decisions_never_take_more_than_the_lease(
     lease = lease_of(specs, slots, money)
     lease.slot_prices = {spec.key: slot_price for spec in specs}
     lease.money_price = money_price
-    assigner = Assigner(lease=lease, clock=boot_clock)
+    assigner = Assigner(lease=lease, unreachable=Unreachable(boot_clock), clock=boot_clock)
     waiting = [
         seen for number, one in enumerate(asked) if (seen := prospect_of(lease, number, one)) is not None
     ]

@@ -31,7 +31,7 @@ def decision(number: int) -> Decision:
         max_output_tokens=10,
         input_tokens=5,
         settle_within=None,
-        considered=Considered(VARIANTS, figures, ("", "NoFreeSlot", "")),
+        considered=Considered(VARIANTS, figures, 0.0, ("", "NoFreeSlot", "")),
         certificate=Certificate(0.7, 0.7, 0.0, "Optimal", (), 0.001),
         batch_size=1,
         waited=0.0,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Batching, Policy
@@ -17,7 +18,9 @@ from modelfleet_sidecar.decision import Ask, Decision, Reason
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.router import Router
+from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.unreachable import LEFT_ALONE, Unreachable
 from support.sidecars import SLOW, GivenLease, Spec, fleet_of, policy_of
 
 SMALL, BIG = Spec("small", 0.5), Spec("big", 0.8)
@@ -425,3 +428,56 @@ async def test_a_better_model_without_any_leased_slot_does_not_open_the_window()
         bench.lease.grant(slots_of((SMALL, 9), (BIG, 1)))
         assert (await bench.decide()).variant == BIG.key
         assert (await bench.decide()).certificate.binding == ("slots:big/gpu",)
+
+
+async def test_a_caller_that_leaves_the_queue_leaves_the_gauge(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    monkeypatch.setattr(Telemetry, "queue", lambda _, length: lengths.append(length))
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 1)))
+        first = await bench.decide(routed=True)
+        second = bench.decide(routed=True)
+        await bench.until(lambda: bench.router.waiting == 1)
+        second.cancel()
+        await asyncio.wait([second])
+        assert lengths[-1] == 0
+        bench.router.settle(first.id, None)
+
+
+async def test_a_cheaper_model_chosen_for_the_price_of_money_says_so() -> None:
+    dear = Spec("dear", 0.8, pricing=Pricing(10**13, 10**13))
+    async with Bench(SMALL, dear) as bench:
+        bench.lease.grant(slots_of((SMALL, 1), (dear, 1)))
+        for money_price, reason, model in (
+            (0.0, Reason.BEST_VALUE, "dear"),
+            (1e3, Reason.BUDGET_BINDS, "small"),
+        ):
+            bench.lease.money_price = money_price
+            decision = await bench.decide(routed=True)
+            assert (decision.variant.model, decision.reason) == (model, reason)
+            assert decision.considered.money_price == money_price
+            bench.router.settle(decision.id, None)
+
+
+async def test_a_settle_beyond_the_reserve_is_refused_and_the_true_one_still_counts() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 1)), money=RICH)
+        decision = await bench.decide(routed=True)
+        with pytest.raises(Failure, match="more than the") as refused:
+            bench.router.settle(decision.id, Usage(900_000, 4_000_000_000))
+        assert refused.value.fault is Fault.BAD_REQUEST
+        assert bench.router.unsettled == 1
+        settled = bench.router.settle(decision.id, Usage(1, 1))
+        assert (settled.repeated, settled.cost) == (False, decision.pricing.cost(1, 1))
+
+
+async def test_an_endpoint_that_refused_is_left_alone_while_another_can_be_reached() -> None:
+    now = 0.0
+    unreachable = Unreachable(lambda: now)
+    dead = EndpointUrl("http://dead")
+    assert not unreachable.leave_alone(dead, now)
+    unreachable.refused(dead)
+    assert unreachable.leave_alone(EndpointUrl("http://dead#dead/gpu"), now)
+    assert not unreachable.leave_alone(EndpointUrl("http://alive"), now)
+    now = LEFT_ALONE
+    assert not unreachable.leave_alone(dead, now)

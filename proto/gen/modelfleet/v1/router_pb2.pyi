@@ -491,9 +491,12 @@ class Explanation(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     WAITED_SECONDS_FIELD_NUMBER: _builtins.int
+    MONEY_PRICE_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     waited_seconds: _builtins.float
     """in the batching window and queue"""
+    money_price: _builtins.float
+    """quality per USD, paid by whatever costs money"""
     @_builtins.property
     def decision(self) -> Global___RouteDecision: ...
     @_builtins.property
@@ -512,10 +515,11 @@ class Explanation(_message.Message):
         certificate: Global___Certificate | None = ...,
         batch_size: _builtins.int = ...,
         waited_seconds: _builtins.float = ...,
+        money_price: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "decision", b"decision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "decision", b"decision", "waited_seconds", b"waited_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "decision", b"decision", "money_price", b"money_price", "waited_seconds", b"waited_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -543,7 +547,7 @@ class Candidate(_message.Message):
     value: _builtins.float
     """weighted quality less prices"""
     excluded_by: _builtins.str
-    """empty when eligible: Pinned, ContextLength, NoFreeSlot, Budget, ..."""
+    """empty when eligible: Pinned, ContextLength, NoFreeSlot, Budget, TooLate, TooDear"""
     def __init__(
         self,
         *,
