@@ -239,8 +239,8 @@ class Router:
                 raise bad_field(
                     "usage",
                     f"costs {usd(actual):.9f} USD, more than the {usd(entry.decision.reserved):.9f} USD that"
-                    " the decision reserved for its prompt and max_output_tokens; send the counts that the model"
-                    " server billed (the reserve stays held until then)",
+                    " the decision reserved for its prompt and max_output_tokens; send the counts that the"
+                    " model server billed (the reserve stays held until then)",
                 )
         return Settled(self._settle(entry.decision, actual), repeated=False)
 

@@ -448,10 +448,8 @@ async def test_a_cheaper_model_chosen_for_the_price_of_money_says_so() -> None:
     dear = Spec("dear", 0.8, pricing=Pricing(10**13, 10**13))
     async with Bench(SMALL, dear) as bench:
         bench.lease.grant(slots_of((SMALL, 1), (dear, 1)))
-        for money_price, reason, model in (
-            (0.0, Reason.BEST_VALUE, "dear"),
-            (1e3, Reason.BUDGET_BINDS, "small"),
-        ):
+        cases = ((0.0, Reason.BEST_VALUE, "dear"), (1e3, Reason.BUDGET_BINDS, "small"))
+        for money_price, reason, model in cases:
             bench.lease.money_price = money_price
             decision = await bench.decide(routed=True)
             assert (decision.variant.model, decision.reason) == (model, reason)
