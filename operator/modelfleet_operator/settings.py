@@ -78,6 +78,8 @@ def parse_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         if given and cluster is not ClusterKind.EMBEDDED:
             value = str(values[name.replace("-", "_")])
             raise _wrong(name, value, "it is for --cluster=embedded only: leave it out")
+    if cluster is ClusterKind.EMBEDDED and not manifests:
+        raise _wrong("manifests", "", "name the YAML files or folders that the embedded cluster starts with")
     capacity = _address("capacity-listen", values["capacity_listen"])
     if not (_loopback(capacity.host) or _own_network()):
         remedy = (

@@ -14,7 +14,7 @@ from functools import partial
 
 from modelfleet_core.values import usd
 
-from modelfleet_sidecar.chat import AUTO, ChatCall, parse_json
+from modelfleet_sidecar.chat import ChatCall, parse_json
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import Failure, Fault, internal
@@ -106,16 +106,19 @@ class HttpApi:
         handlers: Mapping[str, tuple[str, Callable[[Caller], Awaitable[None]]]] = {
             "/v1/chat/completions": ("POST", self._chat),
             "/v1/models": ("GET", self._models),
-            "/v1/decisions": ("GET", partial(self._decision, path.rpartition("/")[2])),
+            "/v1/models/": ("GET", partial(self._model, path.removeprefix("/v1/models/"))),
+            "/v1/decisions/": ("GET", partial(self._decision, path.removeprefix("/v1/decisions/"))),
         }
-        known = "/v1/decisions" if path.startswith("/v1/decisions/") else path
-        allowed, handler = handlers.get(known, ("", None))
+        named = next(
+            (prefix for prefix in handlers if prefix.endswith("/") and path.startswith(prefix)), path
+        )
+        allowed, handler = handlers.get(named, ("", None))
         if handler is None:
             raise Failure(
                 Fault.NOT_FOUND,
                 "PathNotFound",
-                f"nothing is served at {path[:200]}; there are /v1/chat/completions, /v1/models and"
-                " /v1/decisions/ID",
+                f"nothing is served at {path[:200]}; there are /v1/chat/completions, /v1/models,"
+                " /v1/models/NAME and /v1/decisions/ID",
             )
         if method != allowed:
             raise Failure(Fault.WRONG_METHOD, "WrongMethod", f"{path} takes {allowed}, not {method}")
@@ -166,9 +169,11 @@ class HttpApi:
         await caller.write(b"", more=False)
 
     async def _models(self, caller: Caller) -> None:
-        names = (AUTO, *self._router.models())
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "modelfleet"} for name in names]
+        listed = [_model(name) for name in self._router.models()]
         await caller.reply(200, _json({"object": "list", "data": listed}), [JSON])
+
+    async def _model(self, name: str, caller: Caller) -> None:
+        await caller.reply(200, _json(_model(self._router.model(name))), [JSON])
 
     async def _decision(self, decision_id: str, caller: Caller) -> None:
         await caller.reply(200, _json(_explanation(self._router.explain(decision_id))), [JSON])
@@ -201,6 +206,10 @@ def _decision_headers(decision: Decision) -> Headers:
     return [
         (f"x-modelfleet-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items()
     ]
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "modelfleet"}
 
 
 def _explanation(entry: Entry) -> dict[str, object]:

@@ -52,6 +52,8 @@ MAX_CLASSES = 200
 """Classes told apart; further tasks count together as the task without name."""
 
 _CHANNEL_OPTIONS = (
+    # The operator is inside the cluster; a proxy for the world outside must not stand between.
+    ("grpc.enable_http_proxy", 0),
     ("grpc.keepalive_time_ms", 5_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),

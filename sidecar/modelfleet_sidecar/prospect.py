@@ -17,7 +17,7 @@ from modelfleet_core.estimation.profile import RequestProfile, profile
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, VariantKey
 
-from modelfleet_sidecar.chat import AUTO, ChatCall
+from modelfleet_sidecar.chat import AUTO
 from modelfleet_sidecar.decision import Ask
 from modelfleet_sidecar.failures import Failure, Fault
 
@@ -77,7 +77,7 @@ class Prospect:
 def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Prospect:
     """Profile a request and estimate every variant. Raises Failure when none could ever serve it."""
     call = ask.call
-    known_model(call, fleet)
+    known_model(call.model, fleet)
     most = policy.limits.max_output_tokens
     limit = most if call.asked_output_tokens is None else min(call.asked_output_tokens, most)
     seen = profile(
@@ -110,15 +110,15 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
     )
 
 
-def known_model(call: ChatCall, fleet: Fleet) -> None:
-    """Raise Failure where a request names a model that the fleet does not have."""
-    if call.model == AUTO or fleet.model(ModelName(call.model)) is not None:
+def known_model(name: str, fleet: Fleet) -> None:
+    """Raise Failure where a caller names a model that the fleet does not have."""
+    if name == AUTO or fleet.model(ModelName(name)) is not None:
         return
     known = ", ".join(model.name for model in fleet.models)
     raise Failure(
         Fault.NOT_FOUND,
         "ModelNotFound",
-        f"the model {call.model[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
+        f"the model {name[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
         field="model",
     )
 

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from modelfleet_core.values import ModelName, NanoUsd, TaskName, usd
+from modelfleet_core.values import NanoUsd, TaskName, usd
 
 from modelfleet_sidecar.assign import Assigner, Lease
 from modelfleet_sidecar.batch import Batcher
-from modelfleet_sidecar.chat import ChatCall
+from modelfleet_sidecar.chat import AUTO, ChatCall
 from modelfleet_sidecar.decision import Ask, Certificate, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
@@ -117,11 +117,18 @@ class Router:
         policy = self._lease.policy
         return policy.limits.max_request if policy is not None else DEFAULT_MAX_REQUEST
 
-    def models(self) -> tuple[ModelName, ...]:
-        """Return the fleet's models. Raises Failure without a lease."""
+    def models(self) -> tuple[str, ...]:
+        """Return what a request may name as its model. Raises Failure without a lease."""
         if self._lease.fleet is None:
             raise no_lease(self._lease.refusal)
-        return tuple(model.name for model in self._lease.fleet.models)
+        return (AUTO, *(model.name for model in self._lease.fleet.models))
+
+    def model(self, name: str) -> str:
+        """Return `name` if a request may name it. Raises Failure without a lease or such a model."""
+        if self._lease.fleet is None:
+            raise no_lease(self._lease.refusal)
+        known_model(name, self._lease.fleet)
+        return name
 
     def ask(
         self, call: ChatCall, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
@@ -135,7 +142,7 @@ class Router:
             raise _draining()
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
-        known_model(call, fleet)
+        known_model(call.model, fleet)
         if call.unbounded and policy.budget is not None:
             raise Failure(
                 Fault.BAD_REQUEST,

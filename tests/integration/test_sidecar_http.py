@@ -121,6 +121,9 @@ async def test_the_unchanged_openai_client_chats_streams_and_lists() -> None:
         assert text == answer.choices[0].message.content
         assert chunks[-1].usage is not None
         assert [model.id async for model in client.models.list()] == ["auto", "small", "big"]
+        assert (await client.models.retrieve("big")).id == "big"
+        with pytest.raises(openai.NotFoundError, match="use 'auto' or one of: small, big"):
+            await client.models.retrieve("huge")
         with pytest.raises(openai.NotFoundError, match="not in the fleet"):
             await client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "x"}])
         with pytest.raises(openai.BadRequestError, match="max_tokens"):

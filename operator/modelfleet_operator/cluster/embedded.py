@@ -38,6 +38,10 @@ def read_manifests(paths: Iterable[Path]) -> list[Mapping[str, object]]:
     """
     manifests: list[Mapping[str, object]] = []
     for path in paths:
+        if not path.exists():
+            raise ValueError(
+                f"{path}: there is no such file or folder; --manifests names YAML files and folders"
+            )
         for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
             try:
                 documents = list(yaml.safe_load_all(file.read_text()))

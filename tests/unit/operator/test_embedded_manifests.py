@@ -46,3 +46,8 @@ async def test_applying_again_keeps_what_others_wrote() -> None:
     await cluster.scale(key, 3, str(first["metadata"]["resourceVersion"]))  # type: ignore[index]
     cluster.apply(deployment)
     assert (await cluster.get(Kind.DEPLOYMENT, key))["spec"]["replicas"] == 3  # type: ignore[index]
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere: there is no such file or folder"):
+        read_manifests([tmp_path / "nowhere"])

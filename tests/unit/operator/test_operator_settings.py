@@ -10,7 +10,7 @@ from modelfleet_operator import settings
 from modelfleet_operator.__main__ import UNUSABLE, main
 from modelfleet_operator.settings import Address, ClusterKind, SettingsError, parse_settings
 
-EMBEDDED = {"MODELFLEET_CLUSTER": "embedded"}
+EMBEDDED = {"MODELFLEET_CLUSTER": "embedded", "MODELFLEET_MANIFESTS": "fleet.yaml"}
 
 
 def test_without_anything_set_the_operator_runs_on_kubernetes_and_loopback() -> None:
@@ -41,6 +41,7 @@ def test_manifests_can_be_given_more_than_once_and_win_over_the_variable() -> No
     [
         ([], {"MODELFLEET_CLUSTER": "openshift"}, "kubernetes or embedded"),
         (["--manifests=x.yaml"], {}, "embedded only"),
+        (["--cluster=embedded"], {}, "name the YAML files or folders"),
         (["--clock-offset=60"], {}, "embedded only"),
         (["--clock-offset=soon"], EMBEDDED, "number of seconds"),
         (["--clock-offset=nan"], EMBEDDED, "ten years"),
