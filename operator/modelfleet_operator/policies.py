@@ -14,12 +14,12 @@ from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ObjectKey, PeriodId, usd
 
+from modelfleet_operator.capacity_views import SidecarView, Usage
 from modelfleet_operator.cluster import ClusterError
 from modelfleet_operator.conditions import Condition, no, unknown, yes
 from modelfleet_operator.figures import Figures, PolicyFigures
 from modelfleet_operator.health import Health
 from modelfleet_operator.ledger_records import long_over
-from modelfleet_operator.publish import SidecarView, Usage
 from modelfleet_operator.spec import ResolvedPolicy
 from modelfleet_operator.status import StatusWriter, timestamp
 from modelfleet_operator.world import Present, World

@@ -19,8 +19,8 @@ from modelfleet_core.division.result import Division
 from modelfleet_core.division.solver import divide
 from modelfleet_core.values import ObjectKey, VariantKey, usd
 
+from modelfleet_operator.capacity_views import Usage
 from modelfleet_operator.health import Health
-from modelfleet_operator.publish import Usage
 from modelfleet_operator.views import live_endpoints
 from modelfleet_operator.world import Present, World
 

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -19,18 +18,20 @@ import grpc
 import grpc.aio
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand import DemandClass
+from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows, held_by
 from modelfleet_core.leasing.ledger import BudgetPeriod
-from modelfleet_core.leasing.messages import Document, SidecarId, SlotState
+from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import NanoUsd, ObjectKey, PeriodId, VariantKey
 
+from modelfleet_operator.capacity_views import SidecarView, Slots, Usage
 from modelfleet_operator.demand import DemandMeter
 from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
 from modelfleet_operator.streams import Stream
-from modelfleet_operator.wire import WireError, grant_to, greeting, identity_to, report_from
+from modelfleet_operator.wire import grant_to, greeting, report_from, snapshot_to
 
 log = logging.getLogger(__name__)
 
@@ -45,31 +46,6 @@ SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 """For the server that serves a `Publisher`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """One policy's money in its present period. `granted`: spent or still in sidecars' hands, at most."""
-
-    period: PeriodId
-    starts: datetime
-    ends: datetime
-    limit: NanoUsd
-    granted: NanoUsd
-    spent: NanoUsd
-
-
-@dataclass(frozen=True, slots=True)
-class SidecarView:
-    """One sidecar as the leader sees it."""
-
-    id: SidecarId
-    follows: Follows | str
-    """A text says why it gets nothing."""
-    report_age: float
-    """Seconds."""
-    connected: bool
-    slots: Mapping[EndpointUrl, SlotState]
 
 
 PolicyOf = Callable[[SidecarId], tuple[ObjectKey, ObjectKey] | str]
@@ -343,37 +319,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         """Return the leader's present view of sidecars, endpoints and ledgers."""
         if self._book is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
-        response = capacity_pb2.SnapshotResponse(epoch=self._book.epoch)
-        for view in self.sidecars():
-            entry = response.sidecars.add(
-                identity=identity_to(view.id),
-                policy=str(view.follows.policy) if isinstance(view.follows, Follows) else "",
-                report_age_seconds=view.report_age,
-            )
-            for endpoint, state in view.slots.items():
-                entry.slots.add(endpoint=endpoint, in_flight=state.in_flight, kept=state.kept)
-        for fleet, variants in self.leased().items():
-            for variant, endpoints in variants.items():
-                for endpoint, held in endpoints.items():
-                    response.endpoints.add(
-                        fleet=str(fleet),
-                        model=variant.model,
-                        variant=variant.variant,
-                        endpoint=endpoint,
-                        slots=self._capacity[fleet][variant][endpoint],
-                        held=held,
-                    )
-        for policy in self._documents.policies:
-            usage = self.usage(policy)
-            if usage is not None:
-                response.ledgers.add(
-                    policy=str(policy),
-                    period=usage.period,
-                    limit=usage.limit,
-                    granted=usage.granted,
-                    spent=usage.spent,
-                )
-        return response
+        usages = {policy: self.usage(policy) for policy in self._documents.policies}
+        return snapshot_to(self._book.epoch, self.sidecars(), self._capacity, self.leased(), usages)
 
     def demand(self) -> tuple[DemandClass, ...]:
         """Return the smoothed demand over all sidecars that follow a policy."""
@@ -383,7 +330,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         known = {key: policy for key, (policy, _) in self._documents.policies.items()}
         return self._meter.classes(policies, known, self._clock())
 
-    def leased(self) -> Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]:
+    def leased(self) -> Slots:
         """Return the slots held at each live endpoint."""
         held = held_by(self._book.holders()) if self._book is not None else {}
         return {

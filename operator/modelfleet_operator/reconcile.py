@@ -22,6 +22,7 @@ from modelfleet_core.demand import DemandClass
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
+from modelfleet_operator.capacity_views import SidecarView
 from modelfleet_operator.cluster import ClusterError
 from modelfleet_operator.conditions import Condition
 from modelfleet_operator.declarations import Declared
@@ -39,7 +40,6 @@ from modelfleet_operator.fleet_status import (
 from modelfleet_operator.health import Health
 from modelfleet_operator.observe import Workload
 from modelfleet_operator.planning import Demand, Memory, external_spend, plan_fleet
-from modelfleet_operator.publish import SidecarView
 from modelfleet_operator.scale import Scaled, Scaler, next_patches
 from modelfleet_operator.spec import ResolvedFleet
 from modelfleet_operator.status import StatusWriter

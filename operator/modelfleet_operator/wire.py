@@ -6,11 +6,13 @@ What a sidecar sends is bounded and checked once here; past this module only cor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
 
 from modelfleet.v1 import capacity_pb2
 from modelfleet_core.demand import ModelOffer
+from modelfleet_core.leasing import bounds
+from modelfleet_core.leasing.bounds import WireError
+from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import (
     AccountState,
     ClassDemand,
@@ -23,83 +25,68 @@ from modelfleet_core.leasing.messages import (
 from modelfleet_core.values import (
     EndpointUrl,
     ModelName,
-    NanoUsd,
+    ObjectKey,
     PeriodId,
     TaskName,
     TierName,
-    VariantKey,
 )
 
-MAX_ENTRIES = 10_000
-MAX_TEXT = 1_024
-MAX_ENDPOINT = 4_096
-MAX_SLOTS = 1 << 20
+from modelfleet_operator.capacity_views import SidecarView, Slots, Usage
+
 NANO = 1_000_000_000
-
-T = TypeVar("T")
-
-
-class WireError(ValueError):
-    """A message that breaks the protocol's bounds; `field` names the place."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}; operator and sidecar must be of compatible versions")
-        self.field = field
 
 
 def report_from(message: capacity_pb2.LeaseReport) -> Report:
     """Return the report as values, or raise `WireError`."""
     identity = message.identity
     demand: dict[tuple[TierName, TaskName], ClassDemand] = {}
-    for entry in _bounded("demand", message.demand):
-        key = TierName(_text("demand.tier", entry.tier)), TaskName(entry.task[:MAX_TEXT])
+    for entry in bounds.bounded("demand", message.demand):
+        key = TierName(bounds.text("demand.tier", entry.tier)), TaskName(entry.task[: bounds.MAX_TEXT])
         demand[key] = ClassDemand(
             _finite("demand.arrivals", entry.arrivals),
             {
-                ModelName(_text("demand.models.model", offer.model)): ModelOffer(
+                ModelName(bounds.text("demand.models.model", offer.model)): ModelOffer(
                     quality=_finite("demand.models.quality", offer.quality),
                     cost_usd=_finite("demand.models.cost_usd", offer.cost_usd),
                     service_time=_finite("demand.models.service_seconds", offer.service_seconds),
                 )
-                for offer in _bounded("demand.models", entry.models)
+                for offer in bounds.bounded("demand.models", entry.models)
             },
         )
     return Report(
         sidecar=SidecarId(
-            _text("identity.namespace", identity.namespace),
-            _text("identity.pod", identity.pod),
-            _text("identity.uid", identity.uid),
-            _text("identity.boot", identity.boot),
+            bounds.text("identity.namespace", identity.namespace),
+            bounds.text("identity.pod", identity.pod),
+            bounds.text("identity.uid", identity.uid),
+            bounds.text("identity.boot", identity.boot),
         ),
         epoch=message.epoch,
         sequence=message.sequence,
         applied=message.applied,
         sent_at=message.sent_at_ns / NANO,
         slots={
-            EndpointUrl(_text("slots.endpoint", slot.endpoint, MAX_ENDPOINT)): SlotState(
-                _slots("slots.in_flight", slot.in_flight), _slots("slots.kept", slot.kept)
+            EndpointUrl(bounds.text("slots.endpoint", slot.endpoint, bounds.MAX_ENDPOINT)): SlotState(
+                bounds.slots("slots.in_flight", slot.in_flight), bounds.slots("slots.kept", slot.kept)
             )
-            for slot in _bounded("slots", message.slots)
+            for slot in bounds.bounded("slots", message.slots)
         },
         accounts={
-            PeriodId(_text("accounts.period", account.period)): AccountState(
-                granted=_money("accounts.granted", account.granted),
-                spent=_money("accounts.spent", account.spent),
-                reserved=_money("accounts.reserved", account.reserved),
-                returned=_money("accounts.returned", account.returned),
-                wanted=_money("accounts.wanted", account.wanted),
+            PeriodId(bounds.text("accounts.period", account.period)): AccountState(
+                granted=bounds.money("accounts.granted", account.granted),
+                spent=bounds.money("accounts.spent", account.spent),
+                reserved=bounds.money("accounts.reserved", account.reserved),
+                returned=bounds.money("accounts.returned", account.returned),
+                wanted=bounds.money("accounts.wanted", account.wanted),
             )
-            for account in _bounded("accounts", message.accounts)
+            for account in bounds.bounded("accounts", message.accounts)
         },
         wants={
-            VariantKey(ModelName(_text("wants.model", want.model)), _text("wants.variant", want.variant)): (
-                _slots("wants.slots", want.slots)
-            )
-            for want in _bounded("wants", message.wants)
+            bounds.variant("wants", want.model, want.variant): bounds.slots("wants.slots", want.slots)
+            for want in bounds.bounded("wants", message.wants)
         },
         demand=demand,
-        fleet_version=message.fleet_version[:MAX_TEXT],
-        policy_version=message.policy_version[:MAX_TEXT],
+        fleet_version=message.fleet_version[: bounds.MAX_TEXT],
+        policy_version=message.policy_version[: bounds.MAX_TEXT],
         leaving=message.leaving,
     )
 
@@ -139,7 +126,47 @@ def greeting(epoch: int) -> capacity_pb2.LeaseGrant:
     return capacity_pb2.LeaseGrant(epoch=epoch)
 
 
-def identity_to(sidecar: SidecarId) -> capacity_pb2.Identity:
+def snapshot_to(
+    epoch: int,
+    sidecars: Iterable[SidecarView],
+    live: Slots,
+    held: Slots,
+    usages: Mapping[ObjectKey, Usage | None],
+) -> capacity_pb2.SnapshotResponse:
+    """Return the leader's view as a protobuf message; `held` has the places of `live`."""
+    response = capacity_pb2.SnapshotResponse(epoch=epoch)
+    for view in sidecars:
+        sidecar = response.sidecars.add(
+            identity=_identity(view.id),
+            policy=str(view.follows.policy) if isinstance(view.follows, Follows) else "",
+            report_age_seconds=view.report_age,
+        )
+        for endpoint, state in view.slots.items():
+            sidecar.slots.add(endpoint=endpoint, in_flight=state.in_flight, kept=state.kept)
+    for fleet, variants in live.items():
+        for variant, endpoints in variants.items():
+            for endpoint, slots in endpoints.items():
+                response.endpoints.add(
+                    fleet=str(fleet),
+                    model=variant.model,
+                    variant=variant.variant,
+                    endpoint=endpoint,
+                    slots=slots,
+                    held=held[fleet][variant][endpoint],
+                )
+    for policy, usage in usages.items():
+        if usage is not None:
+            response.ledgers.add(
+                policy=str(policy),
+                period=usage.period,
+                limit=usage.limit,
+                granted=usage.granted,
+                spent=usage.spent,
+            )
+    return response
+
+
+def _identity(sidecar: SidecarId) -> capacity_pb2.Identity:
     return capacity_pb2.Identity(
         namespace=sidecar.namespace, pod=sidecar.pod, uid=sidecar.uid, boot=sidecar.boot
     )
@@ -149,30 +176,6 @@ def _document(document: Document | None) -> capacity_pb2.Document | None:
     if document is None:
         return None
     return capacity_pb2.Document(version=document.version, manifest=document.manifest)
-
-
-def _bounded(field: str, entries: Sequence[T]) -> Sequence[T]:
-    if len(entries) > MAX_ENTRIES:
-        raise WireError(field, f"{len(entries)} entries are more than {MAX_ENTRIES}")
-    return entries
-
-
-def _text(field: str, text: str, most: int = MAX_TEXT) -> str:
-    if not 0 < len(text) <= most:
-        raise WireError(field, f"must have 1 to {most} characters, has {len(text)}")
-    return text
-
-
-def _slots(field: str, slots: int) -> int:
-    if slots > MAX_SLOTS:
-        raise WireError(field, f"{slots} slots are more than {MAX_SLOTS}")
-    return slots
-
-
-def _money(field: str, amount: int) -> NanoUsd:
-    if amount < 0:
-        raise WireError(field, f"money must not be negative, is {amount}")
-    return NanoUsd(amount)
 
 
 def _finite(field: str, number: float) -> float:

@@ -22,13 +22,14 @@ from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.errors import SpecError
+from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import ClassDemand, Document, Grant, SidecarId
 from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, VariantKey
 
-from modelfleet_sidecar.wire import WireError, grant_from, report_to
+from modelfleet_sidecar.wire import grant_from, report_to
 
 _Call = grpc.aio.StreamStreamCall[capacity_pb2.LeaseReport, capacity_pb2.LeaseGrant]
 Parsed = TypeVar("Parsed")

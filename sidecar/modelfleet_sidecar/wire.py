@@ -7,48 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 from modelfleet.v1 import capacity_pb2
+from modelfleet_core.leasing import bounds
+from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.messages import AccountGrant, Document, Grant, Report, SlotGrant
-from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, PeriodId, VariantKey
+from modelfleet_core.values import EndpointUrl, PeriodId, VariantKey
 
-MAX_ENTRIES = 10_000
-MAX_TEXT = 1_024
-MAX_ENDPOINT = 4_096
 MAX_MANIFEST = 1 << 20
-MAX_SLOTS = 1 << 20
 MAX_MONEY = (1 << 63) - 1
 """What a report can say: an absurd bill must not keep the rest of it from being said."""
 NANO = 1_000_000_000
-
-T = TypeVar("T")
-
-
-class WireError(ValueError):
-    """A message that breaks the protocol's bounds; `field` names the place."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}; operator and sidecar must be of compatible versions")
-        self.field = field
 
 
 def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
     """Return the grant as values, or raise `WireError`."""
     slots: dict[EndpointUrl, SlotGrant] = {}
-    for slot in _bounded("slots", message.slots):
-        endpoint = EndpointUrl(_text("slots.endpoint", slot.endpoint, MAX_ENDPOINT))
+    for slot in bounds.bounded("slots", message.slots):
+        endpoint = EndpointUrl(bounds.text("slots.endpoint", slot.endpoint, bounds.MAX_ENDPOINT))
         if endpoint in slots:
             raise WireError("slots.endpoint", f"{endpoint} is listed twice")
-        if slot.slots > MAX_SLOTS:
-            raise WireError("slots.slots", f"{slot.slots} is above {MAX_SLOTS}")
-        slots[endpoint] = SlotGrant(_variant("slots", slot.model, slot.variant), slot.slots)
+        count = bounds.slots("slots.slots", slot.slots)
+        slots[endpoint] = SlotGrant(bounds.variant("slots", slot.model, slot.variant), count)
     accounts: dict[PeriodId, AccountGrant] = {}
-    for account in _bounded("accounts", message.accounts):
-        accounts[PeriodId(_text("accounts.period", account.period))] = AccountGrant(
-            granted=_money("accounts.granted", account.granted),
-            keep=_money("accounts.keep", account.keep),
-            limit=_money("accounts.limit", account.limit),
+    for account in bounds.bounded("accounts", message.accounts):
+        accounts[PeriodId(bounds.text("accounts.period", account.period))] = AccountGrant(
+            granted=bounds.money("accounts.granted", account.granted),
+            keep=bounds.money("accounts.keep", account.keep),
+            limit=bounds.money("accounts.limit", account.limit),
             ends_in=_seconds("accounts.ends_in_ns", account.ends_in_ns),
         )
     return Grant(
@@ -59,14 +45,11 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
         ttl=_seconds("ttl_ns", message.ttl_ns),
         slots=slots,
         accounts=accounts,
-        slot_prices={
-            _variant("prices", price.model, price.variant): _price("prices.slot_second", price.slot_second)
-            for price in _bounded("prices", message.prices)
-        },
+        slot_prices=_prices(message.prices),
         money_price=_price("money_price", message.money_price),
         fleet=_document("fleet", message.fleet) if message.HasField("fleet") else None,
         policy=_document("policy", message.policy) if message.HasField("policy") else None,
-        refusal=message.refusal[:MAX_TEXT],
+        refusal=message.refusal[: bounds.MAX_TEXT],
     )
 
 
@@ -112,32 +95,17 @@ def report_to(report: Report) -> capacity_pb2.LeaseReport:
     return message
 
 
-def _bounded(field: str, entries: Sequence[T]) -> Sequence[T]:
-    if len(entries) > MAX_ENTRIES:
-        raise WireError(field, f"{len(entries)} entries are more than {MAX_ENTRIES}")
-    return entries
-
-
-def _text(field: str, text: str, most: int = MAX_TEXT) -> str:
-    if not 0 < len(text) <= most:
-        raise WireError(field, f"must have 1 to {most} characters, has {len(text)}")
-    return text
-
-
-def _variant(field: str, model: str, variant: str) -> VariantKey:
-    return VariantKey(ModelName(_text(f"{field}.model", model)), _text(f"{field}.variant", variant))
-
-
-def _money(field: str, amount: int) -> NanoUsd:
-    if amount < 0:
-        raise WireError(field, f"money must not be negative, is {amount}")
-    return NanoUsd(amount)
-
-
 def _seconds(field: str, nanoseconds: int) -> float:
     if nanoseconds < 0:
         raise WireError(field, f"a duration must not be negative, is {nanoseconds} ns")
     return nanoseconds / NANO
+
+
+def _prices(entries: Sequence[capacity_pb2.VariantPrice]) -> dict[VariantKey, float]:
+    return {
+        bounds.variant("prices", entry.model, entry.variant): _price("prices.slot_second", entry.slot_second)
+        for entry in bounds.bounded("prices", entries)
+    }
 
 
 def _price(field: str, price: float) -> float:
@@ -149,4 +117,4 @@ def _price(field: str, price: float) -> float:
 def _document(field: str, document: capacity_pb2.Document) -> Document:
     if len(document.manifest) > MAX_MANIFEST:
         raise WireError(f"{field}.manifest", f"{len(document.manifest)} bytes are more than {MAX_MANIFEST}")
-    return Document(_text(f"{field}.version", document.version), document.manifest)
+    return Document(bounds.text(f"{field}.version", document.version), document.manifest)

@@ -10,13 +10,13 @@ from modelfleet_core.leasing.ledger import budget_period
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.policy import Period, Policy
 from modelfleet_core.values import NanoUsd, ObjectKey, PeriodId
+from modelfleet_operator.capacity_views import SidecarView, Usage
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
 from modelfleet_operator.cluster.fields import mapping
 from modelfleet_operator.figures import Figures
 from modelfleet_operator.health import Health
 from modelfleet_operator.policies import Policies, policy_body, policy_conditions
-from modelfleet_operator.publish import SidecarView, Usage
 from modelfleet_operator.spec import resolve
 from modelfleet_operator.status import StatusWriter
 from modelfleet_operator.world import World

@@ -13,9 +13,9 @@ from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, PeriodId, TaskName, TierName, VariantKey
 from modelfleet_operator import prices
+from modelfleet_operator.capacity_views import Usage
 from modelfleet_operator.health import Health
 from modelfleet_operator.prices import Pricing
-from modelfleet_operator.publish import Usage
 from modelfleet_operator.publishing import Publishing
 from modelfleet_operator.world import World
 from support.manifests import fleet_manifest, policy_manifest

@@ -9,6 +9,7 @@ import pytest
 from modelfleet.v1 import capacity_pb2
 from modelfleet_core.catalog import ExternalPlacement
 from modelfleet_core.demand import ModelOffer
+from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.messages import AccountState, ClassDemand, Document, SlotGrant, SlotState
 from modelfleet_core.manifests import parse_fleet
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, leased_endpoint
@@ -90,7 +91,7 @@ def test_a_grant_beyond_bounds_names_the_field(
 ) -> None:
     message = operator_wire.grant_to(GRANT)
     change(message)
-    with pytest.raises(sidecar_wire.WireError, match=f"^{field}: "):
+    with pytest.raises(WireError, match=f"^{field}: "):
         sidecar_wire.grant_from(message)
 
 
@@ -117,5 +118,5 @@ def test_a_report_beyond_bounds_names_the_field(
 ) -> None:
     message = sidecar_wire.report_to(REPORT)
     change(message)
-    with pytest.raises(operator_wire.WireError, match=f"^{field}: "):
+    with pytest.raises(WireError, match=f"^{field}: "):
         operator_wire.report_from(message)
