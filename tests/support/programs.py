@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -15,16 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from modelfleet_lab.ports import free_ports
 
 START_SECONDS = 40.0
 STOP_SECONDS = 20.0
-
-
-def free_port() -> int:
-    """Return a loopback port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(slots=True)
@@ -105,7 +98,7 @@ def _start(name: str, folder: Path, environment: Mapping[str, str], http: str) -
 @asynccontextmanager
 async def operator_on(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIterator[tuple[Program, str]]:
     """Run the operator on one namespace of a real API server; yield it and its capacity address."""
-    capacity, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    capacity, http = (f"127.0.0.1:{port}" for port in free_ports(2))
     environment = {
         "KUBECONFIG": str(kubeconfig),
         "MODELFLEET_CLUSTER": "kubernetes",
@@ -123,7 +116,7 @@ async def sidecar_of(
     pod: Mapping[str, str], capacity: str, folder: Path
 ) -> AsyncIterator[tuple[Program, str]]:
     """Run the sidecar of a pod (`namespace`, `name`, `uid`); yield it and the base URL of its HTTP API."""
-    http, grpc, admin = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    http, grpc, admin = (f"127.0.0.1:{port}" for port in free_ports(3))
     environment = {
         "MODELFLEET_OPERATOR": capacity,
         "MODELFLEET_NAMESPACE": pod["namespace"],

@@ -12,7 +12,6 @@ import ctypes
 import json
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelfleet_lab.controlplane import namespace
+from modelfleet_lab.ports import free_ports
 
 READY_SECONDS = 120.0
 END_SECONDS = 10.0
@@ -75,7 +75,7 @@ def running(
     Raises `ControlPlaneError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    etcd, peers, port = _free_port(), _free_port(), _free_port()
+    etcd, peers, port = free_ports(3)
     token = secrets.token_hex(16)
     _write_secret(folder / "tokens.csv", f"{token},admin,admin,system:masters\n")
     _write_secret(folder / "service-accounts.key", _signing_key())
@@ -221,9 +221,3 @@ def _signing_key() -> str:
 def _write_secret(path: Path, content: str) -> None:
     path.touch(mode=0o600)
     path.write_text(content)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from modelfleet_lab.baselines.knowledge import Knowledge
-from modelfleet_lab.demo.children import Children, free_ports
+from modelfleet_lab.demo.children import Children
 from modelfleet_lab.demo.evidence import NANO, Run, collect
 from modelfleet_lab.demo.hosts import Host
 from modelfleet_lab.demo.live import View
@@ -24,6 +24,7 @@ from modelfleet_lab.demo.programs import Running
 from modelfleet_lab.demo.replay import GRACE, Progress, Reply, ask_over_http, replay
 from modelfleet_lab.demo.sampling import FleetSample
 from modelfleet_lab.demo.scenario import DEADLINE, WARM_UP, Request, Scenario
+from modelfleet_lab.ports import free_ports
 
 POLICY = "modelfleet"
 

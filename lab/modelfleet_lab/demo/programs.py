@@ -12,8 +12,9 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelfleet_lab.demo.children import Child, Children, free_ports
+from modelfleet_lab.demo.children import Child, Children
 from modelfleet_lab.demo.sampling import Sampler
+from modelfleet_lab.ports import free_ports
 
 
 @dataclass(frozen=True, slots=True)

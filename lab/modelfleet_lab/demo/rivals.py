@@ -19,11 +19,12 @@ from modelfleet_lab.baselines.calibration import PastRequest, calibrated_price
 from modelfleet_lab.baselines.estimates import Estimates
 from modelfleet_lab.baselines.knowledge import Knowledge, all_to_one, equal_split
 from modelfleet_lab.baselines.router import Router
-from modelfleet_lab.demo.children import Child, Children, free_ports
+from modelfleet_lab.demo.children import Child, Children
 from modelfleet_lab.demo.evidence import Run, collect
 from modelfleet_lab.demo.manifests import server_arguments
 from modelfleet_lab.demo.replay import Progress, replay
 from modelfleet_lab.demo.scenario import DEADLINE, LabModel, Scenario
+from modelfleet_lab.ports import free_ports
 
 
 @dataclass(frozen=True, slots=True)

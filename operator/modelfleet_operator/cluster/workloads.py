@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from modelfleet_operator.cluster.processes import (
 )
 from modelfleet_operator.cluster.store import ObjectId, ObjectStore, id_of
 
+_PORTS = range(20_000, 32_768)
 _ADDRESS = "127.0.0.1"
 _TEMPLATE_LABEL = "pod-template-hash"
 _MANAGED_LABEL = "endpointslice.kubernetes.io/managed-by"
@@ -207,13 +209,23 @@ class Workloads:
         self._store.put({**pod, "status": status})
 
     def _free_port(self) -> int:
-        """Return a port that nothing listens on and no other pod was given."""
+        """Return a port that nothing listens on and no other pod was given.
+
+        It is below the range from which the system serves outgoing connections: one of those could take it
+        before the pod listens.
+        """
+        given = {run.port for run in self._runs.values()}
         while True:
+            port = _PORTS[secrets.randbelow(len(_PORTS))]
+            if port in given:
+                continue
             with socket.socket() as probe:
-                probe.bind((_ADDRESS, 0))
-                port = int(probe.getsockname()[1])
-            if all(run.port != port for run in self._runs.values()):
-                return port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((_ADDRESS, port))
+                except OSError:
+                    continue
+            return port
 
     def _write_status(self, deployment: Mapping[str, object]) -> None:
         metadata = mapping(deployment, "metadata")

@@ -17,7 +17,7 @@ from aiohttp import web
 from modelfleet_lab.arrivals import attribution
 from modelfleet_lab.controlplane.start import ControlPlane
 from modelfleet_lab.demo import examples, live
-from modelfleet_lab.demo.children import ChildError, Children, free_ports
+from modelfleet_lab.demo.children import ChildError, Children
 from modelfleet_lab.demo.evidence import Run, collect, quantile, score
 from modelfleet_lab.demo.kubectl import Kubectl
 from modelfleet_lab.demo.live import result_table
@@ -27,6 +27,7 @@ from modelfleet_lab.demo.report import Findings, summary, write_report
 from modelfleet_lab.demo.sampling import FleetSample, Sampler, VariantSample, parse_sample
 from modelfleet_lab.demo.scenario import Request, make_scenario
 from modelfleet_lab.model_server import RequestRecord
+from modelfleet_lab.ports import free_ports
 from modelfleet_lab.questions import Question
 from rich.console import Console
 
@@ -373,3 +374,10 @@ def _running(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z" and os.path.exists(f"/proc/{pid}")
+
+
+def test_free_ports_differ_and_are_not_those_of_outgoing_connections() -> None:
+    ports = free_ports(200)
+    assert len(set(ports)) == 200
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(ports) < first
