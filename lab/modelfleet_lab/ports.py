@@ -1,7 +1,7 @@
 """Serves demo, control plane and tests: ports for programs that are started with one.
 
 Between the choice of a port and the start of its program anything may happen to it, above all that the system
-gives it to an outgoing connection. So the choice is made below the range that serves those (Linux: from 32768).
+gives it to an outgoing connection. So it is chosen below the range that serves those (Linux: from 32768).
 """
 
 from __future__ import annotations
