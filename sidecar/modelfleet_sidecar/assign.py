@@ -35,9 +35,9 @@ from modelfleet_core.values import (
     usd,
 )
 
-from modelfleet_sidecar.chat import AUTO
-from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
+from modelfleet_sidecar.decision import Certificate, Considered, Decision
 from modelfleet_sidecar.prospect import Prospect
+from modelfleet_sidecar.reasons import MONEY, SLOTS, TOO_DEAR, TOO_LATE, reason_of
 from modelfleet_sidecar.unreachable import Unreachable
 
 PATIENCE = 5.0
@@ -46,8 +46,6 @@ than the favourite would take to answer."""
 SOLVE_SECONDS = 0.05
 SETTLED_BY = 10.0
 """Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
-SLOTS, MONEY, TOO_LATE, TOO_DEAR = "NoFreeSlot", "Budget", "TooLate", "TooDear"
-"""Why a variant could not be chosen now; other words in `excluded_by` hold however long a request waits."""
 WORTH_IT = 1e-6
 """Quality by which the same answer is better now than later."""
 
@@ -341,7 +339,7 @@ class Assigner:
             endpoint=base_url(held.endpoint),
             tier=seen.ask.tier.name,
             task=seen.profile.task,
-            reason=_reason(seen, j, self.favourite(seen), considered, certificate),
+            reason=reason_of(seen, j, self.favourite(seen), considered, certificate),
             quality=seen.quality[j],
             expected_cost=NanoUsd(round(seen.cost[j] * NANO)),
             reserved=held.amount,
@@ -381,34 +379,8 @@ def _defer(
     return WORTH_IT - (1.0 - chance) * favourite - chance * worst
 
 
-def _spared(j: int, considered: Considered) -> bool:
-    """Return whether the price of money alone made `j` better than a dearer variant."""
-    _, cost, _, _, value = considered.figures
-    regardless = value + considered.money_price * cost
-    return any(
-        regardless[k] > regardless[j] and cost[k] > cost[j]
-        for k, why in enumerate(considered.excluded_by)
-        if why in ("", TOO_DEAR)
-    )
-
-
 def _held_until(seen: Prospect, now: float) -> float:
     """Return when the reservation is given up by itself."""
     if seen.ask.routed:
         return now + seen.policy.limits.max_request
     return seen.ask.deadline + SETTLED_BY
-
-
-def _reason(
-    seen: Prospect, j: int, favourite: int, considered: Considered, certificate: Certificate
-) -> Reason:
-    if seen.ask.call.model != AUTO:
-        return Reason.PINNED
-    if sum(seen.possible) == 1:
-        return Reason.ONLY_ELIGIBLE
-    if j == favourite:
-        return Reason.BUDGET_BINDS if _spared(j, considered) else Reason.BEST_VALUE
-    if considered.excluded_by[favourite] == SLOTS:
-        return Reason.SLOTS_BIND
-    dear = considered.excluded_by[favourite] == MONEY or MONEY in certificate.binding
-    return Reason.BUDGET_BINDS if dear else Reason.SLOTS_BIND

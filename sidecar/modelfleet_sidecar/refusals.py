@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from modelfleet_core.values import usd
 
-from modelfleet_sidecar.assign import MONEY, Assigner, Lease
+from modelfleet_sidecar.assign import Assigner, Lease
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.prospect import Prospect
+from modelfleet_sidecar.reasons import MONEY
 
 BUDGET_PATIENCE = 2.0
 """Seconds that a request waits for money before it is told that the budget is exhausted."""
