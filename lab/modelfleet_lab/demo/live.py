@@ -35,14 +35,21 @@ class Track:
     progress: Progress
     folder: Path
     """Where its servers log."""
-    budget: float
-    """USD."""
+    money: float
+    """USD that it and what went before it may spend."""
+    before: frozenset[str] = frozenset()
+    """Questions that were asked of the same servers, for the same money, before this replay's."""
     billed: float = 0.0
+    budget: float = 0.0
+    """USD left by what went before."""
     done: bool = False
 
     def refresh(self) -> None:
         if not self.done:
-            self.billed = sum(record.cost_nano_usd for record in collect(self.folder)) / NANO
+            records = collect(self.folder)
+            earlier = sum(record.cost_nano_usd for record in records if record.question in self.before)
+            self.billed = (sum(record.cost_nano_usd for record in records) - earlier) / NANO
+            self.budget = self.money - earlier / NANO
             self.done = len(self.progress.outcomes) == self.progress.total
 
 
@@ -62,8 +69,16 @@ class View:
         self._stage = text
         self._console.print(Text(f"[{time.monotonic() - self._start:5.1f} s] {text}"))
 
-    def track(self, policy: str, progress: Progress, folder: Path, budget: float) -> None:
-        self._tracks.append(Track(policy, progress, folder, budget))
+    def track(
+        self,
+        policy: str,
+        progress: Progress,
+        folder: Path,
+        money: float,
+        before: frozenset[str] = frozenset(),
+    ) -> None:
+        """Show a replay whose servers log in `folder`; questions of `before` do not count as its own."""
+        self._tracks.append(Track(policy, progress, folder, money, before))
 
     async def run(self) -> None:
         if not self._console.is_terminal:

@@ -71,7 +71,8 @@ async def _replay(
     """Replay warm-up and run without a pause in between; only the run counts."""
     warm_up, progress = Progress(len(scenario.warm_up)), Progress(len(scenario.requests))
     view.track("modelfleet, warm-up", warm_up, folder, limit)
-    view.track(POLICY, progress, folder, limit)
+    before = frozenset(request.question.question_id for request in scenario.warm_up)
+    view.track(POLICY, progress, folder, limit, before)
     view.stage(
         f"replaying {warm_up.total} + {progress.total} requests through {len(running.sidecars)} sidecars"
     )
@@ -98,14 +99,14 @@ async def _replay(
     started = begin + WARM_UP
     asked = {request.question.question_id for request in scenario.requests}
     records = collect(folder)
-    before = sum(record.cost_nano_usd for record in records if record.question not in asked)
+    earlier = sum(record.cost_nano_usd for record in records if record.question not in asked)
     during = tuple(record for record in records if record.question in asked)
     samples = tuple(sample for sample in running.sampler.samples if sample.at >= started - 1.0)
     return ProductRun(
         Run(POLICY, tuple(progress.outcomes), during, started),
         samples,
-        budget=max(scenario.limit - before / NANO, sum(record.cost_nano_usd for record in during) / NANO),
-        hard_limit=limit - before / NANO,
+        budget=max(scenario.limit - earlier / NANO, sum(record.cost_nano_usd for record in during) / NANO),
+        hard_limit=limit - earlier / NANO,
         replicas=_replicas(samples),
     )
 

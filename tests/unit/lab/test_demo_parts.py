@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 
 import aiohttp
@@ -94,8 +95,6 @@ def test_quantiles_are_values_that_were_measured() -> None:
 
 
 def test_logs_of_all_servers_come_together_by_time(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
     for name, ends in (("x", (3.0, 1.0)), ("y", (2.0,))):
         lines = [json.dumps(asdict(record("q", end=end))) for end in ends]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n" + '{"half": ')
@@ -312,6 +311,14 @@ async def test_plain_progress_is_short_lines(tmp_path: Path, monkeypatch: pytest
     assert words == "best single 3/640 sent 0 answered 0 right 0 shed $0.0000 of $0.2500"
     assert lines.count("  replicas ready: 1 of 2 a-model-with-a-long-name") == 1
     assert all(len(line) < 120 for line in lines)
+
+
+def test_progress_shows_a_replays_own_spend_and_what_the_one_before_left(tmp_path: Path) -> None:
+    lines = [record("warm", cost_nano_usd=1_000), record("a", cost_nano_usd=500)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(asdict(line)) + "\n" for line in lines))
+    track = live.Track("p", Progress(1), tmp_path, 1e-5, frozenset({"warm"}))
+    track.refresh()
+    assert (track.billed, track.budget) == (pytest.approx(5e-7), pytest.approx(9e-6))
 
 
 async def test_a_program_that_ends_early_is_reported_with_its_output(tmp_path: Path) -> None:
