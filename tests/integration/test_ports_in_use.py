@@ -12,7 +12,8 @@ import pytest
 pytestmark = pytest.mark.integration
 
 FREE = "127.0.0.1:0"
-OPERATOR = ["modelfleet-operator", "--cluster=embedded"]
+NODES = Path(__file__).resolve().parents[2] / "examples" / "embedded"
+OPERATOR = ["modelfleet-operator", "--cluster=embedded", f"--manifests={NODES}"]
 SIDECAR = ["modelfleet-sidecar", "--namespace=n", "--pod-name=p", "--pod-uid=u", "--operator=127.0.0.1:9"]
 
 
