@@ -15,12 +15,14 @@ from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import (
     AccountState,
+    Bid,
     ClassDemand,
     Document,
     Grant,
     Report,
     SidecarId,
     SlotState,
+    Want,
 )
 from modelfleet_core.values import (
     EndpointUrl,
@@ -81,7 +83,17 @@ def report_from(message: capacity_pb2.LeaseReport) -> Report:
             for account in bounds.bounded("accounts", message.accounts)
         },
         wants={
-            bounds.variant("wants", want.model, want.variant): bounds.slots("wants.slots", want.slots)
+            bounds.variant("wants", want.model, want.variant): Want(
+                bounds.slots("wants.slots", want.slots),
+                tuple(
+                    Bid(
+                        weight=_finite("wants.bids.weight", bid.weight),
+                        price=_any_finite("wants.bids.price", bid.price),
+                        slots=bounds.slots("wants.bids.slots", bid.slots),
+                    )
+                    for bid in want.bids[: bounds.MAX_BIDS]
+                ),
+            )
             for want in bounds.bounded("wants", message.wants)
         },
         demand=demand,
@@ -101,12 +113,17 @@ def grant_to(grant: Grant) -> capacity_pb2.LeaseGrant:
         ttl_ns=int(grant.ttl * NANO),
         money_price=grant.money_price,
         refusal=grant.refusal,
+        report_every_ns=int(grant.report_every * NANO),
         fleet=_document(grant.fleet),
         policy=_document(grant.policy),
     )
     for endpoint, slot in grant.slots.items():
         message.slots.add(
-            model=slot.variant.model, variant=slot.variant.variant, endpoint=endpoint, slots=slot.slots
+            model=slot.variant.model,
+            variant=slot.variant.variant,
+            endpoint=endpoint,
+            slots=slot.slots,
+            floor=slot.floor,
         )
     for period, account in grant.accounts.items():
         message.accounts.add(
@@ -115,9 +132,14 @@ def grant_to(grant: Grant) -> capacity_pb2.LeaseGrant:
             keep=account.keep,
             limit=account.limit,
             ends_in_ns=int(account.ends_in * NANO),
+            allowance=account.allowance if math.isfinite(account.allowance) else None,
         )
     for variant, price in grant.slot_prices.items():
         message.prices.add(model=variant.model, variant=variant.variant, slot_second=price)
+    for variant, ask in grant.asks.items():
+        message.asks.add(model=variant.model, variant=variant.variant, weight=ask.weight, price=ask.price)
+    for variant, unused in grant.linger.items():
+        message.lingers.add(model=variant.model, variant=variant.variant, unused_ns=int(unused * NANO))
     return message
 
 
@@ -176,6 +198,12 @@ def _document(document: Document | None) -> capacity_pb2.Document | None:
     if document is None:
         return None
     return capacity_pb2.Document(version=document.version, manifest=document.manifest)
+
+
+def _any_finite(field: str, number: float) -> float:
+    if not math.isfinite(number):
+        raise WireError(field, f"must be finite, is {number}")
+    return number
 
 
 def _finite(field: str, number: float) -> float:

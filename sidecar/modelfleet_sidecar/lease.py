@@ -24,7 +24,7 @@ from modelfleet_core.demand import ModelOffer
 from modelfleet_core.errors import SpecError
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import ClassDemand, Document, Grant, SidecarId
+from modelfleet_core.leasing.messages import ClassDemand, Document, Grant, SidecarId, Want
 from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, VariantKey
@@ -37,6 +37,7 @@ Parsed = TypeVar("Parsed")
 log = logging.getLogger(__name__)
 
 REPORT_INTERVAL = 1.0
+"""Seconds between reports that nothing presses for, unless the leader asks for more."""
 PRESSING_DELAY = 0.01
 """Seconds that a pressing report waits for others to join it."""
 UNUSED_AFTER = 0.2
@@ -96,6 +97,7 @@ class LeaseClient:
         self.policy: Policy | None = None
         self.slot_prices: Mapping[VariantKey, float] = {}
         self.money_price = 0.0
+        self._report_every = REPORT_INTERVAL
         self.refusal = ""
         self.connected = False
         self.trouble = ""
@@ -115,10 +117,10 @@ class LeaseClient:
         """Return seconds on the clock that `holding` goes by."""
         return self._clock()
 
-    def want(self, wants: Mapping[VariantKey, int], money: NanoUsd) -> None:
+    def want(self, wants: Mapping[VariantKey, Want], money: NanoUsd) -> None:
         """Tell the leader what could be used now; at once if it is more than is held, else after a while.
 
-        `wants`: slots by variant, those in flight included. `money`: what waiting requests would reserve.
+        `money`: what waiting requests would reserve.
         """
         before = self.holding.wanted()
         self.holding.want(wants, money)
@@ -225,7 +227,7 @@ class LeaseClient:
                 with contextlib.suppress(TimeoutError):  # the report is due
                     async with asyncio.timeout(wait):
                         await self._report_moved.wait()
-            self._next_report = self._clock() + REPORT_INTERVAL
+            self._next_report = self._clock() + max(REPORT_INTERVAL, self._report_every)
             report = self.holding.report(
                 self._clock(),
                 demand=dict(self._demand),
@@ -246,6 +248,7 @@ class LeaseClient:
         self.trouble = ""
         self.slot_prices = grant.slot_prices
         self.money_price = grant.money_price
+        self._report_every = grant.report_every
         if grant.refusal and grant.refusal != self.refusal:
             log.warning("the operator grants nothing: %s", grant.refusal)
         self.refusal = grant.refusal

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 
+from modelfleet_core.leasing.messages import Want
 from modelfleet_core.values import NanoUsd, VariantKey
 
 from modelfleet_sidecar.assign import Lease
@@ -47,4 +48,4 @@ class Wants:
         for endpoint, slots in holding.in_flight().items():
             if (variant := holding.variant_of(endpoint)) is not None:
                 wants[variant] += slots
-        self._lease.want(wants, NanoUsd(self._money))
+        self._lease.want({variant: Want(slots) for variant, slots in wants.items()}, NanoUsd(self._money))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from modelfleet.v1 import capacity_pb2
 from modelfleet_core.leasing import bounds
 from modelfleet_core.leasing.bounds import WireError
-from modelfleet_core.leasing.messages import AccountGrant, Document, Grant, Report, SlotGrant
+from modelfleet_core.leasing.messages import AccountGrant, Ask, Document, Grant, Report, SlotGrant
 from modelfleet_core.values import EndpointUrl, PeriodId, VariantKey
 
 MAX_MANIFEST = 1 << 20
@@ -27,8 +27,11 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
         endpoint = EndpointUrl(bounds.text("slots.endpoint", slot.endpoint, bounds.MAX_ENDPOINT))
         if endpoint in slots:
             raise WireError("slots.endpoint", f"{endpoint} is listed twice")
-        count = bounds.slots("slots.slots", slot.slots)
-        slots[endpoint] = SlotGrant(bounds.variant("slots", slot.model, slot.variant), count)
+        slots[endpoint] = SlotGrant(
+            bounds.variant("slots", slot.model, slot.variant),
+            bounds.slots("slots.slots", slot.slots),
+            bounds.slots("slots.floor", slot.floor),
+        )
     accounts: dict[PeriodId, AccountGrant] = {}
     for account in bounds.bounded("accounts", message.accounts):
         accounts[PeriodId(bounds.text("accounts.period", account.period))] = AccountGrant(
@@ -36,6 +39,9 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
             keep=bounds.money("accounts.keep", account.keep),
             limit=bounds.money("accounts.limit", account.limit),
             ends_in=_seconds("accounts.ends_in_ns", account.ends_in_ns),
+            allowance=_price("accounts.allowance", account.allowance)
+            if account.HasField("allowance")
+            else math.inf,
         )
     return Grant(
         epoch=message.epoch,
@@ -50,6 +56,19 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
         fleet=_document("fleet", message.fleet) if message.HasField("fleet") else None,
         policy=_document("policy", message.policy) if message.HasField("policy") else None,
         refusal=message.refusal[: bounds.MAX_TEXT],
+        asks={
+            bounds.variant("asks", ask.model, ask.variant): Ask(
+                weight=_price("asks.weight", ask.weight), price=_finite("asks.price", ask.price)
+            )
+            for ask in bounds.bounded("asks", message.asks)
+        },
+        linger={
+            bounds.variant("lingers", linger.model, linger.variant): _seconds(
+                "lingers.unused_ns", linger.unused_ns
+            )
+            for linger in bounds.bounded("lingers", message.lingers)
+        },
+        report_every=_seconds("report_every_ns", message.report_every_ns),
     )
 
 
@@ -81,8 +100,10 @@ def report_to(report: Report) -> capacity_pb2.LeaseReport:
             returned=account.returned,
             wanted=min(account.wanted, MAX_MONEY),
         )
-    for variant, slots in report.wants.items():
-        message.wants.add(model=variant.model, variant=variant.variant, slots=slots)
+    for variant, want in report.wants.items():
+        told = message.wants.add(model=variant.model, variant=variant.variant, slots=want.slots)
+        for bid in want.bids:
+            told.bids.add(weight=bid.weight, price=bid.price, slots=bid.slots)
     for (tier, task), demand in report.demand.items():
         entry = message.demand.add(tier=tier, task=task, arrivals=demand.arrivals)
         for model, offer in demand.offers.items():
@@ -106,6 +127,12 @@ def _prices(entries: Sequence[capacity_pb2.VariantPrice]) -> dict[VariantKey, fl
         bounds.variant("prices", entry.model, entry.variant): _price("prices.slot_second", entry.slot_second)
         for entry in bounds.bounded("prices", entries)
     }
+
+
+def _finite(field: str, number: float) -> float:
+    if not math.isfinite(number):
+        raise WireError(field, f"must be finite, is {number}")
+    return number
 
 
 def _price(field: str, price: float) -> float:

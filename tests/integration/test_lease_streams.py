@@ -12,7 +12,7 @@ import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.leasing.grants import UPSTREAM_NOTICES
 from modelfleet_core.leasing.holding import Refused, Reservation
-from modelfleet_core.leasing.messages import ClassDemand
+from modelfleet_core.leasing.messages import ClassDemand, Want
 from modelfleet_core.values import NANO, NanoUsd, TaskName, TierName
 from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_sidecar.lease import boot_clock
@@ -60,10 +60,10 @@ async def test_a_burst_moves_slots_from_the_idle_to_the_wanting_sidecar_and_back
         leasing(service, "two") as two,
     ):
         await until(two, lambda: total_free(one) == total_free(two) == 4)
-        one.want({LARGE: 20}, NanoUsd(0))
+        one.want({LARGE: Want(20)}, NanoUsd(0))
         await until(one, lambda: total_free(one) == 8)
         assert total_free(two) == 0
-        two.want({LARGE: 20}, NanoUsd(0))
+        two.want({LARGE: Want(20)}, NanoUsd(0))
         await until(two, lambda: total_free(two) == 4)
         assert total_free(one) == 4
 
@@ -74,11 +74,11 @@ async def test_slots_in_flight_stay_held_until_they_come_back() -> None:
         leasing(service, "one") as one,
         leasing(service, "two") as two,
     ):
-        one.want({LARGE: 2}, NanoUsd(0))
+        one.want({LARGE: Want(2)}, NanoUsd(0))
         await until(one, lambda: total_free(one) == 2)
         busy = [one.holding.reserve(one.now(), POD_A, NanoUsd(0), one.now() + 60) for _ in range(2)]
-        one.want({LARGE: 2}, NanoUsd(0))
-        two.want({LARGE: 2}, NanoUsd(0))
+        one.want({LARGE: Want(2)}, NanoUsd(0))
+        two.want({LARGE: Want(2)}, NanoUsd(0))
         await until(one, lambda: one.holding.report_slots()[POD_A].kept == 2 and not total_free(one))
         assert total_free(two) == 0
         first = busy[0]
@@ -109,11 +109,11 @@ async def test_money_comes_on_demand_and_an_exhausted_budget_refuses() -> None:
     ):
         await until(one, lambda: total_free(one) == 4)
         assert free_money(one) == 0
-        one.want({LARGE: 1}, NanoUsd(7 * USD))
+        one.want({LARGE: Want(1)}, NanoUsd(7 * USD))
         await until(one, lambda: free_money(one) == 7 * USD)
         taken = one.holding.reserve(one.now(), POD_A, NanoUsd(7 * USD), one.now() + 60)
         assert isinstance(taken, Reservation)
-        two.want({LARGE: 1}, NanoUsd(4 * USD))
+        two.want({LARGE: Want(1)}, NanoUsd(4 * USD))
         await until(two, lambda: free_money(two) == 3 * USD)
         refused = two.holding.reserve(two.now(), POD_A, NanoUsd(4 * USD), two.now() + 60)
         assert refused is Refused.NO_MONEY
@@ -136,7 +136,7 @@ async def test_no_money_leaves_before_the_ledger_holds_it() -> None:
     ):
         await until(one, lambda: total_free(one) == 8)
         store.open.clear()
-        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
         applied = one.holding.applied
         service.publisher.set_prices({}, {POLICY: 1.0})
         await until(one, lambda: one.holding.applied > applied and one.money_price == 1.0)
@@ -158,7 +158,7 @@ async def test_without_a_budget_there_is_no_account_and_no_limit() -> None:
 async def test_after_a_restart_with_a_new_epoch_leases_form_anew_and_the_ledger_goes_on() -> None:
     store = MemoryLedgers()
     async with capacity_service(store, {POD_A: 8}, budget="10") as first, leasing(first, "one") as one:
-        one.want({LARGE: 8}, NanoUsd(6 * USD))
+        one.want({LARGE: Want(8)}, NanoUsd(6 * USD))
         await until(one, lambda: total_free(one) == 8 and free_money(one) == 6 * USD)
         taken = one.holding.reserve(one.now(), POD_A, NanoUsd(6 * USD), one.now() + 60)
         assert isinstance(taken, Reservation)
@@ -172,7 +172,7 @@ async def test_after_a_restart_with_a_new_epoch_leases_form_anew_and_the_ledger_
         ):
             await until(one, lambda: one.holding.epoch == 2 and one.holding.applied > 0)
             one.want({}, NanoUsd(0))
-            two.want({LARGE: 3}, NanoUsd(9 * USD))
+            two.want({LARGE: Want(3)}, NanoUsd(9 * USD))
             await until(two, lambda: (free_money(two) or 0) > 0)
             assert free_money(two) <= 4 * USD  # type: ignore[operator]
             second.publisher.forget("uid-lost")
@@ -185,7 +185,7 @@ async def test_a_new_leader_grants_no_slot_that_someone_unheard_may_hold() -> No
         capacity_service(store, {POD_A: 8}, epoch=2, may_hold=("uid-silent", "uid-one")) as service,
         leasing(service, "one") as one,
     ):
-        one.want({LARGE: 8}, NanoUsd(0))
+        one.want({LARGE: Want(8)}, NanoUsd(0))
         await until(one, lambda: one.connected)
         assert total_free(one) == 0
         async with leasing(service, "silent"):
@@ -201,7 +201,7 @@ async def test_a_foreign_epoch_in_the_ledger_ends_leadership() -> None:
         await until(one, lambda: total_free(one) == 8)
         (period,) = store.records
         store.records[period] = replace(store.records[period], epoch=7, version="77")
-        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(LeadershipLostError, match="epoch 7"):
                 await service.run
@@ -217,7 +217,7 @@ async def test_a_leader_that_lost_a_write_reads_the_ledger_anew_and_goes_on() ->
         await until(one, lambda: total_free(one) == 8)
         (period,) = store.records
         store.records[period] = replace(store.records[period], version="5")
-        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
         await until(one, lambda: free_money(one) == 5 * USD)
         assert not service.run.done()
 
@@ -229,12 +229,12 @@ async def test_a_new_period_opens_a_new_account_and_the_old_money_is_not_carried
         capacity_service(store, {POD_A: 8}, budget="10", wall_clock=lambda: time[0]) as service,
         leasing(service, "one") as one,
     ):
-        one.want({LARGE: 1}, NanoUsd(8 * USD))
+        one.want({LARGE: Want(1)}, NanoUsd(8 * USD))
         await until(one, lambda: free_money(one) == 8 * USD)
         taken = one.holding.reserve(one.now(), POD_A, NanoUsd(8 * USD), one.now() + 60)
         assert isinstance(taken, Reservation)
         time[0] += timedelta(minutes=1)
-        one.want({LARGE: 1}, NanoUsd(9 * USD))
+        one.want({LARGE: Want(1)}, NanoUsd(9 * USD))
         await until(one, lambda: free_money(one) == 9 * USD)
         assert len(store.records) == 2
         one.holding.settle(taken.id, None)
@@ -247,9 +247,9 @@ async def test_a_drained_sidecar_gives_everything_back_and_hears_so() -> None:
         leasing(service, "one") as one,
         leasing(service, "two") as two,
     ):
-        one.want({LARGE: 8}, NanoUsd(10 * USD))
+        one.want({LARGE: Want(8)}, NanoUsd(10 * USD))
         await until(one, lambda: total_free(one) == 8 and free_money(one) == 10 * USD)
-        two.want({LARGE: 8}, NanoUsd(10 * USD))
+        two.want({LARGE: Want(8)}, NanoUsd(10 * USD))
         assert await one.drain(PATIENCE)
         await until(two, lambda: total_free(two) == 8 and free_money(two) == 10 * USD)
 
@@ -284,7 +284,7 @@ async def test_a_restarted_sidecar_gets_what_its_earlier_start_held() -> None:
         async with leasing(service, "one") as one:
             await until(one, lambda: total_free(one) == 8)
         async with leasing(service, "one", boot="2") as again:
-            again.want({LARGE: 8}, NanoUsd(0))
+            again.want({LARGE: Want(8)}, NanoUsd(0))
             await until(again, lambda: again.connected)
             assert total_free(again) == 0
             ahead[0] = UPSTREAM_NOTICES
@@ -300,7 +300,7 @@ async def test_a_leader_that_is_not_sure_of_its_leadership_grants_nothing() -> N
         await until(one, lambda: total_free(one) == 8)
         sure[0] = False
         publish_slots(service.publisher, {POD_A: 4})
-        one.want({LARGE: 3}, NanoUsd(0))
+        one.want({LARGE: Want(3)}, NanoUsd(0))
         assert not await one.wait_change(0.3)
         sure[0] = True
         await until(one, lambda: total_free(one) == 4)
@@ -345,13 +345,13 @@ async def test_a_sidecar_follows_no_leader_older_than_the_one_it_knows() -> None
 async def test_an_absurd_bill_stops_no_report() -> None:
     store = MemoryLedgers()
     async with capacity_service(store, {POD_A: 8}) as service, leasing(service, "one") as one:
-        one.want({LARGE: 1}, NanoUsd(1))
+        one.want({LARGE: Want(1)}, NanoUsd(1))
         await until(one, lambda: (free_money(one) or 0) > 0)
         taken = one.holding.reserve(one.now(), POD_A, NanoUsd(1), one.now() + 60)
         assert isinstance(taken, Reservation)
         one.holding.settle(taken.id, NanoUsd(2**70))
         before = _heard(service, "one")
-        one.want({LARGE: 2}, NanoUsd(0))
+        one.want({LARGE: Want(2)}, NanoUsd(0))
         await until(one, lambda: _heard(service, "one") > before + 1)
 
 
@@ -380,7 +380,7 @@ async def test_a_report_that_can_not_be_made_costs_one_stream_and_not_the_lease(
 async def test_a_stopping_leader_leaves_no_spare_money_and_keeps_leases_alive() -> None:
     store = MemoryLedgers()
     async with capacity_service(store, {POD_A: 8}, budget="10") as service, leasing(service, "one") as one:
-        one.want({LARGE: 1}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
         await until(one, lambda: free_money(one) == 5 * USD)
         await service.publisher.stop()
         (record,) = store.records.values()

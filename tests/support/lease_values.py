@@ -15,6 +15,7 @@ from modelfleet_core.leasing.messages import (
     SidecarId,
     SlotGrant,
     SlotState,
+    Want,
 )
 from modelfleet_core.manifests import document, parse_policy
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
@@ -84,7 +85,7 @@ def report(
         sent_at=float(sequence),
         slots={endpoint: SlotState(0, count) for endpoint, count in (kept or {}).items()},
         accounts=accounts or {},
-        wants={LARGE: wants},
+        wants={LARGE: Want(wants)},
         demand={},
         fleet_version=versions[0],
         policy_version=versions[1],

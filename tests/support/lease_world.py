@@ -15,7 +15,7 @@ from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.holders import Follows, held_by
 from modelfleet_core.leasing.holding import Holding, Reservation
 from modelfleet_core.leasing.ledger import LedgerRecord
-from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId
+from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId, Want
 from modelfleet_core.leasing.purse import ForeignEpochError
 from modelfleet_core.manifests import parse_policy
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
@@ -312,7 +312,7 @@ class LeaseWorld:
             actual = NanoUsd(self.random.randint(0, reservation.amount)) if known else None
             self.settle(process, reservation, actual)
         elif chance < 0.93:
-            wants = {variant: self.random.randint(0, 6) for variant in (LARGE, SMALL)}
+            wants = {variant: Want(self.random.randint(0, 6)) for variant in (LARGE, SMALL)}
             process.holding.want(wants, NanoUsd(self.random.choice([0, 0, 3, 6, 12, 40])))
         else:
             self.connect(process)

@@ -19,7 +19,7 @@ from modelfleet_core.catalog import (
 )
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import AccountGrant, Grant, SidecarId, SlotGrant
+from modelfleet_core.leasing.messages import AccountGrant, Grant, SidecarId, SlotGrant, Want
 from modelfleet_core.policy import Batching, Budget, Limits, Period, PodSelector, Policy, Tier
 from modelfleet_core.values import (
     EndpointUrl,
@@ -125,7 +125,7 @@ class GivenLease:
         self.money_price = 0.0
         self.refusal = ""
         self.connected = True
-        self.wants: Mapping[VariantKey, int] = {}
+        self.wants: Mapping[VariantKey, Want] = {}
         self.wanted_money = NanoUsd(0)
         self.demand: list[tuple[TierName, TaskName, Mapping[ModelName, ModelOffer]]] = []
         self._changed = asyncio.Event()
@@ -163,7 +163,7 @@ class GivenLease:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def want(self, wants: Mapping[VariantKey, int], money: NanoUsd) -> None:
+    def want(self, wants: Mapping[VariantKey, Want], money: NanoUsd) -> None:
         self.wants, self.wanted_money = wants, money
 
     def record(self, tier: TierName, task: TaskName, offers: Mapping[ModelName, ModelOffer]) -> None:

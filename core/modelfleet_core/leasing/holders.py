@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from modelfleet_core.leasing.messages import Grant, Report, SidecarId
-from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId
+from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,11 @@ class Holder:
             for endpoint, count in slots.items():
                 held[endpoint] = max(held.get(endpoint, 0), count)
         return held
+
+    def wanted(self, variant: VariantKey) -> int:
+        """Return the slots of `variant` that it could use, those in flight included."""
+        want = self.report.wants.get(variant)
+        return want.slots if want is not None else 0
 
     def free_money(self, period: PeriodId) -> int:
         """Return the money that its newest report shows as free."""

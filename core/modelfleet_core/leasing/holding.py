@@ -24,6 +24,7 @@ from modelfleet_core.leasing.messages import (
     SidecarId,
     SlotGrant,
     SlotState,
+    Want,
 )
 from modelfleet_core.values import EndpointUrl, NanoUsd, PeriodId, TaskName, TierName, VariantKey
 
@@ -101,7 +102,7 @@ class Holding:
         self._reservations: dict[int, Reservation] = {}
         self._next_reservation = 1
         self._reports = 0
-        self._wants: dict[VariantKey, int] = {}
+        self._wants: dict[VariantKey, Want] = {}
         self._wanted_money = 0
 
     def adopt(self, epoch: int) -> bool:
@@ -263,16 +264,16 @@ class Holding:
         """Return whether nothing is reserved."""
         return not self._reservations
 
-    def want(self, wants: Mapping[VariantKey, int], money: NanoUsd) -> None:
+    def want(self, wants: Mapping[VariantKey, Want], money: NanoUsd) -> None:
         """Say what could be used now.
 
-        `wants`: slots by variant, those in flight included. `money`: what waiting requests would reserve.
+        `money`: what waiting requests would reserve.
         """
         if not self.leaving:
-            self._wants = {variant: slots for variant, slots in wants.items() if slots > 0}
+            self._wants = {variant: want for variant, want in wants.items() if want.slots > 0}
             self._wanted_money = money
 
-    def wanted(self) -> tuple[Mapping[VariantKey, int], NanoUsd]:
+    def wanted(self) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
         """Return what `want` said last."""
         return dict(self._wants), NanoUsd(self._wanted_money)
 
@@ -282,7 +283,7 @@ class Holding:
         for granted in self._slots.values():
             given[granted.variant] = given.get(granted.variant, 0) + granted.slots
         money = self.money(now)
-        return any(slots > given.get(variant, 0) for variant, slots in self._wants.items()) or (
+        return any(want.slots > given.get(variant, 0) for variant, want in self._wants.items()) or (
             money is not None and self._wanted_money > money
         )
 

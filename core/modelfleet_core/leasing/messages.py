@@ -6,8 +6,9 @@ Full vectors with (epoch, sequence) and cumulative counters: any message may be 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, PeriodId, TaskName, TierName, VariantKey
@@ -50,6 +51,27 @@ class ClassDemand:
 
 
 @dataclass(frozen=True, slots=True)
+class Bid:
+    """Requests of one tier that wait for a slot of one variant, all at about the same price."""
+
+    weight: float
+    """Of their tier: heavier tiers are served first."""
+    price: float
+    """Weighted quality that each loses if it gets no slot; within a tier the highest is served first."""
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Slots of one variant that a sidecar could use now."""
+
+    slots: int
+    """Those in flight included."""
+    bids: tuple[Bid, ...] = ()
+    """For what exceeds the slots in flight, first served first; at most `bounds.MAX_BIDS`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     sidecar: SidecarId
     epoch: int
@@ -60,8 +82,7 @@ class Report:
     """Seconds on the sidecar's monotonic clock that counts suspend."""
     slots: Mapping[EndpointUrl, SlotState]
     accounts: Mapping[PeriodId, AccountState]
-    wants: Mapping[VariantKey, int]
-    """Slots that it could use now, those in flight included."""
+    wants: Mapping[VariantKey, Want]
     demand: Mapping[tuple[TierName, TaskName], ClassDemand]
     fleet_version: str
     policy_version: str
@@ -72,6 +93,8 @@ class Report:
 class SlotGrant:
     variant: VariantKey
     slots: int
+    floor: int = 0
+    """The part of `slots` that does not end with the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +106,16 @@ class AccountGrant:
     limit: NanoUsd
     ends_in: float
     """Seconds until the period ends."""
+    allowance: float = math.inf
+    """USD per second that this sidecar should spend on average; infinite: no pacing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the first of those who wait elsewhere for a slot of a variant would pay for it, as `Bid` says."""
+
+    weight: float
+    price: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +145,9 @@ class Grant:
     policy: Document | None
     refusal: str
     """Why nothing is granted; empty otherwise."""
+    asks: Mapping[VariantKey, Ask] = field(default_factory=dict)
+    """Variants that others wait for: a slot that comes free goes back unless it is worth more here."""
+    linger: Mapping[VariantKey, float] = field(default_factory=dict)
+    """Seconds after which an unused slot goes back; absent: it may stay as long as the lease."""
+    report_every: float = 1.0
+    """Seconds between reports while nothing presses."""

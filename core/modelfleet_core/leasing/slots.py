@@ -48,7 +48,7 @@ class SlotDivider:
                     endpoint: max(0, live[endpoint] - held.get(endpoint, 0) + theirs.get(endpoint, 0))
                     for endpoint in endpoints
                 }
-                wants = {holder.id: holder.report.wants.get(variant, 0) for holder in holders}
+                wants = {holder.id: holder.wanted(variant) for holder in holders}
                 standing = {holder.id: _part(holder.target, endpoints) for holder in holders}
                 known = (free, set(targets))
                 if even or self._divided.get((fleet, variant)) != known or not _fair(standing, wants, free):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from modelfleet_core.leasing.holding import DRIFT, Holding, Refused, Reservation
-from modelfleet_core.leasing.messages import Report
+from modelfleet_core.leasing.messages import Report, Want
 from modelfleet_core.values import NanoUsd
 from support.lease_values import LARGE, ONE, POD_A, POD_B, TODAY, TTL, YESTERDAY, grant, money
 
@@ -127,11 +127,11 @@ def test_a_report_gives_back_free_money_above_what_may_be_kept() -> None:
 def test_wanted_money_is_kept_and_only_what_is_missing_is_asked_for() -> None:
     held = holding()
     held.apply(grant(1, {POD_A: 1}, {TODAY: money(100, keep=0)}), 0)
-    held.want({LARGE: 4}, NanoUsd(130))
+    held.want({LARGE: Want(4)}, NanoUsd(130))
     assert held.short(1)
     said = report_of(held, 1)
     assert (said.accounts[TODAY].wanted, said.accounts[TODAY].returned) == (30, 0)
-    assert said.wants == {LARGE: 4}
+    assert said.wants == {LARGE: Want(4)}
 
 
 def test_a_new_period_has_its_own_money_and_the_old_request_settles_in_the_old() -> None:
@@ -173,7 +173,7 @@ def test_a_leaving_sidecar_takes_nothing_new_and_keeps_only_what_is_in_flight() 
     held.leave()
     assert held.reserve(1, POD_A, NOTHING, 60) is Refused.NO_LEASE
     held.apply(grant(2, {POD_A: 3}, {TODAY: money(10)}, sent_at=1.0), 1)
-    held.want({LARGE: 3}, NanoUsd(5))
+    held.want({LARGE: Want(3)}, NanoUsd(5))
     said = report_of(held, 2)
     assert said.leaving
     assert said.wants == {}

@@ -10,7 +10,16 @@ from modelfleet.v1 import capacity_pb2
 from modelfleet_core.catalog import ExternalPlacement
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.bounds import WireError
-from modelfleet_core.leasing.messages import AccountState, ClassDemand, Document, SlotGrant, SlotState
+from modelfleet_core.leasing.messages import (
+    AccountState,
+    Ask,
+    Bid,
+    ClassDemand,
+    Document,
+    SlotGrant,
+    SlotState,
+    Want,
+)
 from modelfleet_core.manifests import parse_fleet
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, leased_endpoint
 from modelfleet_operator import wire as operator_wire
@@ -19,7 +28,12 @@ from support.lease_values import LARGE, ONE, POD_A, POD_B, TODAY, grant, money, 
 from support.manifests import fleet_manifest
 
 GRANT = replace(
-    grant(7, {POD_A: 3, POD_B: 1}, {TODAY: money(10**15)}, sent_at=12.5),
+    grant(7, {POD_A: 3, POD_B: 1}, sent_at=12.5),
+    slots={POD_A: SlotGrant(LARGE, 3, floor=1), POD_B: SlotGrant(LARGE, 1)},
+    accounts={TODAY: replace(money(10**15), allowance=0.125)},
+    asks={LARGE: Ask(weight=4.0, price=-0.25)},
+    linger={LARGE: 0.2},
+    report_every=4.0,
     slot_prices={LARGE: 0.25},
     money_price=3.5,
     fleet=Document("f", b"{}"),
@@ -29,6 +43,7 @@ GRANT = replace(
 REPORT = replace(
     report(ONE, 9, applied=4, wants=3, leaving=True, versions=("f", "p")),
     slots={POD_A: SlotState(2, 5)},
+    wants={LARGE: Want(3, (Bid(4.0, 0.5, 2), Bid(1.0, -0.25, 1)))},
     accounts={TODAY: AccountState(NanoUsd(9), NanoUsd(8), NanoUsd(7), NanoUsd(6), NanoUsd(5))},
     demand={
         (TierName("gold"), TaskName("")): ClassDemand(4.0, {ModelName("large"): ModelOffer(0.5, 0.01, 2.0)})
@@ -82,6 +97,11 @@ def twice(message: capacity_pb2.LeaseGrant) -> None:
         ("accounts.ends_in_ns", lambda m: setattr(m.accounts[0], "ends_in_ns", -1)),
         ("prices.slot_second", lambda m: setattr(m.prices[0], "slot_second", float("nan"))),
         ("money_price", lambda m: setattr(m, "money_price", float("inf"))),
+        ("accounts.allowance", lambda m: setattr(m.accounts[0], "allowance", float("nan"))),
+        ("asks.price", lambda m: setattr(m.asks[0], "price", float("inf"))),
+        ("lingers.unused_ns", lambda m: setattr(m.lingers[0], "unused_ns", -1)),
+        ("slots.floor", lambda m: setattr(m.slots[0], "floor", 2**31)),
+        ("report_every_ns", lambda m: setattr(m, "report_every_ns", -1)),
         ("policy.manifest", lambda m: setattr(m.policy, "manifest", b"x" * (2 << 20))),
         ("slots", many),
     ],
@@ -109,6 +129,8 @@ def many_slots(message: capacity_pb2.LeaseReport) -> None:
         ("accounts.spent", lambda m: setattr(m.accounts[0], "spent", -5)),
         ("demand.arrivals", lambda m: setattr(m.demand[0], "arrivals", float("nan"))),
         ("demand.models.cost_usd", lambda m: setattr(m.demand[0].models[0], "cost_usd", -1.0)),
+        ("wants.bids.price", lambda m: setattr(m.wants[0].bids[0], "price", float("nan"))),
+        ("wants.bids.weight", lambda m: setattr(m.wants[0].bids[0], "weight", -1.0)),
         ("wants.variant", lambda m: setattr(m.wants[0], "variant", "")),
         ("slots", many_slots),
     ],

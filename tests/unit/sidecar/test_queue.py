@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
-from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.leasing.messages import SlotGrant, Want
 from modelfleet_core.policy import Batching, Policy
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName
 from modelfleet_sidecar import assign, batch
@@ -133,7 +133,7 @@ async def test_a_caller_that_leaves_the_queue_leaves_nothing_behind() -> None:
         bench.lease.grant({}, money=RICH)
         calls = [bench.decide() for _ in range(3)]
         await bench.until(lambda: bench.router.waiting == 3)
-        await bench.until(lambda: bench.lease.wants == {BIG.key: 3})
+        await bench.until(lambda: bench.lease.wants == {BIG.key: Want(3)})
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
@@ -300,7 +300,7 @@ async def test_money_that_is_worth_more_to_others_is_not_spent_however_long_a_re
         bench.lease.money_price = 1e6  # BIG costs more than an answer and its shed penalty are worth
         bench.lease.grant(slots_of((BIG, 1)), money=RICH)
         call = bench.decide(within=3.0)
-        await bench.until(lambda: bench.lease.wants == {cheap.key: 1})
+        await bench.until(lambda: bench.lease.wants == {cheap.key: Want(1)})
         await asyncio.sleep(0)
         assert bench.router.waiting == 1
         bench.lease.grant(slots_of((cheap, 1), (BIG, 1)), money=RICH)
@@ -412,8 +412,8 @@ async def test_a_request_that_was_passed_over_asks_for_whatever_would_do() -> No
     async with Bench(SMALL, BIG) as bench:
         bench.lease.grant({})
         call = bench.decide()
-        await bench.until(lambda: bench.lease.wants == {BIG.key: 1})
-        await bench.until(lambda: bench.lease.wants == {SMALL.key: 1, BIG.key: 1})
+        await bench.until(lambda: bench.lease.wants == {BIG.key: Want(1)})
+        await bench.until(lambda: bench.lease.wants == {SMALL.key: Want(1), BIG.key: Want(1)})
         call.cancel()
         await asyncio.wait([call])
 

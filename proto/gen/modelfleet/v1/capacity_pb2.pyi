@@ -156,23 +156,58 @@ class Want(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VARIANT_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    BIDS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     variant: _builtins.str
     slots: _builtins.int
+    @_builtins.property
+    def bids(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bid]:
+        """for what exceeds the slots in flight, first served first"""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         variant: _builtins.str = ...,
         slots: _builtins.int = ...,
+        bids: _abc.Iterable[Global___Bid] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "slots", b"slots", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bids", b"bids", "model", b"model", "slots", b"slots", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Want: _TypeAlias = Want  # noqa: Y015
+
+@_typing.final
+class Bid(_message.Message):
+    """requests of one tier that wait at about the same price"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """of the tier"""
+    price: _builtins.float
+    """weighted quality lost without a slot"""
+    slots: _builtins.int
+    def __init__(
+        self,
+        *,
+        weight: _builtins.float = ...,
+        price: _builtins.float = ...,
+        slots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "slots", b"slots", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Bid: _TypeAlias = Bid  # noqa: Y015
 
 @_typing.final
 class AccountState(_message.Message):
@@ -291,6 +326,9 @@ class LeaseGrant(_message.Message):
     FLEET_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    LINGERS_FIELD_NUMBER: _builtins.int
+    REPORT_EVERY_NS_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     sequence: _builtins.int
     """rising within an epoch; 0: only announces the epoch"""
@@ -303,6 +341,8 @@ class LeaseGrant(_message.Message):
     """quality per USD"""
     refusal: _builtins.str
     """why nothing is granted: no policy selects the pod, ..."""
+    report_every_ns: _builtins.int
+    """between reports while nothing presses"""
     @_builtins.property
     def slots(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlotGrant]:
         """full vector"""
@@ -321,6 +361,14 @@ class LeaseGrant(_message.Message):
 
     @_builtins.property
     def policy(self) -> Global___Document: ...
+    @_builtins.property
+    def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ask]:
+        """variants that others wait for"""
+
+    @_builtins.property
+    def lingers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Linger]:
+        """how long an unused slot may stay; absent: as long as the lease"""
+
     def __init__(
         self,
         *,
@@ -336,10 +384,13 @@ class LeaseGrant(_message.Message):
         fleet: Global___Document | None = ...,
         policy: Global___Document | None = ...,
         refusal: _builtins.str = ...,
+        asks: _abc.Iterable[Global___Ask] | None = ...,
+        lingers: _abc.Iterable[Global___Linger] | None = ...,
+        report_every_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "answers", b"answers", "epoch", b"epoch", "fleet", b"fleet", "money_price", b"money_price", "policy", b"policy", "prices", b"prices", "refusal", b"refusal", "report_sent_at_ns", b"report_sent_at_ns", "sequence", b"sequence", "slots", b"slots", "ttl_ns", b"ttl_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "answers", b"answers", "asks", b"asks", "epoch", b"epoch", "fleet", b"fleet", "lingers", b"lingers", "money_price", b"money_price", "policy", b"policy", "prices", b"prices", "refusal", b"refusal", "report_every_ns", b"report_every_ns", "report_sent_at_ns", b"report_sent_at_ns", "sequence", b"sequence", "slots", b"slots", "ttl_ns", b"ttl_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -353,11 +404,14 @@ class SlotGrant(_message.Message):
     VARIANT_FIELD_NUMBER: _builtins.int
     ENDPOINT_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    FLOOR_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     variant: _builtins.str
     endpoint: _builtins.str
     """base URL; for a pod http://address:port"""
     slots: _builtins.int
+    floor: _builtins.int
+    """the part that does not end with the lease"""
     def __init__(
         self,
         *,
@@ -365,14 +419,70 @@ class SlotGrant(_message.Message):
         variant: _builtins.str = ...,
         endpoint: _builtins.str = ...,
         slots: _builtins.int = ...,
+        floor: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "model", b"model", "slots", b"slots", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "floor", b"floor", "model", b"model", "slots", b"slots", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SlotGrant: _TypeAlias = SlotGrant  # noqa: Y015
+
+@_typing.final
+class Ask(_message.Message):
+    """what the first who waits elsewhere would pay for a slot"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    variant: _builtins.str
+    weight: _builtins.float
+    price: _builtins.float
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        weight: _builtins.float = ...,
+        price: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "price", b"price", "variant", b"variant", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ask: _TypeAlias = Ask  # noqa: Y015
+
+@_typing.final
+class Linger(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    UNUSED_NS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    variant: _builtins.str
+    unused_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        unused_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "unused_ns", b"unused_ns", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Linger: _TypeAlias = Linger  # noqa: Y015
 
 @_typing.final
 class AccountGrant(_message.Message):
@@ -385,6 +495,7 @@ class AccountGrant(_message.Message):
     KEEP_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     ENDS_IN_NS_FIELD_NUMBER: _builtins.int
+    ALLOWANCE_FIELD_NUMBER: _builtins.int
     period: _builtins.str
     granted: _builtins.int
     """cumulative"""
@@ -394,6 +505,8 @@ class AccountGrant(_message.Message):
     """of the whole policy"""
     ends_in_ns: _builtins.int
     """until the period ends"""
+    allowance: _builtins.float
+    """USD per second to spend on average; absent: no pacing"""
     def __init__(
         self,
         *,
@@ -402,12 +515,15 @@ class AccountGrant(_message.Message):
         keep: _builtins.int = ...,
         limit: _builtins.int = ...,
         ends_in_ns: _builtins.int = ...,
+        allowance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allowance", b"_allowance", "allowance", b"allowance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_in_ns", b"ends_in_ns", "granted", b"granted", "keep", b"keep", "limit", b"limit", "period", b"period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowance", b"_allowance", "allowance", b"allowance", "ends_in_ns", b"ends_in_ns", "granted", b"granted", "keep", b"keep", "limit", b"limit", "period", b"period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__allowance: _TypeAlias = _typing.Literal["allowance"]  # noqa: Y015
+    _WhichOneofArgType__allowance: _TypeAlias = _typing.Literal["_allowance", b"_allowance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allowance) -> _WhichOneofReturnType__allowance | None: ...
 
 Global___AccountGrant: _TypeAlias = AccountGrant  # noqa: Y015
 
