@@ -101,6 +101,9 @@ class ExternalPlacement:
     """A variant that is an endpoint elsewhere."""
 
     url: EndpointUrl
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    """Input and output tokens; None: not limited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ remembered, so that `unread` can name what a manifest says in vain.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fractions import Fraction
 
 from modelfleet_core.errors import SpecError
+from modelfleet_core.values import ObjectKey
 
 DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,9})?(?:ms|s|m|h))+")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
@@ -20,7 +22,14 @@ _SECONDS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": F
 _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BYTES = re.compile(r"([0-9]{1,12})(Ki|Mi|Gi)?")
 _BYTE_UNITS = {None: 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_PERCENT = re.compile(r"(100(?:\.0{1,4})?|[0-9]{1,2}(?:\.[0-9]{1,4})?)%")
 MAX_DURATION_TEXT = 20
+MAX_MONEY = 999_999_999
+
+OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+OBJECT_RULE = "a name of lower-case letters, digits, - and ."
+MODEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._:/]*[A-Za-z0-9])?")
+MODEL_RULE = "a name of letters, digits and - . _ : /"
 
 
 def parse_duration(text: object, path: str = "duration") -> float:
@@ -156,6 +165,30 @@ class Fields:
             result[key] = decimal_of(value, f"{self.at(name)}.{shown(key)[1:-1]}", most=most)
         return result
 
+    def fraction(self, name: str) -> Decimal:
+        """Return a percentage such as `15%` as an exact part of 1."""
+        value = self._get(name, None)
+        match = _PERCENT.fullmatch(value) if isinstance(value, str) and len(value) <= 9 else None
+        if match is None:
+            remedy = 'write a percentage from "0%" to "100%", such as 15% or 0.5%'
+            raise SpecError(self.at(name), f"is {shown(value)}", remedy)
+        return Decimal(match[1]) / 100
+
+    def names(
+        self, name: str, *, pattern: re.Pattern[str], rule: str, most: int, longest: int
+    ) -> frozenset[str]:
+        """Return a list of 1 to `most` different texts."""
+        value = self._get(name, None)
+        if not isinstance(value, list | tuple):
+            raise SpecError(self.at(name), f"is {shown(value)}, not a list", "write it as a list")
+        if not 1 <= len(value) <= most:
+            raise SpecError(self.at(name), f"has {len(value)} entries", f"write 1 to {most}")
+        for index, item in enumerate(value):
+            if not isinstance(item, str) or len(item) > longest or not pattern.fullmatch(item):
+                raise SpecError(f"{self.at(name)}[{index}]", f"{shown(item)} is refused", f"write {rule}")
+        unique(self.at(name), "name", value)
+        return frozenset(value)
+
     def port(self, name: str) -> str:
         """Return a port as text: the name or number of a Service's port."""
         value = self._get(name, None)
@@ -209,6 +242,24 @@ class Fields:
         if value is None:
             raise SpecError(self.at(name), "is missing", "set it: it has no default")
         return value
+
+
+def key_of(root: Fields) -> ObjectKey:
+    """Return the namespace and name of the manifest at `root`."""
+    metadata = root.child("metadata")
+    return ObjectKey(
+        namespace=metadata.text(
+            "namespace", pattern=OBJECT_NAME, rule=OBJECT_RULE, longest=63, default="default"
+        ),
+        name=metadata.text("name", pattern=OBJECT_NAME, rule=OBJECT_RULE),
+    )
+
+
+def unique(path: str, what: str, names: Iterable[str]) -> None:
+    """Raise `SpecError` if one of `names` is there twice."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise SpecError(path, f"the {what} {shown(twice[0])} is there twice", "give each its own name")
 
 
 def decimal_of(value: object, path: str, *, most: int, positive: bool = False) -> Decimal:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from urllib.parse import urlsplit
 
@@ -33,18 +32,26 @@ from modelfleet_core.catalog import (
 )
 from modelfleet_core.errors import SpecError
 from modelfleet_core.leasing.messages import Document
-from modelfleet_core.manifest_fields import Fields, parse_duration, shown
-from modelfleet_core.policy import Batching, Budget, Limits, Period, PodSelector, Policy, Tier
+from modelfleet_core.manifest_fields import (
+    MAX_MONEY,
+    MODEL_NAME,
+    MODEL_RULE,
+    OBJECT_NAME,
+    OBJECT_RULE,
+    Fields,
+    key_of,
+    parse_duration,
+    shown,
+    unique,
+)
+from modelfleet_core.manifest_policy import read_policy
+from modelfleet_core.policy import Policy
 from modelfleet_core.values import (
     EndpointUrl,
     ModelName,
-    NanoUsd,
-    ObjectKey,
     PoolName,
     TaskName,
-    TierName,
     VariantKey,
-    nano_usd,
 )
 
 __all__ = [
@@ -57,16 +64,12 @@ __all__ = [
     "unknown_fields",
 ]
 
-MAX_POOLS, MAX_MODELS, MAX_VARIANTS, MAX_TIERS = 32, 64, 8, 16
-MAX_MONEY = 999_999_999
+MAX_POOLS, MAX_MODELS, MAX_VARIANTS = 32, 64, 8
+MAX_PER_MINUTE = 1_000_000_000
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_DEPTH = 24
 FEMTO_PER_USD_AND_MILLION = 1_000_000_000
 
-OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-OBJECT_RULE = "a name of lower-case letters, digits, - and ."
-MODEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._:/]*[A-Za-z0-9])?")
-MODEL_RULE = "a name of letters, digits and - . _ : /"
 RESOURCE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?")
 SERVED_NAME = re.compile(r"\S(.*\S)?")
 URL = re.compile(r"https?://\S+")
@@ -91,7 +94,7 @@ def unknown_fields(root: Fields) -> tuple[str, ...]:
 def document(manifest: Mapping[str, object]) -> Document:
     """Return what sidecars need of `manifest` as canonical JSON, with its SHA-256 as version."""
     root = Fields(manifest, "")
-    key = _key(root)
+    key = key_of(root)
     spec = manifest.get("spec")
     _bound_depth(spec)
     content = {
@@ -112,13 +115,13 @@ def document(manifest: Mapping[str, object]) -> Document:
 
 
 def read_fleet(root: Fields) -> Fleet:
-    key = _key(root)
-    spec = _spec(root)
+    key = key_of(root)
+    spec = root.child("spec")
     pools = tuple(_pool(fields) for fields in spec.children("pools", most=MAX_POOLS))
-    _unique("spec.pools", "pool", (pool.name for pool in pools))
+    unique("spec.pools", "pool", (pool.name for pool in pools))
     by_name = {pool.name: pool for pool in pools}
     models = tuple(_model(fields, by_name) for fields in spec.children("models", least=1, most=MAX_MODELS))
-    _unique("spec.models", "model", (model.name for model in models))
+    unique("spec.models", "model", (model.name for model in models))
     budget = spec.child("budget")
     hourly = budget.decimal("hourly", most=MAX_MONEY) if budget.has("hourly") else None
     fleet = Fleet(
@@ -127,32 +130,6 @@ def read_fleet(root: Fields) -> Fleet:
     _one_owner_each(fleet)
     _minimum_fits(fleet)
     return fleet
-
-
-def read_policy(root: Fields) -> Policy:
-    key = _key(root)
-    spec = _spec(root)
-    fleet = spec.child("fleetRef").text("name", pattern=OBJECT_NAME, rule=OBJECT_RULE)
-    batching = spec.child("batching")
-    limits = spec.child("limits")
-    tiers = _tiers(spec)
-    return Policy(
-        key=key,
-        fleet=ObjectKey(key.namespace, fleet),
-        pod_selector=PodSelector(spec.child("podSelector").texts("matchLabels")),
-        batching=Batching(
-            max_size=batching.integer("maxSize", least=1, most=1024, default=64),
-            max_wait=batching.duration("maxWait", default="20ms", most="5s"),
-        ),
-        budget=_budget(spec),
-        limits=Limits(
-            max_output_tokens=limits.integer("maxOutputTokens", least=1, most=1_000_000, default=4096),
-            max_request=limits.duration("maxRequest", default="10m", least="100ms", most="24h"),
-            max_body=limits.bytes("maxBody", least=1024, most=256 << 20, default="16Mi"),
-        ),
-        tiers=tiers,
-        shed_penalty=float(spec.decimal("shedPenalty", most=1000, default="0.5")),
-    )
 
 
 def _pool(fields: Fields) -> Pool:
@@ -177,7 +154,7 @@ def _model(fields: Fields, pools: Mapping[PoolName, Pool]) -> Model:
         _variant(item, ModelName(name), pools)
         for item in fields.children("variants", least=1, most=MAX_VARIANTS)
     )
-    _unique(fields.at("variants"), "variant", (variant.key.variant for variant in variants))
+    unique(fields.at("variants"), "variant", (variant.key.variant for variant in variants))
     external = any(isinstance(variant.placement, ExternalPlacement) for variant in variants)
     if external and not fields.has("pricing"):
         remedy = "set inputPerMTok and outputPerMTok (0 if it is free): budgets count them"
@@ -218,12 +195,13 @@ def _variant(fields: Fields, model: ModelName, pools: Mapping[PoolName, Pool]) -
         problem = "has both" if fields.has("external") else "has neither"
         remedy = "set exactly one of scaleTargetRef (a workload here) and external (an endpoint elsewhere)"
         raise SpecError(fields.path, f"{problem} of scaleTargetRef and external", remedy)
-    placement = _external(fields) if fields.has("external") else _placement(fields, pools)
+    limits = fields.child("limits")
+    placement = _external(fields, limits) if fields.has("external") else _placement(fields, pools)
     latency = fields.child("latency")
     return Variant(
         key=VariantKey(model, name),
         placement=placement,
-        concurrency=fields.integer("concurrency", least=1, most=100_000),
+        concurrency=_concurrency(fields, limits),
         latency=Latency(
             time_to_first_token=latency.duration("timeToFirstToken", default="500ms", most="1h"),
             per_output_token=latency.duration("perOutputToken", default="20ms", least="0.001ms", most="1m"),
@@ -231,7 +209,21 @@ def _variant(fields: Fields, model: ModelName, pools: Mapping[PoolName, Pool]) -
     )
 
 
-def _external(fields: Fields) -> ExternalPlacement:
+def _concurrency(fields: Fields, limits: Fields) -> int:
+    declared = fields.has("concurrency"), limits.has("inFlight")
+    if fields.has("limits") and not fields.has("external"):
+        remedy = "remove it: a pool's variant has concurrency for each replica"
+        raise SpecError(limits.path, "is set on a variant that is not external", remedy)
+    if fields.has("external") and declared != (False, True) and declared != (True, False):
+        problem = "has both" if all(declared) else "has neither"
+        remedy = "set exactly one: for an external variant they are the same"
+        raise SpecError(fields.path, f"{problem} of limits.inFlight and concurrency", remedy)
+    if declared[1]:
+        return limits.integer("inFlight", least=1, most=100_000)
+    return fields.integer("concurrency", least=1, most=100_000)
+
+
+def _external(fields: Fields, limits: Fields) -> ExternalPlacement:
     for name in ("pool", "gpus", "service", "replicas", "startup"):
         if fields.has(name):
             raise SpecError(
@@ -247,7 +239,15 @@ def _external(fields: Fields) -> ExternalPlacement:
         plain = False
     if not plain or parts.username or parts.password or parts.query or parts.fragment:
         raise SpecError(external.at("url"), f"{shown(url)} is refused", f"write {rule}")
-    return ExternalPlacement(EndpointUrl(url.rstrip("/").removesuffix("/v1")))
+    return ExternalPlacement(
+        url=EndpointUrl(url.rstrip("/").removesuffix("/v1")),
+        requests_per_minute=_per_minute(limits, "requestsPerMinute", least=1),
+        tokens_per_minute=_per_minute(limits, "tokensPerMinute", least=1000),
+    )
+
+
+def _per_minute(limits: Fields, name: str, *, least: int) -> int | None:
+    return limits.integer(name, least=least, most=MAX_PER_MINUTE) if limits.has(name) else None
 
 
 def _placement(fields: Fields, pools: Mapping[PoolName, Pool]) -> PoolPlacement:
@@ -292,45 +292,6 @@ def _scaling(fields: Fields) -> Scaling:
     )
 
 
-def _budget(spec: Fields) -> Budget | None:
-    if not spec.has("budget"):
-        spec.child("budget")
-        return None
-    budget = spec.child("budget")
-    budget.choice("enforcement", ("Hard",), "Hard")
-    return Budget(
-        limit=NanoUsd(nano_usd(budget.decimal("limit", most=MAX_MONEY))),
-        period=Period(budget.choice("period", (period.value for period in Period), Period.DAY.value)),
-    )
-
-
-def _tiers(spec: Fields) -> tuple[Tier, ...]:
-    declared = spec.children("tiers", most=MAX_TIERS)
-    tiers = tuple(_tier(fields) for fields in declared) or (Tier(TierName("default"), 1.0, {}),)
-    _unique("spec.tiers", "tier", (tier.name for tier in tiers))
-    for index, tier in enumerate(tiers[:-1]):
-        if not tier.match_headers:
-            problem = "matches everything, so that the tiers below it are never reached"
-            raise SpecError(f"spec.tiers[{index}]", problem, "give it a match or make it the last")
-    if tiers[-1].match_headers:
-        raise SpecError(
-            f"spec.tiers[{len(tiers) - 1}].match",
-            "is set on the last tier, so that a request may match none",
-            "remove it or add a last tier without match",
-        )
-    return tiers
-
-
-def _tier(fields: Fields) -> Tier:
-    headers = fields.child("match").texts("header", most=8)
-    _unique(fields.at("match.header"), "header", (name.lower() for name in headers))
-    return Tier(
-        name=TierName(fields.text("name", pattern=OBJECT_NAME, rule=OBJECT_RULE, longest=63)),
-        weight=float(fields.decimal("weight", most=1_000_000, default="1", positive=True)),
-        match_headers={name.lower(): value for name, value in headers.items()},
-    )
-
-
 def _one_owner_each(fleet: Fleet) -> None:
     """Refuse two variants that would scale one workload or count one server's slots twice."""
     owners: dict[tuple[str, str], VariantKey] = {}
@@ -366,26 +327,6 @@ def _minimum_fits(fleet: Fleet) -> None:
     if fleet.hourly_budget is not None and cost > Decimal(str(fleet.hourly_budget)):
         problem = f"minimal replicas cost {cost} USD an hour, the budget is {fleet.hourly_budget}"
         raise SpecError("spec.budget.hourly", problem, "lower replicas.min or raise the budget")
-
-
-def _key(root: Fields) -> ObjectKey:
-    metadata = root.child("metadata")
-    return ObjectKey(
-        namespace=metadata.text(
-            "namespace", pattern=OBJECT_NAME, rule=OBJECT_RULE, longest=63, default="default"
-        ),
-        name=metadata.text("name", pattern=OBJECT_NAME, rule=OBJECT_RULE),
-    )
-
-
-def _spec(root: Fields) -> Fields:
-    return root.child("spec")
-
-
-def _unique(path: str, what: str, names: Iterable[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise SpecError(path, f"the {what} {shown(twice[0])} is there twice", "give each its own name")
 
 
 def _bound_depth(value: object) -> None:

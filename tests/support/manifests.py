@@ -80,6 +80,27 @@ POLICY: Manifest = {
 }
 
 
+def full_fleet_manifest() -> Manifest:
+    """Return a fleet that sets every field."""
+    manifest = fleet_manifest()
+    external = manifest["spec"]["models"][1]["variants"][0]
+    del external["concurrency"]
+    external["limits"] = {"inFlight": 16, "requestsPerMinute": 500, "tokensPerMinute": 200_000}
+    return manifest
+
+
+def full_policy_manifest() -> Manifest:
+    """Return a policy that sets every field."""
+    manifest = policy_manifest()
+    spec = manifest["spec"]
+    spec["budget"]["shares"] = [{"models": ["frontier"], "max": "15%"}]
+    spec["quotas"] = [{"models": ["frontier"], "requests": 100, "period": "Day"}]
+    spec["tenants"] = {"header": "X-Tenant", "declared": [{"name": "acme", "max": "20%"}]}
+    spec["staleness"] = {"maxAge": "40s", "then": "Floor"}
+    spec["tiers"][0]["floor"] = 2
+    return manifest
+
+
 def fleet_manifest(name: str = "chat", namespace: str = "ml") -> Manifest:
     manifest = copy.deepcopy(FLEET)
     manifest["metadata"] |= {"name": name, "namespace": namespace, "uid": f"{namespace}-{name}"}

@@ -13,14 +13,20 @@ from modelfleet_core.catalog import Fleet
 from modelfleet_core.manifest_fields import Fields
 from modelfleet_core.manifests import parse_fleet, parse_policy, read_fleet, read_policy
 from modelfleet_core.policy import Policy
-from support.manifests import Manifest, fleet_manifest, policy_manifest
+from support.manifests import (
+    Manifest,
+    fleet_manifest,
+    full_fleet_manifest,
+    full_policy_manifest,
+    policy_manifest,
+)
 
 CRDS = Path(__file__).resolve().parents[3] / "crds"
 
 Reader = Callable[[Fields], Fleet | Policy]
 KINDS: list[Any] = [
-    pytest.param("modelfleets", fleet_manifest, read_fleet, id="fleet"),
-    pytest.param("routingpolicies", policy_manifest, read_policy, id="policy"),
+    pytest.param("modelfleets", full_fleet_manifest, read_fleet, id="fleet"),
+    pytest.param("routingpolicies", full_policy_manifest, read_policy, id="policy"),
 ]
 
 
@@ -107,6 +113,7 @@ def test_the_defaults_of_a_fleet_are_the_parsers() -> None:
 def test_the_defaults_of_a_policy_are_the_parsers() -> None:
     manifest = policy_manifest()
     manifest["spec"] = {"fleetRef": {"name": "chat"}, "budget": {"limit": 1}, "tiers": [{"name": "only"}]}
+    manifest["spec"]["quotas"] = [{"models": ["frontier"], "requests": 1}]
     stored = manifest | {"spec": _with_defaults(manifest["spec"], _schema("routingpolicies", "spec"))}
     assert stored != manifest
     assert parse_policy(stored) == parse_policy(manifest)

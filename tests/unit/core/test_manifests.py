@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 from modelfleet_core.catalog import ExternalPlacement, PoolPlacement
@@ -19,9 +20,15 @@ from modelfleet_core.manifests import (
     read_policy,
     unknown_fields,
 )
-from modelfleet_core.policy import Period
-from modelfleet_core.values import NanoUsd, ObjectKey
-from support.manifests import Manifest, fleet_manifest, policy_manifest
+from modelfleet_core.policy import Period, Quota, Share, Stale, Staleness, Tenant
+from modelfleet_core.values import ModelName, NanoUsd, ObjectKey
+from support.manifests import (
+    Manifest,
+    fleet_manifest,
+    full_fleet_manifest,
+    full_policy_manifest,
+    policy_manifest,
+)
 
 
 def test_a_fleet_becomes_what_its_manifest_says() -> None:
@@ -62,6 +69,40 @@ def test_a_policy_becomes_what_its_manifest_says() -> None:
     assert policy.tier_of({"x-tier": "unknown"}).weight == 0.5
 
 
+def test_accounts_and_staleness_become_what_the_manifest_says() -> None:
+    policy = parse_policy(full_policy_manifest())
+    assert policy.budget is not None
+    assert policy.tenants is not None
+    frontier = frozenset({ModelName("frontier")})
+    assert policy.budget.shares == (Share(frontier, Decimal("0.15")),)
+    assert policy.quotas == (Quota(frontier, 100, Period.DAY),)
+    assert policy.tenants.declared == (Tenant("acme", Decimal("0.2")),)
+    assert policy.tenant_of({"x-tenant": "acme"}) == "acme"
+    assert policy.tenant_of({"x-tenant": "Acme"}) is None
+    assert policy.tenant_of({}) is None
+    assert policy.staleness == Staleness(40.0, Stale.FLOOR)
+    assert [tier.floor for tier in policy.tiers] == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("then", "floors"), [("Floor", [0, 1, 2, 2]), ("Hold", [0, 1, 2, 3]), ("Reject", [0] * 4)]
+)
+def test_what_outlives_a_lease_is_never_more_than_was_leased(then: str, floors: list[int]) -> None:
+    manifest = policy_manifest()
+    manifest["spec"]["staleness"] = {"then": then}
+    if then == "Floor":
+        manifest["spec"]["tiers"][0]["floor"] = 2
+    policy = parse_policy(manifest)
+    assert [policy.floor(leased) for leased in range(4)] == floors
+
+
+def test_limits_of_an_external_variant_become_what_the_manifest_says() -> None:
+    variant = parse_fleet(full_fleet_manifest()).models[1].variants[0]
+    assert isinstance(variant.placement, ExternalPlacement)
+    assert variant.concurrency == 16
+    assert (variant.placement.requests_per_minute, variant.placement.tokens_per_minute) == (500, 200_000)
+
+
 def test_a_policy_that_names_only_its_fleet_takes_every_default() -> None:
     policy = parse_policy({"metadata": {"name": "p"}, "spec": {"fleetRef": {"name": "chat"}}})
     assert policy.budget is None
@@ -95,6 +136,11 @@ def _variant(manifest: Manifest) -> Manifest:
     return found
 
 
+def _external(manifest: Manifest) -> Manifest:
+    found: Manifest = manifest["spec"]["models"][1]["variants"][0]
+    return found
+
+
 @pytest.mark.parametrize(
     ("change", "path", "says"),
     [
@@ -118,6 +164,11 @@ def _variant(manifest: Manifest) -> Manifest:
         (lambda m: m["spec"].update(scaling={"interval": "7d"}), "scaling.interval", "168h"),
         (lambda m: m["metadata"].update(name="Not A Name"), "metadata.name", "lower-case"),
         (lambda m: m.pop("spec"), "spec.models", "0 entries"),
+        (lambda m: _variant(m).update(limits={"inFlight": 4}), "variants[0].limits", "not external"),
+        (lambda m: _external(m).update(limits={"inFlight": 4}), "models[1].variants[0]", "has both"),
+        (lambda m: _external(m).pop("concurrency"), "models[1].variants[0]", "has neither"),
+        (lambda m: _external(m).update(limits={"tokensPerMinute": 999}), "tokensPerMinute", "from 1000"),
+        (lambda m: _external(m).update(limits={"requestsPerMinute": 0}), "requestsPerMinute", "from 1"),
     ],
 )
 def test_a_wrong_fleet_is_refused_at_the_field(
@@ -204,6 +255,40 @@ def test_an_external_url_is_plain(url: object) -> None:
         (lambda s: s["limits"].update(maxBody="1Gi"), "maxBody", "16Mi"),
         (lambda s: s.update(podSelector={"matchLabels": {"a": 1}}), "matchLabels", "quote"),
         (lambda s: s.update(tiers="gold"), "spec.tiers", "list"),
+        (lambda s: s.update(staleness={"maxAge": "1s"}), "staleness.maxAge", "5s to 10m"),
+        (lambda s: s.update(staleness={"then": "Wait"}), "staleness.then", "Floor or Hold or Reject"),
+        (
+            lambda s: s.update(staleness={"then": "Hold"}) or s["tiers"][0].update(floor=1),
+            "tiers[0].floor",
+            "Hold",
+        ),
+        (lambda s: s["tiers"][0].update(floor=-1), "tiers[0].floor", "from 0"),
+        (lambda s: s["budget"].update(shares=[{"models": ["a"]}]), "shares[0].max", "is missing"),
+        (lambda s: s["budget"].update(shares=[{"models": ["a"], "max": 15}]), "shares[0].max", "15%"),
+        (lambda s: s["budget"].update(shares=[{"models": ["a"], "max": "101%"}]), "shares[0].max", "100%"),
+        (lambda s: s["budget"].update(shares=[{"models": [], "max": "1%"}]), "shares[0].models", "1 to 64"),
+        (lambda s: s["budget"].update(shares=[{"models": "a", "max": "1%"}]), "shares[0].models", "list"),
+        (lambda s: s["budget"].update(shares=[{"models": [5], "max": "1%"}]), "models[0]", "letters"),
+        (lambda s: s["budget"].update(shares=[{"models": ["a", "a"], "max": "1%"}]), "models", "twice"),
+        (
+            lambda s: s["budget"].update(shares=[{"models": ["a"], "max": f"{n}%"} for n in (1, 2)]),
+            "spec.budget.shares",
+            "same models",
+        ),
+        (lambda s: s.update(quotas=[{"models": ["a"], "requests": -1}]), "quotas[0].requests", "from 0"),
+        (
+            lambda s: s.update(quotas=[{"models": ["a"], "requests": n} for n in (1, 2)]),
+            "spec.quotas",
+            "same models and period",
+        ),
+        (lambda s: s.update(tenants={"header": "x-tenant"}), "tenants.declared", "1 to 64"),
+        (lambda s: s.update(tenants={"header": "x tenant", "declared": []}), "tenants.header", "header"),
+        (
+            lambda s: s.update(tenants={"header": "x", "declared": [{"name": " a", "max": "1%"}]}),
+            "declared[0].name",
+            "printable",
+        ),
+        (lambda s: s.pop("budget") and s.update(tenants={"header": "x"}), "spec.tenants", "no budget"),
     ],
 )
 def test_a_wrong_policy_is_refused_at_the_field(
