@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from modelfleet_core.batching import Step, Window
+from modelfleet_core.batching.window import Step, Window
 from modelfleet_core.policy import Batching
 from modelfleet_core.values import VariantKey
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from modelfleet_core.batching import Step, Window
+from modelfleet_core.batching.window import Step, Window
 
 pytestmark = pytest.mark.property
 

@@ -1,5 +1,5 @@
 import pytest
-from modelfleet_core.batching import Step, Window
+from modelfleet_core.batching.window import Step, Window
 
 
 def window(max_size: int = 4, max_wait: float = 0.02, margin: float = 0.005) -> Window:

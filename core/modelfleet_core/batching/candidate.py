@@ -1,0 +1,54 @@
+"""Stage batch, its question: one request that wants a place, and what each variant would make of it.
+
+In: estimates of a request, from the sidecar's `prospect` or a simulation. Out: a `Candidate`. Next: `queue`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modelfleet_core.values import NanoUsd, TierName, VariantKey
+
+SETTLED_BY = 10.0
+"""Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One request over the m variants of its fleet, in the fleet's order. Times are on one clock."""
+
+    variants: tuple[VariantKey, ...]
+    tier: TierName
+    weight: float
+    shed_penalty: float
+    """Weighted quality lost by not answering."""
+    arrived: float
+    deadline: float
+    longest: float
+    """Seconds that the policy gives any request."""
+    quality: tuple[float, ...]
+    """(m,) in [0, 1]."""
+    cost: tuple[float, ...]
+    """(m,) expected USD."""
+    service_time: tuple[float, ...]
+    """(m,) seconds that it holds a slot."""
+    reserve: tuple[NanoUsd, ...]
+    """(m,) upper bound of its cost."""
+    excluded_by: tuple[str, ...]
+    """(m,) why the variant can never serve this request; empty: it could. At least one could."""
+    routed: bool = False
+    """Its caller asks the model, in time of its own, and settles later."""
+    tenant: str = ""
+    latest_start: float = field(init=False)
+    """When even the fastest variant would come too late."""
+
+    def __post_init__(self) -> None:
+        fastest = 0.0
+        if not self.routed:  # else it is enough to be placed by the deadline
+            rows = zip(self.service_time, self.excluded_by, strict=True)
+            fastest = min((seconds for seconds, why in rows if not why), default=0.0)
+        object.__setattr__(self, "latest_start", self.deadline - fastest)
+
+    def held_until(self, now: float) -> float:
+        """Return when a reservation made now is given up by itself."""
+        return now + self.longest if self.routed else self.deadline + SETTLED_BY

@@ -1,0 +1,261 @@
+"""Stages batch and assign, as one state machine: requests wait for a place until their time is up.
+
+In: arrivals, changes of the lease and of prices, the time. Out: `Placed` and `GivenUp`, and what to ask the
+leader for. The shell keeps the timers and the threads (`modelfleet_core.batching` shows its loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from modelfleet_core.batching.candidate import Candidate
+from modelfleet_core.batching.outcome import GivenUp, Outcome, Why
+from modelfleet_core.batching.placing import Batch, Placer, Solved
+from modelfleet_core.batching.wanting import Claim, claim, wants
+from modelfleet_core.batching.window import Step, Window
+from modelfleet_core.batching.worth import NO_MONEY, Look
+from modelfleet_core.leasing.holding import Holding
+from modelfleet_core.leasing.messages import Want
+from modelfleet_core.policy import Batching
+from modelfleet_core.values import EndpointUrl, NanoUsd, VariantKey
+
+DEADLINE_MARGIN = 0.02
+"""Seconds that assigning and forwarding need before a request's latest start."""
+LOOK_AGAIN = 0.25
+"""Seconds between looks at what waits, since the loss of waiting grows with time."""
+BUDGET_PATIENCE = 2.0
+"""Seconds that a request waits for money before it is told that the budget is exhausted."""
+
+_IDLE = Step(dispatch=False, wake_at=None)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    candidate: Candidate
+    look: Look
+    claim: Claim
+    passed_over: int = 0
+    """Batches that found no place for it."""
+    counted: bool = True
+    """Whether the window counts it as waiting; not while a batch is out."""
+
+
+class Queue:
+    """The queue of one sidecar. Tickets are the caller's names of requests; times are seconds on one clock.
+
+    One batch is out at a time, from `due` to `commit` or `fail`. The lease's `holding` is used for
+    reservations; whoever settles them calls `changed`.
+    """
+
+    def __init__(
+        self,
+        holding: Holding,
+        batching: Batching,
+        *,
+        leave_alone: Callable[[EndpointUrl, float], bool] = lambda _endpoint, _now: False,
+    ) -> None:
+        self._holding = holding
+        self._batching = batching
+        self._window = _window(batching)
+        self.placer = Placer(holding, leave_alone=leave_alone)
+        self._step = _IDLE
+        self._looked = 0.0
+        """When what waits was last looked at."""
+        self._waiting: dict[int, _Waiting] = {}
+        self._out: dict[int, _Waiting] | None = None
+        """The batch that is out."""
+        self._left: tuple[int, ...] = ()
+        """What it left in the queue."""
+        self._more = False
+        """Whether some of that could have been placed."""
+        self._claims: Mapping[int, Sequence[Claim]] = {}
+        """Of joint batches that wait for slots, by their tickets."""
+
+    def __len__(self) -> int:
+        """Return how many requests wait, without the batch that is out."""
+        return len(self._waiting)
+
+    @property
+    def wake_at(self) -> float | None:
+        """Call `due` at this time at the latest; None: not before something happens."""
+        if self._out is not None:
+            return None
+        again = self._looked + LOOK_AGAIN if self._waiting else None
+        times = [time for time in (self._step.wake_at, again) if time is not None]
+        return min(times, default=None)
+
+    def set_prices(self, slots: Mapping[VariantKey, float], money: float) -> None:
+        """Take over published prices: quality per slot-second by variant, and per USD."""
+        self.placer.set_prices(slots, money)
+
+    def follow(self, batching: Batching, now: float) -> None:
+        """Take over the policy's window, unless a batch is out."""
+        if batching == self._batching or self._out is not None:
+            return
+        self._batching = batching
+        self._window = _window(batching)
+        for waiting in self._waiting.values():
+            waiting.counted = True
+            self._step = self._window.arrive(now, waiting.candidate.latest_start)
+
+    def arrive(self, ticket: int, candidate: Candidate, now: float) -> None:
+        """A request came. A ticket must not be in use."""
+        look = self.placer.look(candidate, now)
+        if not self._waiting:
+            self._looked = now
+        self._waiting[ticket] = _Waiting(candidate, look, claim(candidate, look, anything=False))
+        self._step = self._window.arrive(now, candidate.latest_start)
+
+    def renew(self, ticket: int, candidate: Candidate) -> None:
+        """Take a new view of a waiting request, since the fleet or the policy changed."""
+        waiting = self._waiting.get(ticket)
+        if waiting is not None:
+            waiting.candidate = candidate
+
+    def leave(self, ticket: int, now: float) -> bool:
+        """A request's caller went away; returns whether it was there. Nothing is held for it."""
+        if self._out is not None and self._out.pop(ticket, None) is not None:
+            return True
+        waiting = self._waiting.pop(ticket, None)
+        if waiting is not None and waiting.counted:
+            self._step = self._window.leave(now)
+        return waiting is not None
+
+    def changed(self, now: float) -> None:
+        """A slot or money came free, or a new grant: what was passed over may find a place."""
+        if self._waiting:
+            self._step = self._window.capacity_changed(now)
+
+    def due(self, now: float) -> Batch | None:
+        """Return what is to be solved and committed now; None: nothing yet.
+
+        A batch may be empty, where nothing that waits could be placed: commit it all the same.
+        """
+        if self._out is not None:
+            return None
+        if not self._step.dispatch and self._waiting:
+            if now >= self._looked + LOOK_AGAIN:
+                self._looked = now
+                self._step = self._window.capacity_changed(now)
+            elif self._step.wake_at is not None and self._step.wake_at <= now:
+                self._step = self._window.tick(now)
+        if not self._step.dispatch:
+            return None
+        return self._pick(now)
+
+    def _pick(self, now: float) -> Batch:
+        """Take the next batch out of the queue: of what has a place, the heaviest first, then the oldest."""
+        self._looked = now
+        for waiting in self._waiting.values():
+            waiting.counted = False
+            waiting.look = self.placer.look(waiting.candidate, now)
+        tickets = list(self._waiting)
+        placeable = self.placer.placeable(
+            [(waiting.candidate, waiting.look) for waiting in self._waiting.values()], now
+        )
+        ready = [ticket for ticket, could in zip(tickets, placeable, strict=True) if could]
+        ready.sort(key=lambda ticket: self._order(self._waiting[ticket].candidate))
+        chosen = ready[: self._batching.max_size]
+        self._out = {ticket: self._waiting.pop(ticket) for ticket in chosen}
+        self._left = tuple(self._waiting)
+        self._more = len(ready) > len(chosen)
+        return self.placer.pose(
+            chosen,
+            [waiting.candidate for waiting in self._out.values()],
+            now,
+            looks=[waiting.look for waiting in self._out.values()],
+        )
+
+    @staticmethod
+    def _order(candidate: Candidate) -> tuple[float, float]:
+        return -candidate.weight, candidate.arrived
+
+    def commit(
+        self, solved: Solved, now: float, wanted: Callable[[int], bool] = lambda _ticket: True
+    ) -> tuple[Outcome, ...]:
+        """Reserve what was chosen, for each ticket still `wanted`; the others wait on or are given up.
+
+        Returns an outcome for each request that waits no longer.
+        """
+        out = self._take_out()
+        outcomes: list[Outcome] = []
+        back: list[int] = []
+        answers = self.placer.commit(solved, now, lambda ticket: ticket in out and wanted(ticket))
+        for ticket, placed in zip(solved.batch.tickets, answers, strict=True):
+            if placed is not None:
+                outcomes.append(placed)
+            elif ticket in out:
+                back.append(ticket)
+                self._waiting[ticket] = out[ticket]
+        # What was left out because the batch was full must not wait for another change.
+        again = self._more and len(back) < len(answers)
+        binding = bool(solved.certificate.binding) or bool(self._left)
+        deadlines: list[float] = []
+        for ticket in (*back, *self._left):
+            waiting = self._waiting.get(ticket)
+            if waiting is None:  # its caller left
+                continue
+            if (given_up := self._given_up(ticket, waiting.candidate, now)) is not None:
+                outcomes.append(given_up)
+                del self._waiting[ticket]
+                continue
+            waiting.passed_over += 1
+            waiting.counted = True
+            waiting.claim = claim(waiting.candidate, waiting.look, anything=waiting.passed_over > 1)
+            deadlines.append(waiting.candidate.latest_start)
+        self._step = self._window.finish(now, binding=binding, deferred=deadlines)
+        if again and not self._step.dispatch:
+            self._step = self._window.capacity_changed(now)
+        return tuple(outcomes)
+
+    def fail(self, now: float) -> tuple[int, ...]:
+        """The batch that is out could not be solved: empty the queue; returns all tickets."""
+        tickets = (*self._take_out(), *self._waiting)
+        self._waiting.clear()
+        self._step = self._window.finish(now, binding=False, deferred=())
+        while self._step.dispatch:  # what arrived meanwhile is gone as well
+            self._step = self._window.finish(now, binding=False, deferred=())
+        return tickets
+
+    def _take_out(self) -> dict[int, _Waiting]:
+        if self._out is None:
+            raise ValueError(
+                "no batch is out: call `due` first, and `commit` or `fail` once for what it returns"
+            )
+        out, self._out = self._out, None
+        return out
+
+    def _given_up(self, ticket: int, candidate: Candidate, now: float) -> GivenUp | None:
+        """Return why a request that found no place must not wait longer; None: it may."""
+        if not self._holding.live(now):
+            why = Why.NO_LEASE
+        elif now >= candidate.latest_start:
+            why = Why.TOO_LATE
+        elif (
+            now - candidate.arrived >= BUDGET_PATIENCE
+            and self.placer.short_of(candidate, now, self.placer.reserved()) == NO_MONEY
+        ):
+            why = Why.NO_MONEY
+        else:
+            return None
+        return GivenUp(ticket, candidate, why, self.placer.short_of(candidate, now))
+
+    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
+        """Return what could be used now, slots in flight included, and what the waiting would reserve."""
+        in_flight: dict[VariantKey, int] = {}
+        for endpoint, slots in self._holding.in_flight().items():
+            if (variant := self._holding.variant_of(endpoint)) is not None:
+                in_flight[variant] = in_flight.get(variant, 0) + slots
+        alone = [waiting.claim for waiting in (*self._waiting.values(), *(self._out or {}).values())]
+        joint = [one for claims in self._claims.values() for one in claims]
+        return wants([*alone, *joint], in_flight)
+
+    def claim_jointly(self, ticket: int, claims: Sequence[Claim]) -> None:
+        """Want slots also for a joint batch, which does not wait in the queue; none: no more."""
+        others = {other: known for other, known in self._claims.items() if other != ticket}
+        self._claims = {**others, ticket: claims} if claims else others
+
+
+def _window(batching: Batching) -> Window:
+    return Window(max_size=batching.max_size, max_wait=batching.max_wait, margin=DEADLINE_MARGIN)

@@ -1,0 +1,101 @@
+"""Stage assign, what one request is worth where, and what it loses by waiting.
+
+In: a `Candidate`, published prices, the time. Out: a `Look`. Next: `placing` and `wanting`.
+
+    value_j = weight quality_j - slot_price_j service_time_j - money_price cost_j
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelfleet_core.assignment.problem import LARGEST
+from modelfleet_core.batching.candidate import Candidate
+
+NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR = "NoFreeSlot", "Budget", "TooLate", "TooDear"
+"""Why a variant can not be chosen now; other words in `excluded_by` hold however long a request waits."""
+
+PATIENCE = 5.0
+"""Seconds that a request waits at most for its favourite while another model has a slot for it; no longer
+than the favourite would take to answer."""
+WORTH_IT = 1e-6
+"""Quality by which the same answer is better now than later."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """One request at one moment, over its m variants."""
+
+    values: tuple[float, ...]
+    """(m,) weighted quality less published prices."""
+    excluded: tuple[str, ...]
+    """(m,) why the variant is out of the question now, whatever is free; empty: it is not."""
+    favourite: int
+    """What would be chosen if nothing were short."""
+    defer: float
+    """Loss of giving it no place now."""
+
+    @property
+    def worthwhile(self) -> tuple[int, ...]:
+        """Variants that are worth more than waiting, best first; equal ones in the fleet's order."""
+        rows = enumerate(zip(self.values, self.excluded, strict=True))
+        better = [j for j, (value, why) in rows if not why and value > -self.defer]
+        return tuple(sorted(better, key=lambda j: -self.values[j]))
+
+
+def look(
+    candidate: Candidate,
+    slot_prices: Sequence[float],
+    money_price: float,
+    now: float,
+    *,
+    waits: bool = True,
+) -> Look:
+    """Look at one request; what does not find a place `waits`, or else is refused.
+
+    A slot that nobody takes is lost, money is not: so a price of slots never stands against serving at all,
+    but what costs more at the price of money than no answer loses is left to other requests.
+    """
+    weight = candidate.weight
+    kept = [weight * q - money_price * c for q, c in zip(candidate.quality, candidate.cost, strict=True)]
+    values = tuple(
+        k - price * s for k, price, s in zip(kept, slot_prices, candidate.service_time, strict=True)
+    )
+    left = float("inf") if candidate.routed else candidate.deadline - now
+    late = [
+        why or ("" if seconds <= left else TOO_LATE)
+        for why, seconds in zip(candidate.excluded_by, candidate.service_time, strict=True)
+    ]
+    dearest = max((k for k, why in zip(kept, late, strict=True) if not why), default=0.0)
+    least = min(-candidate.shed_penalty, dearest)
+    excluded = tuple(why or (TOO_DEAR if k < least else "") for why, k in zip(late, kept, strict=True))
+    usable = [j for j, why in enumerate(excluded) if not why]
+    anyway = usable or [j for j, why in enumerate(candidate.excluded_by) if not why] or range(len(values))
+    return Look(
+        values=values,
+        excluded=excluded,
+        favourite=max(anyway, key=values.__getitem__, default=-1),
+        defer=_defer(candidate, values, usable, now, waits),
+    )
+
+
+def _defer(
+    candidate: Candidate, values: Sequence[float], usable: Sequence[int], now: float, waits: bool
+) -> float:
+    """Return the loss of giving the request no place now.
+
+    What waits gets its favourite or, with a chance that grows to 1 meanwhile, nothing. So it goes to its
+    favourite at once, and to others the sooner the less it loses by it. Published prices may all be above
+    what any answer is worth: they choose among models, and keep no request from a slot nobody else takes.
+    """
+    nothing = -candidate.shed_penalty
+    sane = [j for j in usable if abs(values[j]) <= LARGEST]
+    if not sane:
+        return -nothing
+    best = max(sane, key=values.__getitem__)
+    worst = min(nothing, *(values[j] for j in sane))
+    patience = min(PATIENCE, candidate.service_time[best], candidate.latest_start - candidate.arrived)
+    waited = max(0.0, now - candidate.arrived)
+    chance = waited / patience if waits and waited < patience else 1.0
+    return WORTH_IT - (1.0 - chance) * values[best] - chance * worst
