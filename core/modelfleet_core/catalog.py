@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PoolName, TaskName, VariantKey
 
@@ -134,6 +135,15 @@ class Scaling:
     interval: float
     scale_down_stabilization: float
     solve_timeout: float
+    scale_up_stabilization: float = 0.0
+    minimum_gain: float = 0.005
+    """Share of what the fleet is worth below which a plan that starts replicas is not taken."""
+
+
+class Mode(Enum):
+    ACTIVE = "Active"
+    ADVISORY = "Advisory"
+    """Plans are made and told, but nothing is scaled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,7 @@ class Fleet:
     hourly_budget: float | None
     """USD per hour for GPUs plus forecast spend at external endpoints; None: no limit."""
     scaling: Scaling
+    mode: Mode = Mode.ACTIVE
 
     def variants(self) -> tuple[Variant, ...]:
         """Return all variants in the order of the manifest."""

@@ -19,6 +19,7 @@ from modelfleet_core.catalog import (
     ExternalPlacement,
     Fleet,
     Latency,
+    Mode,
     Model,
     Pool,
     PoolPlacement,
@@ -125,7 +126,12 @@ def read_fleet(root: Fields) -> Fleet:
     budget = spec.child("budget")
     hourly = budget.decimal("hourly", most=MAX_MONEY) if budget.has("hourly") else None
     fleet = Fleet(
-        key, pools, models, None if hourly is None else float(hourly), _scaling(spec.child("scaling"))
+        key=key,
+        pools=pools,
+        models=models,
+        hourly_budget=None if hourly is None else float(hourly),
+        scaling=_scaling(spec.child("scaling")),
+        mode=Mode(spec.choice("mode", [mode.value for mode in Mode], Mode.ACTIVE.value)),
     )
     _one_owner_each(fleet)
     _minimum_fits(fleet)
@@ -289,6 +295,8 @@ def _scaling(fields: Fields) -> Scaling:
         interval=fields.duration("interval", default="15s", least="1s", most="1h"),
         scale_down_stabilization=fields.duration("scaleDownStabilization", default="5m", most="24h"),
         solve_timeout=fields.duration("solveTimeout", default="5s", least="100ms", most="1m"),
+        scale_up_stabilization=fields.duration("scaleUpStabilization", default="0s", most="24h"),
+        minimum_gain=float(fields.decimal("minimumGain", most=1, default="0.005")),
     )
 
 

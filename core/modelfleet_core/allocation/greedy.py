@@ -5,6 +5,7 @@ In: an `AllocationProblem` and bounds of replicas. Out: replicas and their value
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 
 from modelfleet_core.allocation.limits import Limits
@@ -13,8 +14,9 @@ from modelfleet_core.allocation.program import SECONDS_PER_HOUR
 from modelfleet_core.allocation.worth import Worth
 from modelfleet_core.values import ModelName, VariantKey
 
-_EVALUATIONS = 4000
-"""Bounds the time: one evaluation passes once over classes and offers."""
+_WORK = 1_500_000
+"""Offers looked at in all: it bounds the time, since one evaluation passes once over all of them."""
+_LEAST_EVALUATIONS = 50
 _GAIN = 1e-9
 
 
@@ -25,7 +27,6 @@ class _Evaluator:
         self._problem = problem
         self._within = within
         self._worth = worth
-        self.left = _EVALUATIONS
         self._cells = sorted(
             (
                 (demand.weight * offer.quality + demand.shed_penalty, k, name, side)
@@ -36,30 +37,35 @@ class _Evaluator:
             ),
             key=lambda cell: (-cell[0], cell[1], cell[2], cell[3]),
         )
+        self.left = max(_LEAST_EVALUATIONS, _WORK // max(1, len(self._cells)))
 
     def __call__(self, replicas: Mapping[VariantKey, int]) -> float:
         self.left -= 1
         problem, worth = self._problem, self._worth
         busy: dict[ModelName, float] = {}
-        value = 0.0
+        value = worth.nothing
         for key, count in replicas.items():
-            busy[key.model] = busy.get(key.model, 0.0) + count * worth.slots[key]
-            value -= worth.thrift[key] * count
-            value -= worth.start[key] * max(0, count - self._within.variants[key].now)
+            if count:
+                busy[key.model] = busy.get(key.model, 0.0) + count * worth.slots[key]
+                value -= worth.thrift[key] * count
+                value -= worth.start[key] * max(0, count - self._within.variants[key].now)
         sides = (busy, dict(worth.external))
+        admitted = dict(worth.external_rate)
         budget = self._within.budget
         cash = None if budget is None else max(0.0, budget - self._within.cost(replicas)) / SECONDS_PER_HOUR
         money = {policy: max(0.0, rate) for policy, rate in problem.budget_rate.items()}
         rates = [demand.rate for demand in problem.classes]
         for gain, k, name, side in self._cells:
+            room = sides[side].get(name, 0.0)
+            if not room or not rates[k]:
+                continue
             demand = problem.classes[k]
             offer = demand.offers[name]
             rate = rates[k]
-            room = sides[side].get(name, 0.0)
             if offer.service_time > 0:
                 rate = min(rate, room / offer.service_time)
-            elif not room:
-                rate = 0.0
+            if side == 1:
+                rate = min(rate, admitted.get(name, rate))
             if offer.cost_usd > 0:
                 if side == 1 and cash is not None:
                     rate = min(rate, cash / offer.cost_usd)
@@ -68,12 +74,15 @@ class _Evaluator:
                 continue
             rates[k] -= rate
             sides[side][name] = max(0.0, room - rate * offer.service_time)
-            if side == 1 and cash is not None:
-                cash = max(0.0, cash - rate * offer.cost_usd)
+            if side == 1:
+                if name in admitted:
+                    admitted[name] -= rate
+                if cash is not None:
+                    cash = max(0.0, cash - rate * offer.cost_usd)
             if demand.policy in money:
                 money[demand.policy] = max(0.0, money[demand.policy] - rate * offer.cost_usd)
             value += rate * gain
-        return value - sum(demand.rate * demand.shed_penalty for demand in problem.classes)
+        return value
 
 
 def allocate(
@@ -88,18 +97,24 @@ def allocate(
     evaluate = _Evaluator(problem, within, worth)
     replicas = dict(lower)
     value = evaluate(replicas)
-    while evaluate.left > 0:
-        best: tuple[float, dict[VariantKey, int], float] | None = None
-        for key, v in within.variants.items():
-            more = replicas | {key: replicas[key] + 1}
-            if more[key] <= upper[key] and within.fits(more):
-                gained = evaluate(more) - value
-                rate = gained / max(1, v.placement.gpus)
-                if gained > _GAIN and (best is None or rate > best[0]):
-                    best = (rate, more, value + gained)
-        if best is None:
-            break
-        replicas, value = best[1], best[2]
+    keys = list(within.variants)
+    # Gains mostly fall as others grow: the last known gain of each is an estimate, only the best is redone.
+    waiting = [(-float("inf"), number) for number in range(len(keys))]
+    while waiting and evaluate.left > 0:
+        _, number = heapq.heappop(waiting)
+        key = keys[number]
+        more = replicas | {key: replicas[key] + 1}
+        if more[key] > upper[key] or not within.fits(more):
+            continue
+        gained = evaluate(more) - value
+        rate = gained / max(1, within.variants[key].placement.gpus)
+        if gained <= _GAIN:
+            continue
+        if waiting and -waiting[0][0] > rate:
+            heapq.heappush(waiting, (-rate, number))
+            continue
+        replicas, value = more, value + gained
+        heapq.heappush(waiting, (-rate, number))
     improved = True
     while improved and evaluate.left > 0:
         improved = False

@@ -97,3 +97,11 @@ def minimums(within: Limits) -> dict[VariantKey, int]:
             else:
                 growing.remove(key)
     return kept
+
+
+def maximums(within: Limits) -> dict[VariantKey, int]:
+    """Return the declared maximum replicas, or as many as the pool has GPUs for if that is less."""
+    return {
+        key: min(v.placement.replicas.max, within.gpus.get(v.placement.pool, 0) // max(1, v.placement.gpus))
+        for key, v in within.variants.items()
+    }

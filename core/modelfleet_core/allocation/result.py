@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from modelfleet_core.values import PoolName, VariantKey
+from modelfleet_core.values import ModelName, PoolName, VariantKey
 
 
 class Termination(Enum):
@@ -59,7 +59,7 @@ class Plan:
     bound: float
     """No plan has a higher objective."""
     gap: float
-    """(bound - objective) / |bound|."""
+    """(bound - objective) / |bound|: 0.003 is 0.3 %."""
     termination: Termination
     message: str
     """What is wrong and what to do; empty when all is well."""
@@ -68,6 +68,8 @@ class Plan:
     gpus: Mapping[PoolName, int]
     """GPUs of this plan by pool."""
     pool_prices: Mapping[PoolName, float]
-    """Weighted quality per second that one more GPU is worth: duals of the LP relaxation."""
+    """Weighted quality per second that one more GPU, as part of a replica, is worth: relaxation's duals."""
     budget_price: float
-    """Weighted quality per second that one more USD per hour is worth: dual of the LP relaxation."""
+    """Weighted quality per second that one more USD per hour is worth: dual of the relaxation."""
+    flows: Mapping[tuple[int, ModelName], float]
+    """Requests per second of each class (by its number) to each model; empty where no program had time."""

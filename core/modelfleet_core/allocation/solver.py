@@ -2,140 +2,229 @@
 
 In: an `AllocationProblem`. Out: a `Plan`. Next: `stabilise`, then scale.
 
-The linear relaxation gives prices and a bound, the mixed-integer program replicas; where it gives none in
-time, `greedy` does. Starts that gain too little are left out. The plan is where to go; which of its steps fit
-beside pods that still exist is for scale to say.
+The linear relaxation gives prices and a bound. What runs already, less what is idle, is the plan if that
+bound leaves too little to gain; otherwise the mixed-integer program gives replicas, and where it gives none
+in time, `greedy` does. Plans that start replicas and gain too little by it are not taken. The plan is where
+to go; which of its steps fit beside pods that still exist is for scale to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, floor
 
-from modelfleet_core.allocation import greedy, program
-from modelfleet_core.allocation.limits import Limits, limits, minimums
+from modelfleet_core.allocation import greedy
+from modelfleet_core.allocation.limits import Limits, limits, maximums, minimums
 from modelfleet_core.allocation.problem import AllocationProblem
-from modelfleet_core.allocation.program import ProgramAnswer
+from modelfleet_core.allocation.program import Program, ProgramAnswer
 from modelfleet_core.allocation.reasons import Choice, explain
+from modelfleet_core.allocation.relaxation import Relaxed, relax
 from modelfleet_core.allocation.result import Plan, Termination
-from modelfleet_core.allocation.worth import Worth, worth
+from modelfleet_core.allocation.worth import worth
 from modelfleet_core.values import VariantKey
 
-_MINIMUM_GAIN = 0.005
-"""Share of all value at stake below which nothing is started, unless more requests are answered by it."""
+GAP = 0.003
+"""Relative gap at which a plan is good enough."""
 _SAME_SHED = 0.98
 _NO_RATE = 1e-6
+_WHOLE = 1e-6
+
+Counts = dict[VariantKey, int]
 
 
-class _Solve:
-    """Programs of one allocation, sharing its time."""
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    replicas: Counts
+    objective: float
+    shed: float
+    bound: float = float("inf")
+    optimal: bool = True
 
-    def __init__(self, problem: AllocationProblem, time_limit: float) -> None:
+
+class _Search:
+    """The programs of one allocation, sharing its time."""
+
+    def __init__(self, problem: AllocationProblem, time_limit: float, gap: float) -> None:
         self.problem = problem
         self.within: Limits = limits(problem)
-        self.worth: Worth = worth(problem, self.within)
         self.lower = minimums(self.within)
-        self.upper = {
-            key: min(
-                v.placement.replicas.max,
-                self.within.gpus.get(v.placement.pool, 0) // max(1, v.placement.gpus),
-            )
-            for key, v in self.within.variants.items()
-        }
+        self.upper = maximums(self.within)
+        self.gap = gap
         self.left = time_limit
-
-    def solve(
-        self, lower: Mapping[VariantKey, int], upper: Mapping[VariantKey, int], *, integer: bool, share: float
-    ) -> ProgramAnswer | None:
-        answer = program.solve(
-            self.problem,
+        start = worth(problem, self.within)
+        self.linear = Program(problem, self.within, start, integer=False)
+        self.relaxed: Relaxed = relax(
+            problem,
             self.within,
-            self.worth,
-            lower=lower,
-            upper=upper,
-            integer=integer,
-            time_limit=share * self.left,
+            start,
+            self.linear,
+            lower=self.lower,
+            upper=self.upper,
+            time_limit=0.3 * time_limit,
         )
+        self.worth = self.relaxed.worth
+        self.left -= self.relaxed.seconds
+
+    @property
+    def bound(self) -> float:
+        """No plan is worth more, as far as the relaxation tells."""
+        return self.relaxed.answer.bound if self.relaxed.answer is not None else self.worth.stake
+
+    def relaxation(self, upper: Mapping[VariantKey, int]) -> ProgramAnswer | None:
+        """Return the relaxation with other most replicas."""
+        self.linear.bound(self.lower, upper)
+        return self._timed(self.linear.solve(time_limit=0.3 * self.left), 0.3)
+
+    def value(self, replicas: Counts) -> ProgramAnswer | None:
+        """Return what these replicas bring, and the duals beside them."""
+        self.linear.bound(replicas, replicas)
+        return self._timed(self.linear.solve(time_limit=0.5 * self.left), 0.5)
+
+    def integer(
+        self, upper: Mapping[VariantKey, int], begin: Mapping[VariantKey, int], *, share: float
+    ) -> _Candidate | None:
+        """Return the best whole replicas from the declared minimum up to `upper`."""
+        program = Program(self.problem, self.within, self.worth, integer=True)
+        program.bound(self.lower, upper)
+        program.begin_at(begin)
+        answer = self._timed(program.solve(time_limit=share * self.left, gap=self.gap), share)
+        if answer is None:
+            return None
+        replicas = {key: max(self.lower[key], round(count)) for key, count in answer.replicas.items()}
+        if not self.within.fits(replicas):  # rounding within the solver's tolerance broke a limit
+            return None
+        return _Candidate(replicas, answer.objective, answer.shed, answer.bound, answer.optimal)
+
+    def _timed(self, answer: ProgramAnswer | None, share: float) -> ProgramAnswer | None:
         self.left = max(0.0, self.left - (share * self.left if answer is None else answer.seconds))
         return answer
 
-    def whole(self, answer: ProgramAnswer) -> dict[VariantKey, int] | None:
-        """Return its replicas as whole numbers; None if rounding within its tolerance broke a limit."""
-        replicas = {key: max(self.lower[key], round(count)) for key, count in answer.replicas.items()}
-        return replicas if self.within.fits(replicas) else None
 
-
-def allocate(problem: AllocationProblem, *, time_limit: float) -> Plan:
+def allocate(problem: AllocationProblem, *, time_limit: float, gap: float = GAP) -> Plan:
     """Return a plan within about `time_limit` seconds; it never exceeds pool, stock or hourly budget.
 
     `objective` and `bound` are weighted quality per second, less the penalty of shed requests, less small
-    prices of holding and of starting replicas.
+    prices of holding and of starting replicas. The search ends at the relative `gap`.
     """
-    run = _Solve(problem, time_limit)
-    relaxed = run.solve(run.lower, run.upper, integer=False, share=0.2)
-    found = run.solve(run.lower, run.upper, integer=True, share=0.6)
-    wished = run.whole(found) if found is not None else None
-    bound = min([answer.bound for answer in (relaxed, found) if answer is not None], default=run.worth.stake)
-    if found is None or wished is None:
-        wished, objective = greedy.allocate(problem, run.within, run.worth, lower=run.lower, upper=run.upper)
-        target, termination = wished, Termination.FALLBACK
+    search = _Search(problem, time_limit, gap)
+    calm = _calm(search)
+    least = problem.fleet.scaling.minimum_gain * max(0.0, search.bound - search.worth.nothing)
+    bound = search.bound
+    if calm is not None and _little(calm, search.bound, _shed(search), least):
+        target, wished, objective = calm.replicas, _wishes(search, calm), calm.objective
+        termination = Termination.OPTIMAL
     else:
-        objective = found.objective
-        termination = Termination.OPTIMAL if found.optimal else Termination.FEASIBLE
-        target = wished
-        calmer = _without_small_starts(run, wished, found)
-        if calmer is not None:
-            target, objective = calmer
-    external = found.external_spend if found is not None else 0.0
-    prices = relaxed.model_prices if relaxed is not None else {}
-    fixed = run.solve(target, target, integer=False, share=0.9)
-    if fixed is not None:
-        external = fixed.external_spend
-    if run.within.budget is not None:  # the program keeps it up to its tolerance
-        external = max(0.0, min(external, run.within.budget - run.within.cost(target)))
+        found = search.integer(search.upper, _begin(search, calm), share=0.7)
+        if found is None:
+            found, termination = _greedy(search), Termination.FALLBACK
+        else:
+            bound = min(bound, found.bound)
+            termination = Termination.OPTIMAL if found.optimal else Termination.FEASIBLE
+        target, wished, objective = found.replicas, found.replicas, found.objective
+        if calm is not None and (
+            calm.objective >= objective or _little(calm, found.objective, found.shed, least)
+        ):
+            target, objective = calm.replicas, calm.objective
+    fixed = _as_large_as(search, target)
+    external = 0.0 if fixed is None else fixed.external_spend
+    if search.within.budget is not None:  # the program keeps it up to its tolerance
+        external = max(0.0, min(external, search.within.budget - search.within.cost(target)))
+    relaxed = search.relaxed.answer
+    prices = fixed if fixed is not None else relaxed
     choice = Choice(
-        minimum=run.lower,
+        minimum=search.lower,
         wished=wished,
         target=target,
-        model_prices=fixed.model_prices if fixed is not None else prices,
+        model_prices=prices.model_prices if prices is not None else {},
         external_spend=external,
     )
-    message = _shortfall(run)
+    message = _shortfall(search)
     return Plan(
-        variants=explain(problem, run.within, run.worth, choice),
+        variants=explain(problem, search.within, search.worth, choice),
         objective=objective,
         bound=max(bound, objective),
         gap=max(0.0, bound - objective) / max(1e-9, abs(bound)),
         termination=Termination.INFEASIBLE if message else termination,
         message=message,
-        hourly_cost=run.within.cost(target) + external,
-        gpus=run.within.used(target),
-        pool_prices=relaxed.pool_prices if relaxed is not None else dict.fromkeys(run.within.gpus, 0.0),
+        hourly_cost=search.within.cost(target) + external,
+        gpus=search.within.used(target),
+        pool_prices=relaxed.pool_prices if relaxed is not None else dict.fromkeys(search.within.gpus, 0.0),
         budget_price=relaxed.budget_price if relaxed is not None else 0.0,
+        flows=search.linear.flows() if fixed is not None else {},
     )
 
 
-def _without_small_starts(
-    run: _Solve, wished: Mapping[VariantKey, int], found: ProgramAnswer
-) -> tuple[dict[VariantKey, int], float] | None:
-    """Return the best target that starts nothing, and its value, if starting gains too little; else None."""
-    now = {key: max(run.lower[key], v.now) for key, v in run.within.variants.items()}
-    if all(wished[key] <= now[key] for key in wished):
+def _calm(search: _Search) -> _Candidate | None:
+    """Return the plan that starts nothing: what runs, less what is idle; None: there was no time for it."""
+    now = {key: v.now for key, v in search.within.variants.items()}
+    most = {key: max(search.lower[key], min(search.upper[key], now[key])) for key in now}
+    if not search.within.fits(most):
+        return search.integer(most, search.lower, share=0.3)
+    relaxed = search.relaxation(most)
+    if relaxed is None:
         return None
-    calm = run.solve(run.lower, {key: min(run.upper[key], now[key]) for key in now}, integer=True, share=0.8)
-    replicas = run.whole(calm) if calm is not None else None
-    if calm is None or replicas is None:
-        return None
-    small = found.objective - calm.objective < _MINIMUM_GAIN * run.worth.stake
-    answers_as_many = _SAME_SHED * calm.shed <= found.shed + _NO_RATE
-    return (replicas, calm.objective) if small and answers_as_many else None
+    replicas = {key: min(most[key], ceil(count - _WHOLE)) for key, count in relaxed.replicas.items()}
+    worthwhile = search.value(replicas)
+    return None if worthwhile is None else _Candidate(replicas, worthwhile.objective, worthwhile.shed)
 
 
-def _shortfall(run: _Solve) -> str:
+def _shed(search: _Search) -> float:
+    return search.relaxed.answer.shed if search.relaxed.answer is not None else 0.0
+
+
+def _little(calm: _Candidate, objective: float, shed: float, least: float) -> bool:
+    """Return whether a plan of this value gains too little over `calm` for its moves."""
+    return objective - calm.objective <= least and _SAME_SHED * calm.shed <= shed + _NO_RATE
+
+
+def _wishes(search: _Search, calm: _Candidate) -> Counts:
+    """Return `calm` with what the relaxation would start besides."""
+    relaxed = search.relaxed.answer
+    if relaxed is None:
+        return calm.replicas
+    return {key: max(count, ceil(relaxed.replicas[key] - _WHOLE)) for key, count in calm.replicas.items()}
+
+
+def _begin(search: _Search, calm: _Candidate | None) -> Counts:
+    """Return replicas for the program to begin with."""
+    if search.relaxed.answer is None:
+        return calm.replicas if calm is not None else search.lower
+    return {
+        key: max(search.lower[key], floor(count + _WHOLE))
+        for key, count in search.relaxed.answer.replicas.items()
+    }
+
+
+def _greedy(search: _Search) -> _Candidate:
+    """Return the plan of the fallback, valued by the relaxation where that still has time."""
+    lower = _begin(search, None)
+    if not search.within.fits(lower):
+        lower = search.lower
+    problem, within = search.problem, search.within
+    replicas, objective = greedy.allocate(problem, within, search.worth, lower=lower, upper=search.upper)
+    if search.relaxed.answer is None:  # so far every group counted as if it were as large as it can be
+        search.worth = search.worth.carrying(problem, within, replicas)
+        replicas, objective = greedy.allocate(problem, within, search.worth, lower=lower, upper=search.upper)
+        search.linear.weigh(search.worth)
+    worthwhile = search.value(replicas)
+    if worthwhile is None:
+        return _Candidate(replicas, objective, float("inf"))
+    return _Candidate(replicas, worthwhile.objective, worthwhile.shed)
+
+
+def _as_large_as(search: _Search, target: Counts) -> ProgramAnswer | None:
+    """Return what the plan serves and spends, and its duals, at the utilisation of its own groups."""
+    search.linear.weigh(search.worth.carrying(search.problem, search.within, target))
+    return search.value(target)
+
+
+def _shortfall(search: _Search) -> str:
     """Return what is wrong when the declared minimums do not fit; empty when they do."""
     short = [
-        f"{key} gets {run.lower[key]} of at least {v.placement.replicas.min}"
-        for key, v in run.within.variants.items()
-        if run.lower[key] < v.placement.replicas.min
+        f"{key} gets {search.lower[key]} of at least {v.placement.replicas.min}"
+        for key, v in search.within.variants.items()
+        if search.lower[key] < v.placement.replicas.min
     ]
     if not short:
         return ""

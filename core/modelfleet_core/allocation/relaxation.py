@@ -1,0 +1,60 @@
+"""Stage allocate, the linear relaxation: prices, a bound, and the coefficients that rest on the plan's size.
+
+In: a linear `Program` over a problem. Out: `Relaxed`. Next: `solver` looks for whole replicas.
+
+Usable slots are `n - beta sqrt(n)`, convex in the n slots of a model: a linear program can not hold them for
+small and large groups alike, and their concave hull is up to 10 % too high for small ones. Instead each model
+has the utilisation of the group that the relaxation itself gives it, solved for the largest groups first,
+then for the groups found. Plan and bound count every model's slots at this one utilisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelfleet_core.allocation.limits import Limits
+from modelfleet_core.allocation.problem import AllocationProblem
+from modelfleet_core.allocation.program import Program, ProgramAnswer
+from modelfleet_core.allocation.worth import Worth
+from modelfleet_core.values import VariantKey
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxed:
+    worth: Worth
+    """Of the last program that was solved in time."""
+    answer: ProgramAnswer | None
+    """None: not even the relaxation was solved in time."""
+    seconds: float
+
+
+def relax(
+    problem: AllocationProblem,
+    within: Limits,
+    worth: Worth,
+    linear: Program,
+    *,
+    lower: Mapping[VariantKey, int],
+    upper: Mapping[VariantKey, int],
+    time_limit: float,
+) -> Relaxed:
+    """Return the relaxation with utilisation and prices of starts settled, within `time_limit` seconds."""
+    linear.bound(lower, upper)
+    answer = linear.solve(time_limit=time_limit)
+    spent = time_limit if answer is None else answer.seconds
+    for _ in range(_ROUNDS):
+        if answer is None:
+            break
+        settled = worth.carrying(problem, within, answer.replicas).moving(
+            within, answer.pool_prices, answer.budget_price
+        )
+        linear.weigh(settled)
+        again = linear.solve(time_limit=max(0.0, time_limit - spent))
+        if again is None:
+            linear.weigh(worth)
+            break
+        worth, answer, spent = settled, again, spent + again.seconds
+    return Relaxed(worth, answer, spent)
