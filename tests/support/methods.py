@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from modelfleet_lab.methods import BatchView
+from modelfleet_lab.methods.calibration import PastBatch
 
 
 def view(
@@ -54,3 +57,19 @@ def random_view(seed: int, *, n: int | None = None, m: int | None = None) -> Bat
         now=float(seed),
         quality_low=quality * random.random((n, m)),
     )
+
+
+def past_traffic(
+    seed: int, *, batches: int = 8, n: int = 50, slots: tuple[int, int, int] = (50, 50, 50)
+) -> list[PastBatch]:
+    """Batches over three models of rising strength and price, estimated as it turns out on average."""
+    random = np.random.default_rng(seed)
+    result = []
+    for k in range(batches):
+        hard = random.random((n, 1))
+        quality = np.clip(np.array([0.9, 0.95, 1.0]) - hard * np.array([0.7, 0.45, 0.2]), 0.0, 1.0)
+        cost = random.uniform(0.5, 1.5, (n, 1)) * np.array([0.1, 1.0, 5.0])
+        asked = replace(view(quality.tolist(), free=list(slots), cost=cost.tolist()), now=float(k))
+        outcome = (random.random((n, 3)) < quality).astype(np.float64)
+        result.append(PastBatch(asked, outcome, cost * random.uniform(0.9, 1.1, (n, 3))))
+    return result

@@ -30,7 +30,7 @@ class BatchSplit:
         room = Room(view)
         for first in range(0, n if m else 0, self.batch):
             members = np.arange(first, min(n, first + self.batch))
-            room.open(members, view.money * members.size / n)
+            room.open(members.size, view.money * members.size / n)
             cells = np.argsort(-value[members], axis=None, kind="stable")
             for i, j in zip(members[cells // m].tolist(), (cells % m).tolist(), strict=True):
                 if choice[i] < 0 and room.columns(i)[j]:

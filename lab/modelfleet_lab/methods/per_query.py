@@ -36,16 +36,19 @@ class RoundRobin:
         self._turn = 0
 
     def choose(self, view: BatchView) -> IntArray:
-        m = view.size[1]
-
-        def score(i: int, room: Room) -> FloatArray:
-            distance = (np.arange(m) - self._turn) % m
+        n, m = view.size
+        room = Room(view)
+        choice = np.full(n, -1, dtype=np.int64)
+        for i in range(n if m else 0):
             allowed = np.flatnonzero(room.columns(i))
             if allowed.size:
-                self._turn = int(allowed[distance[allowed].argmin()] + 1) % m
-            return -distance.astype(np.float64)
-
-        return in_turn(view, score)
+                j = int(allowed[((allowed - self._turn) % m).argmin()])
+                choice[i] = j
+                room.take(i, j)
+                self._turn = (j + 1) % m
+            else:
+                room.leave()
+        return choice
 
 
 @dataclass(frozen=True, slots=True)

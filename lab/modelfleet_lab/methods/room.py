@@ -18,8 +18,9 @@ _ROUNDING = 1e-12
 class Room:
     """Slots and money left.
 
-    Money for the cheapest model of every request that is still to be placed is held back, so that no rival
-    starves the end of a batch to please its beginning; where it does not last for that, it goes in order.
+    Money is held back for every request that is still to be placed: what the cheapest free slots would cost
+    them, so that no rival starves the end of a batch to please its beginning. Where it does not last for
+    that, it goes in order.
     """
 
     def __init__(self, view: BatchView) -> None:
@@ -28,35 +29,47 @@ class Room:
             view.eligible & np.isfinite(view.quality) & np.isfinite(view.cost) & (view.cost >= 0)
         )
         self.free: IntArray = np.maximum(view.free, 0)
-        self._cheapest: FloatArray = np.zeros(view.size[0])
-        self.open(np.arange(view.size[0]), view.money)
+        # Of the models' mean costs: near enough for what is only set aside.
+        counted = self._able.sum(axis=0)
+        total = np.where(self._able, view.cost, 0.0).sum(axis=0)
+        self._typical: FloatArray = total / np.maximum(counted, 1)
+        self._order = np.argsort(np.where(counted > 0, self._typical, np.inf), kind="stable")
+        self._order = self._order[counted[self._order] > 0]
+        self.open(view.size[0], view.money)
 
-    def open(self, members: IntArray, money: float) -> None:
-        """Place `members` next, for at most `money` USD."""
-        able = self._able[members] & (self.free > 0)
-        cheapest = np.where(able, self._view.cost[members], np.inf).min(axis=1, initial=np.inf)
-        self._cheapest[members] = np.where(np.isfinite(cheapest), cheapest, 0.0)
-        self._held = float(self._cheapest[members].sum())
-        self._money = money
-        self._slack = _ROUNDING * money if np.isfinite(money) else 0.0
+    def open(self, requests: int, money: float) -> None:
+        """Place `requests` requests next, for at most `money` USD."""
+        self._left = requests
+        self._money = max(0.0, money)
+        self._slack = _ROUNDING * self._money if np.isfinite(money) else 0.0
 
     def columns(self, i: int) -> BoolArray:
         """Return (m,) what request `i` may take."""
-        own = float(self._cheapest[i])
-        most = max(self._money - (self._held - own), min(self._money, own))
-        result: BoolArray = self._able[i] & (self.free > 0) & (self._view.cost[i] <= most + self._slack)
+        able: BoolArray = self._able[i] & (self.free > 0)
+        if not np.isfinite(self._money) or not able.any():
+            return able
+        cost = self._view.cost[i]
+        spare = self._money - self._held_for(self._left - 1)
+        cheapest = float(cost[able].min())
+        result: BoolArray = able & (cost <= max(spare, min(self._money, cheapest)) + self._slack)
         return result
+
+    def _held_for(self, requests: int) -> float:
+        """Return what the cheapest free slots cost that many requests, in USD."""
+        free = self.free[self._order]
+        before = np.cumsum(free) - free
+        taken = np.clip(requests - before, 0, free)
+        return float(taken @ self._typical[self._order])
 
     def take(self, i: int, j: int) -> None:
         """Place request `i` on column `j`."""
         self.free[j] -= 1
         self._money -= float(self._view.cost[i, j])
-        self.leave(i)
+        self._left -= 1
 
-    def leave(self, i: int) -> None:
-        """Hold no money back for request `i` any more."""
-        self._held -= float(self._cheapest[i])
-        self._cheapest[i] = 0.0
+    def leave(self) -> None:
+        """Place one request less: it waits."""
+        self._left -= 1
 
 
 def in_turn(view: BatchView, score: Callable[[int, Room], FloatArray]) -> IntArray:
@@ -71,5 +84,5 @@ def in_turn(view: BatchView, score: Callable[[int, Room], FloatArray]) -> IntArr
             choice[i] = best
             room.take(i, best)
         else:
-            room.leave(i)
+            room.leave()
     return choice

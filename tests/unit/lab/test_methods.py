@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from modelfleet_lab.methods import BatchView, Method
 from modelfleet_lab.methods.batch_split import BatchSplit
 from modelfleet_lab.methods.per_query import Constant, Greedy, Priced, RoundRobin
+from modelfleet_lab.methods.port import Port
+from modelfleet_lab.methods.published import PublishedBatch
 from support.methods import random_view, view
 
 
@@ -87,10 +89,13 @@ def make(kind: str) -> Method:
         "price": lambda: Priced(0.3),
         "congestion": lambda: Priced(0.1, rise=0.4),
         "batch split": lambda: BatchSplit(0.1, batch=3),
+        "port": lambda: Port(requests=20, budgets=np.full(8, 3.0), seed=1, share=0.2),
+        "published": PublishedBatch,
+        "robust": lambda: PublishedBatch(robust=True),
     }[kind]()
 
 
-KINDS = ["constant", "round robin", "greedy", "price", "congestion", "batch split"]
+KINDS = ["constant", "round robin", "greedy", "price", "congestion", "batch split", "published", "robust"]
 
 
 def assert_within(asked: BatchView, choice: np.ndarray) -> None:

@@ -1,0 +1,97 @@
+"""`python -m modelfleet_lab.methods --data DIR`: a table of all methods on recorded outcomes.
+
+In: arguments. Out: a table on standard output, progress on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from modelfleet_lab.methods.comparison import BATCH, FAVOURITES, Line, Scene, compare, entries, make_scene
+from modelfleet_lab.methods.recorded import read
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m modelfleet_lab.methods", description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("MODELFLEET_DATA"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--capacity", type=float, nargs="+", default=[1.5, 3.0], metavar="TIGHTNESS")
+    parser.add_argument(
+        "--share", type=float, default=0.37, help="budget as a share of the best single's cost"
+    )
+    parser.add_argument("--orders", type=int, default=3, help="random orders of the test to average over")
+    parser.add_argument(
+        "--spare", type=float, default=1.0, help="slots of the other models per request that must go there"
+    )
+    parser.add_argument("--bootstraps", type=int, default=100)
+    chosen = parser.parse_args(arguments)
+    if chosen.data is None:
+        parser.error("name the data by --data or MODELFLEET_DATA")
+    folder = Path(chosen.data)
+    folder = folder / "zeroeval" if (folder / "zeroeval").is_dir() else folder
+    try:
+        data = read(folder)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for tightness in chosen.capacity:
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task(f"estimates, T = {tightness:g}", total=None)
+            scene = make_scene(
+                data,
+                seed=chosen.seed,
+                tightness=tightness,
+                share=chosen.share,
+                orders=chosen.orders,
+                spare=chosen.spare,
+                bootstraps=chosen.bootstraps,
+            )
+            progress.update(task, description=f"calibration, T = {tightness:g}")
+            competing = entries(scene)
+            progress.update(task, description=f"methods, T = {tightness:g}", total=len(competing))
+            lines = compare(scene, competing, seed=chosen.seed, done=partial(progress.advance, task))
+        Console(width=110).print(_table(scene, lines, tightness, chosen.share))
+    return 0
+
+
+def _table(scene: Scene, lines: Sequence[Line], tightness: float, share: float) -> Table:
+    busy = sorted(zip(scene.slots.tolist(), scene.models, strict=True), reverse=True)[:FAVOURITES]
+    table = Table(
+        title=f"T = {tightness:g}, batches of {BATCH}; the best single model has quality 1 at cost {1 / share:.2f}",
+        caption="slots: "
+        + ", ".join(f"{model} {slots}" for slots, model in busy)
+        + f"; {int(scene.slots.sum())} in all",
+    )
+    for name in (
+        "method",
+        "quality, share of best single",
+        "ours minus it, points",
+        "95 %",
+        "cost",
+        "unserved",
+    ):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for line in lines:
+        table.add_row(
+            line.name,
+            f"{line.quality:.4f}",
+            f"{line.behind:+.2f}",
+            f"{line.interval[0]:+.2f} .. {line.interval[1]:+.2f}",
+            f"{line.cost:.3f}",
+            f"{line.unserved:.2%}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
