@@ -1,49 +1,46 @@
-"""Stage batch: the shell around the window; requests wait until a batch finds them a place or time is up.
+"""Stage batch, the shell around the core's queue: futures, timers, threads, telemetry.
 
-In: `Ask`s from the router, changes of the lease. Out: each one's `Decision` or `Failure`. Next: `forward`.
-While nothing binds every request is assigned at once; otherwise they gather as the core's `Window` says.
+In: `Ask`s from the router, changes of the lease. Out: each one's `Decision` or `Failure`, and what the lease
+client is to ask the operator for. Next: `forward`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from modelfleet_core.batching.window import Step, Window
-from modelfleet_core.policy import Batching
-from modelfleet_core.values import VariantKey
+from modelfleet_core.batching.outcome import GivenUp, Outcome
+from modelfleet_core.batching.placing import Batch, Solved, solve
+from modelfleet_core.batching.queue import Queue
+from modelfleet_core.catalog import Fleet
+from modelfleet_core.policy import Batching, Policy
+from modelfleet_core.values import EndpointUrl
 
-from modelfleet_sidecar.assign import Assigner, Batch, Lease
-from modelfleet_sidecar.decision import Ask, Certificate, Decision
+from modelfleet_sidecar.assign import Lease, decision_of
+from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure, Fault, internal
 from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers, prospect
-from modelfleet_sidecar.refusals import Refusals, no_lease
+from modelfleet_sidecar.refusals import no_lease, refused
 from modelfleet_sidecar.telemetry import Telemetry
-from modelfleet_sidecar.wants import Wants
 
 MAX_WAITING = 1_000
 """Requests that may wait; beyond them callers are told to come back."""
 INLINE_CELLS = 512
 """Requests times variants up to which a batch is solved in the event loop: a thread would cost more."""
-DEADLINE_MARGIN = 0.02
-LOOK_AGAIN = 0.25
-"""Seconds between looks at what waits, since the loss of waiting grows with time."""
+SOLVE_SECONDS = 0.05
+LOOK_AGAIN = 1.0
+"""Seconds between looks at the lease, should a change of it go unnoticed."""
+UNTOLD = Batching(max_size=1, max_wait=0.0)
+"""Until the policy is known."""
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in the queue."""
-
     prospect: Prospect
     future: asyncio.Future[Decision]
-    passed_over: int = 0
-    """Batches that found no place for it."""
-    counted: bool = True
-    """Whether the window counts it as waiting; not while a batch is out."""
-    claims: tuple[VariantKey, ...] = ()
-    """What it wants of the operator while it waits."""
-    claimed_money: int = 0
 
 
 class Batcher:
@@ -54,30 +51,24 @@ class Batcher:
         *,
         lease: Lease,
         estimator: Estimator,
-        assigner: Assigner,
-        refusals: Refusals,
-        wants: Wants,
+        leave_alone: Callable[[EndpointUrl, float], bool],
         release: Callable[[Decision], None],
         clock: Callable[[], float],
         telemetry: Telemetry,
     ) -> None:
         self._lease = lease
         self._estimator = estimator
-        self._assigner = assigner
-        self._refusals = refusals
-        self._wants = wants
         self._release = release
         self._clock = clock
         self._telemetry = telemetry
-        self._queue: dict[int, Waiting] = {}
-        self._left: list[Waiting] = []
-        """What the batch that is out left in the queue."""
-        self._more = False
-        """Whether some of it could have been placed."""
-        self._window: Window | None = None
-        self._batching: Batching | None = None
+        self._queue = Queue(lease.holding, UNTOLD, leave_alone=leave_alone)
+        self._tickets = itertools.count(1)
+        self._waiting: dict[int, Waiting] = {}
+        self._following: tuple[Fleet | None, Policy | None] = (None, None)
+        """The fleet and policy that all in the queue are estimated for."""
         self._timer: asyncio.TimerHandle | None = None
         self._solving: asyncio.Task[None] | None = None
+        self._telling = False
         self._closed: Callable[[], Failure] | None = None
 
     @property
@@ -92,9 +83,10 @@ class Batcher:
 
     def look_again(self) -> None:
         """Something may have come free: try what waits."""
-        if self._queue and self._window is not None:
-            self._follow(self._window.capacity_changed(self._clock()))
-        self._wants.tell()
+        if self._waiting:
+            self._queue.changed(self._clock())
+            self._follow()
+        self.tell()
 
     def look(self, ask: Ask) -> Prospect:
         """Return a new request's prospect and count it as demand. Raises Failure."""
@@ -118,185 +110,145 @@ class Batcher:
                 retry_after=1.0,
             )
         seen = self.look(ask)
-        window = self._current_window(seen.policy.batching)
+        self._renew()
+        ticket = next(self._tickets)
         waiting = Waiting(seen, asyncio.get_running_loop().create_future())
-        self._queue[id(waiting)] = waiting
-        self._follow(window.arrive(self._clock(), seen.latest_start))
-        if id(waiting) in self._queue and not waiting.claims:
-            self._claim(waiting)
+        self._waiting[ticket] = waiting
+        self._queue.arrive(ticket, seen.candidate, self._clock())
+        self._follow()
         try:
             return await waiting.future
         except asyncio.CancelledError:
             future = waiting.future
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._release(future.result())
-            elif self._leave(waiting) and waiting.counted and self._window is not None:
-                self._follow(self._window.leave(self._clock()))
+            elif self._waiting.pop(ticket, None) is not None:
+                self._queue.leave(ticket, self._clock())
+                self._follow()
             raise
 
     def shed(self, failure: Callable[[], Failure]) -> None:
         """End everything that waits, and all that would wait later, each with a `failure` of its own."""
         self._closed = failure
-        for waiting in list(self._queue.values()):
-            self._end(waiting, failure())
+        for ticket in list(self._waiting):
+            self._end(ticket, failure())
         if self._timer is not None:
             self._timer.cancel()
+        self._count()
 
-    def _current_window(self, batching: Batching) -> Window:
-        if self._window is None or (self._batching != batching and self._solving is None):
-            self._batching = batching
-            self._window = Window(
-                max_size=batching.max_size, max_wait=batching.max_wait, margin=DEADLINE_MARGIN
-            )
-            for waiting in self._queue.values():
-                self._window.arrive(self._clock(), waiting.prospect.latest_start)
-        return self._window
+    @property
+    def queue(self) -> Queue:
+        """The core's queue, at present prices."""
+        self._queue.set_prices(self._lease.slot_prices, self._lease.money_price)
+        return self._queue
 
-    def _follow(self, step: Step) -> None:
-        """Do what the window says."""
+    def tell(self) -> None:
+        """Something changed: tell the operator what is wanted once this turn of the loop is over."""
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._telling = False
+        self._lease.want(*self._queue.wants(self._clock()))
+
+    def _follow(self) -> None:
+        """Let the queue do what is due, and ring when it next wants to be asked."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while step.dispatch:
-            batch: list[Waiting] = []
-            try:
-                batch = self._pick()
-                if len(batch) > 1:
-                    posed = self._assigner.pose([waiting.prospect for waiting in batch])
-                    if posed.problem.quality.size > INLINE_CELLS:
-                        self._solving = asyncio.create_task(self._solve_aside(batch, posed))
-                        return
-                    solved = self._assigner.solve(posed)
-                    decisions = self._assigner.commit(solved, lambda _: True)
-                    step = self._hand_out(batch, decisions, solved.certificate)
-                elif batch:
-                    decision, certificate = self._assigner.one(batch[0].prospect)
-                    step = self._hand_out(batch, [decision], certificate)
-                else:
-                    step = self._finish([], binding=bool(self._left))
-            except Exception as error:  # noqa: BLE001 - every waiting caller must get its one error
-                step = self._failed(batch, error)
-        if step.wake_at is not None:
-            delay = max(0.0, step.wake_at - self._clock())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+        if self._solving is not None:
+            return
+        try:
+            while self._renew() and (batch := self._queue.due(self._clock())) is not None:
+                if batch.cells > INLINE_CELLS:
+                    self._solving = asyncio.create_task(self._solve_aside(batch))
+                    break
+                self._commit(solve(batch, stopwatch(SOLVE_SECONDS)))
+        except Exception as error:  # noqa: BLE001 - every waiting caller must get its one error
+            self._failed(error)
+        if (wake_at := self._queue.wake_at) is not None:
+            delay = max(0.0, wake_at - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._follow)
+        self._count()
+        self.tell()
 
-    def _tick(self) -> None:
-        if self._window is not None:
-            self._follow(self._window.tick(self._clock()))
-
-    async def _solve_aside(self, batch: Sequence[Waiting], posed: Batch) -> None:
+    async def _solve_aside(self, batch: Batch) -> None:
         try:
             loop = asyncio.get_running_loop()
-            solved = await loop.run_in_executor(None, self._assigner.solve, posed)
-            decisions = self._assigner.commit(solved, lambda i: not batch[i].future.done())
-            step = self._hand_out(batch, decisions, solved.certificate)
+            solved = await loop.run_in_executor(None, solve, batch, stopwatch(SOLVE_SECONDS))
+            self._commit(solved)
         except Exception as error:  # noqa: BLE001 - as above
-            step = self._failed(batch, error)
+            self._failed(error)
         self._solving = None
-        self._follow(step)
+        self._follow()
 
-    def _failed(self, batch: Sequence[Waiting], error: Exception) -> Step:
-        """End all that waits: nothing may hang because of a bug."""
-        self._telemetry.bug("assign", error)
-        for waiting in (*batch, *self._queue.values()):
-            self._end(waiting, internal(error))
-        return self._finish([], binding=False)
+    def _commit(self, solved: Solved) -> None:
+        """Reserve and give each caller what came of it."""
+        if solved.batch.tickets:
+            self._telemetry.batch(len(solved.batch.tickets), solved.certificate)
+        now = self._clock()
+        for outcome in self._queue.commit(solved, now, self._wanted):
+            self._hand_out(outcome, now)
 
-    def _pick(self) -> list[Waiting]:
-        """Take the next batch out of the queue: of what has a place, the heaviest first, then the oldest."""
-        for waiting in list(self._queue.values()):
-            waiting.counted = False
-            if waiting.future.done():  # its caller has just left
-                self._leave(waiting)
-            else:
-                self._renew(waiting)
-        current = list(self._queue.values())
-        placeable = self._assigner.placeable([waiting.prospect for waiting in current])
-        ready = [waiting for waiting, could in zip(current, placeable, strict=True) if could]
-        ready.sort(key=lambda one: (-one.prospect.ask.tier.weight, one.prospect.ask.arrived))
-        batch = ready[: self._batching.max_size if self._batching is not None else None]
-        for waiting in batch:
-            self._leave(waiting)
-        self._left = list(self._queue.values())
-        self._more = len(ready) > len(batch)
-        return batch
+    def _wanted(self, ticket: int) -> bool:
+        waiting = self._waiting.get(ticket)
+        return waiting is not None and not waiting.future.done()
 
-    def _renew(self, waiting: Waiting) -> None:
-        """Look anew at a request that was estimated for another fleet or policy than the present one."""
-        seen = waiting.prospect
-        fleet, policy = self._lease.fleet, self._lease.policy
-        if seen.fleet is fleet and seen.policy is policy:
+    def _hand_out(self, outcome: Outcome, now: float) -> None:
+        if isinstance(outcome, GivenUp):
+            self._end(outcome.ticket, refused(outcome, self._lease, now))
             return
-        if fleet is None or policy is None:
-            self._end(waiting, no_lease(self._lease.refusal))
-            return
-        try:
-            waiting.prospect = prospect(seen.ask, fleet, policy, self._estimator)
-        except Failure as failure:
-            self._end(waiting, failure)
+        waiting = self._waiting.pop(outcome.ticket)
+        waiting.future.set_result(decision_of(outcome, waiting.prospect, now))
 
-    def _hand_out(
-        self, batch: Sequence[Waiting], decisions: Sequence[Decision | None], certificate: Certificate
-    ) -> Step:
-        """Give each caller its decision; what found no place goes back or is shed."""
-        self._telemetry.batch(len(batch), certificate)
-        back: list[Waiting] = []
-        for waiting, decision in zip(batch, decisions, strict=True):
-            if decision is None:
-                back.append(waiting)
-            else:
-                waiting.future.set_result(decision)
-        # What was left out because the batch was full must not wait for another change.
-        again = self._more and len(back) < len(batch)
-        step = self._finish(back, binding=bool(certificate.binding) or bool(self._left))
-        if again and not step.dispatch and self._window is not None:
-            step = self._window.capacity_changed(self._clock())
-        return step
-
-    def _finish(self, back: Sequence[Waiting], *, binding: bool) -> Step:
-        """Tell the window how the batch ended, and what of it, or left by it, waits on."""
-        deadlines: list[float] = []
-        for waiting in (*back, *self._left):
-            if waiting.future.done():
-                continue
-            failure = (
-                self._closed() if self._closed is not None else self._refusals.given_up(waiting.prospect)
-            )
-            if failure is not None:
-                self._end(waiting, failure)
-                continue
-            waiting.passed_over += 1
-            waiting.counted = True
-            if id(waiting) not in self._queue or waiting.passed_over == 2:
-                self._queue[id(waiting)] = waiting
-                self._claim(waiting)
-            deadlines.append(waiting.prospect.latest_start)
-        self._left = []
-        self._wants.tell()
-        self._telemetry.queue(len(self._queue))
-        if self._window is None:
-            return Step(dispatch=False, wake_at=None)
-        return self._window.finish(self._clock(), binding=binding, deferred=deadlines)
-
-    def _end(self, waiting: Waiting, failure: Failure) -> None:
-        self._leave(waiting)
-        if not waiting.future.done():
+    def _end(self, ticket: int, failure: Failure) -> None:
+        self._queue.leave(ticket, self._clock())
+        waiting = self._waiting.pop(ticket, None)
+        if waiting is not None and not waiting.future.done():
             waiting.future.set_exception(failure)
 
-    def _leave(self, waiting: Waiting) -> bool:
-        """Take a request out of the queue, with its claims; returns whether it was there."""
-        self._wants.drop(waiting.claims, waiting.claimed_money)
-        waiting.claims, waiting.claimed_money = (), 0
-        was_there = self._queue.pop(id(waiting), None) is not None
-        self._telemetry.queue(len(self._queue))
-        return was_there
+    def _failed(self, error: Exception) -> None:
+        """End all that waits: nothing may hang because of a bug."""
+        self._telemetry.bug("assign", error)
+        self._queue.fail()
+        for ticket in list(self._waiting):
+            self._end(ticket, internal(error))
 
-    def _claim(self, waiting: Waiting) -> None:
-        """Tell what a waiting request could use: the best; once passed over, anything better than waiting."""
-        self._wants.drop(waiting.claims, waiting.claimed_money)
-        seen = waiting.prospect
-        best = self._assigner.favourite(seen)
-        wanted = (best,) if waiting.passed_over <= 1 else self._assigner.worthwhile(seen)
-        waiting.claims = tuple(seen.variants[j] for j in wanted)
-        waiting.claimed_money = seen.reserve[best]
-        self._wants.claim(waiting.claims, waiting.claimed_money)
+    def _renew(self) -> bool:
+        """Take over prices, and look anew at requests that were estimated for another fleet or policy."""
+        fleet, policy, now = self._lease.fleet, self._lease.policy, self._clock()
+        self._queue.set_prices(self._lease.slot_prices, self._lease.money_price)
+        if policy is not None:
+            self._queue.follow(policy.batching, now)
+        if self._following == (fleet, policy):
+            return True
+        whole = True
+        for ticket, waiting in list(self._waiting.items()):
+            seen = waiting.prospect
+            if seen.fleet is fleet and seen.policy is policy:
+                continue
+            if fleet is None or policy is None:
+                self._end(ticket, no_lease(self._lease.refusal))
+                continue
+            try:
+                new = prospect(seen.ask, fleet, policy, self._estimator)
+            except Failure as failure:
+                self._end(ticket, failure)
+                continue
+            if self._queue.renew(ticket, new.candidate, now):
+                waiting.prospect = new
+            else:  # it is in the batch that is out
+                whole = False
+        if whole:
+            self._following = (fleet, policy)
+        return True
+
+    def _count(self) -> None:
+        self._telemetry.queue(len(self._queue))
+
+
+def stopwatch(seconds: float) -> Callable[[], float]:
+    """Return a function that tells how many of `seconds` are left."""
+    end = time.perf_counter() + seconds
+    return lambda: end - time.perf_counter()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from modelfleet_core.assignment.problem import FloatArray
+from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.policy import Tier
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, VariantKey
@@ -42,18 +43,6 @@ class Ask:
     """The caller's, at most the policy's longest request from `arrived`."""
     routed: bool = False
     """The caller sends the request itself and settles later; otherwise the sidecar forwards it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """How good the batch's assignment is: none has an objective above `bound`."""
-
-    objective: float
-    bound: float
-    gap: float
-    termination: str
-    binding: tuple[str, ...]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

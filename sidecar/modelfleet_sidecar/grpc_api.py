@@ -18,10 +18,11 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 from modelfleet.v1 import router_pb2, router_pb2_grpc
+from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar.chat import ChatCall, parse_fields
-from modelfleet_sidecar.decision import Ask, Certificate, Decision
+from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import options
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
 from modelfleet_sidecar.forward import Exchange, Receipt
@@ -353,7 +354,7 @@ def _certificate(certificate: Certificate) -> router_pb2.Certificate:
         objective=certificate.objective,
         bound=certificate.bound,
         gap=certificate.gap,
-        termination=certificate.termination,
+        termination=certificate.termination.value,
         binding=certificate.binding,
         seconds=certificate.seconds,
     )

@@ -235,7 +235,7 @@ def _explanation(entry: Entry) -> dict[str, object]:
             "objective": certificate.objective,
             "bound": certificate.bound,
             "gap": certificate.gap,
-            "termination": certificate.termination,
+            "termination": certificate.termination.value,
             "binding": list(certificate.binding),
             "seconds": certificate.seconds,
         },

@@ -9,15 +9,18 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from modelfleet_core.batching.outcome import Certificate, GivenUp
+from modelfleet_core.batching.placing import solve
+from modelfleet_core.batching.wanting import Claim, claim
 from modelfleet_core.values import VariantKey
 
-from modelfleet_sidecar.assign import Assigner, Lease
-from modelfleet_sidecar.decision import Ask, Certificate, Decision
+from modelfleet_sidecar.assign import Lease, decision_of
+from modelfleet_sidecar.batch import Batcher, stopwatch
+from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.prospect import Prospect
-from modelfleet_sidecar.refusals import Refusals
+from modelfleet_sidecar.refusals import refused
 from modelfleet_sidecar.telemetry import Telemetry
-from modelfleet_sidecar.wants import Wants
 
 MAX_BATCHES = 4
 """Batches that may be at work or wait; beyond them callers are told to come back."""
@@ -29,26 +32,15 @@ MARGIN = 0.02
 
 
 class OfflineBatches:
-    """Assigns one batch after the other. `look` makes an ask's prospect and counts it as demand."""
+    """Assigns one batch after the other, beside the queue of `batcher`."""
 
     def __init__(
-        self,
-        *,
-        lease: Lease,
-        assigner: Assigner,
-        refusals: Refusals,
-        wants: Wants,
-        look: Callable[[Ask], Prospect],
-        clock: Callable[[], float],
-        telemetry: Telemetry,
+        self, *, lease: Lease, batcher: Batcher, clock: Callable[[], float], telemetry: Telemetry
     ) -> None:
-        self._lease = lease
-        self._assigner = assigner
-        self._refusals = refusals
-        self._wants = wants
-        self._look = look
-        self._clock = clock
         self._telemetry = telemetry
+        self._lease = lease
+        self._batcher = batcher
+        self._clock = clock
         self._turn = asyncio.Lock()
         self._batches = 0
 
@@ -83,49 +75,62 @@ class OfflineBatches:
             if isinstance(seen, Failure):
                 outcomes.append(seen)
                 continue
-            outcomes.append(self._refusals.no_place(seen))
+            outcomes.append(self._no_place(place, seen))
             if not prospects or seen.fleet is prospects[0].fleet:  # else it changed in between: come back
                 places.append(place)
                 prospects.append(seen)
         if not prospects:
             return outcomes, None
         await self._top_up(prospects)
-        batch = self._assigner.pose(prospects, waits=False)
-        loop = asyncio.get_running_loop()
-        solved = await loop.run_in_executor(None, self._assigner.solve, batch, SOLVE_SECONDS)
-        self._telemetry.batch(len(prospects), solved.certificate)
         now = self._clock()
-        decisions = self._assigner.commit(solved, lambda i: prospects[i].ask.deadline > now)
-        for place, seen, decision in zip(places, prospects, decisions, strict=True):
-            outcomes[place] = self._refusals.no_place(seen) if decision is None else decision
+        batch = self._batcher.queue.placer.pose(places, [seen.candidate for seen in prospects], now)
+        loop = asyncio.get_running_loop()
+        solved = await loop.run_in_executor(None, solve, batch, stopwatch(SOLVE_SECONDS))
+        self._telemetry.batch(len(places), solved.certificate)
+        now = self._clock()
+        late = {place for place, seen in zip(places, prospects, strict=True) if seen.ask.deadline <= now}
+        answers = self._batcher.queue.placer.commit(solved, now, lambda place: place not in late)
+        for place, seen, placed in zip(places, prospects, answers, strict=True):
+            outcomes[place] = (
+                self._no_place(place, seen) if placed is None else decision_of(placed, seen, now)
+            )
         return outcomes, solved.certificate
 
     def _try(self, ask: Ask | Failure) -> Prospect | Failure:
         if isinstance(ask, Failure):
             return ask
         try:
-            return self._look(ask)
+            return self._batcher.look(ask)
         except Failure as failure:
             return failure
 
+    def _no_place(self, place: int, seen: Prospect) -> Failure:
+        now = self._clock()
+        why, short = self._batcher.queue.placer.no_place(seen.candidate, now)
+        return refused(GivenUp(place, seen.candidate, why, short), self._lease, now)
+
     async def _top_up(self, prospects: Sequence[Prospect]) -> None:
         """Ask for the slots and money that the batch could use, and wait a little for them."""
-        slots: Counter[VariantKey] = Counter()
-        money = 0
+        claims: list[Claim] = []
+        placer = self._batcher.queue.placer
         for index, seen in enumerate(prospects):
             if index % 200 == 199:
                 await asyncio.sleep(0)
-            best = self._assigner.favourite(seen)
-            slots[seen.variants[best]] += 1
-            money += seen.reserve[best]
-        first = min(seen.latest_start for seen in prospects)
+            look = placer.look(seen.candidate, self._clock(), waits=False)
+            claims.append(claim(seen.candidate, look, anything=False))
+        first = min(seen.candidate.latest_start for seen in prospects)
         end = min(self._clock() + TOP_UP_PATIENCE, first - MARGIN)
-        self._wants.claim(slots.elements(), money)
+        slots = Counter(variant for one in claims for variant, _ in one.bids)
+        money = sum(one.money for one in claims)
+        name = id(claims)
+        self._batcher.queue.claim_jointly(name, claims)
+        self._batcher.tell()
         try:
             while self._lacks(slots, money) and (left := end - self._clock()) > 0:
                 await self._lease.wait_change(left)
         finally:
-            self._wants.drop(slots.elements(), money)
+            self._batcher.queue.claim_jointly(name, ())
+            self._batcher.tell()
 
     def _lacks(self, wanted: Counter[VariantKey], wanted_money: int) -> bool:
         now = self._clock()

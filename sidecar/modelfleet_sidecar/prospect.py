@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.catalog import Fleet, Model
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.estimation.estimate import Estimate
@@ -39,39 +40,10 @@ class Prospect:
     fleet: Fleet
     policy: Policy
     profile: RequestProfile
-    variants: tuple[VariantKey, ...]
-    quality: tuple[float, ...]
-    cost: tuple[float, ...]
-    """USD, expected."""
-    service_time: tuple[float, ...]
-    reserve: tuple[NanoUsd, ...]
-    """Upper bound."""
+    candidate: Candidate
+    """What the core decides on."""
     output_limit: tuple[int, ...]
-    """Tokens per choice that the variant may be asked for."""
-    excluded_by: tuple[str, ...]
-    """Why it can never serve this request; empty: it could."""
-
-    @property
-    def possible(self) -> list[bool]:
-        return [not why for why in self.excluded_by]
-
-    def in_time(self, now: float) -> list[bool]:
-        """Return which variants can serve the request and are expected to end before its deadline."""
-        if self.ask.routed:  # its caller asks the model, in time of its own
-            return self.possible
-        left = self.ask.deadline - now
-        return [
-            not why and seconds <= left
-            for seconds, why in zip(self.service_time, self.excluded_by, strict=True)
-        ]
-
-    @property
-    def latest_start(self) -> float:
-        """When even the fastest variant would come too late."""
-        if self.ask.routed:
-            return self.ask.deadline
-        rows = zip(self.service_time, self.excluded_by, strict=True)
-        return self.ask.deadline - min(seconds for seconds, why in rows if not why)
+    """(m,) tokens per choice that the variant may be asked for."""
 
 
 def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Prospect:
@@ -105,9 +77,22 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
             field="messages",
         )
     variants, quality, cost, service_time, reserve, output_limit, excluded_by = zip(*rows, strict=True)
-    return Prospect(
-        ask, fleet, policy, seen, variants, quality, cost, service_time, reserve, output_limit, excluded_by
+    candidate = Candidate(
+        variants=variants,
+        tier=ask.tier.name,
+        weight=ask.tier.weight,
+        shed_penalty=ask.tier.weight * policy.shed_penalty,
+        arrived=ask.arrived,
+        deadline=ask.deadline,
+        longest=policy.limits.max_request,
+        quality=quality,
+        cost=cost,
+        service_time=service_time,
+        reserve=reserve,
+        excluded_by=excluded_by,
+        routed=ask.routed,
     )
+    return Prospect(ask, fleet, policy, seen, candidate, output_limit)
 
 
 def known_model(name: str, fleet: Fleet) -> None:
@@ -129,18 +114,19 @@ def cluster(seen: Prospect) -> TaskName:
     Published prices come from the means of such clusters. Those of a whole task leave it indifferent between
     two models, and then not their slots but how its requests differ says how many go where.
     """
-    mean = sum(seen.quality) / len(seen.quality)
+    mean = sum(seen.candidate.quality) / len(seen.candidate.quality)
     return TaskName(f"{seen.profile.task}/{int(10 * mean)}")
 
 
 def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:
     """Return what each model that could serve the request offers it, by its fastest variant."""
     best: dict[ModelName, ModelOffer] = {}
-    for j, key in enumerate(seen.variants):
+    candidate = seen.candidate
+    for j, key in enumerate(candidate.variants):
         known = best.get(key.model)
-        seconds = seen.service_time[j]
-        if not seen.excluded_by[j] and (known is None or seconds < known.service_time):
-            best[key.model] = ModelOffer(seen.quality[j], seen.cost[j], seconds)
+        seconds = candidate.service_time[j]
+        if not candidate.excluded_by[j] and (known is None or seconds < known.service_time):
+            best[key.model] = ModelOffer(candidate.quality[j], candidate.cost[j], seconds)
     return best
 
 

@@ -1,76 +1,49 @@
-"""Stage assign, the other outcome: why a request finds no place, and when it need not wait any longer.
+"""Stage assign, the other outcome in words: why a request finds no place.
 
-In: a prospect without a place. Out: its one `Failure`, or None: it may go on waiting.
+In: a `GivenUp` of the core's queue. Out: the caller's one `Failure`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from modelfleet_core.batching.candidate import Candidate
+from modelfleet_core.batching.outcome import GivenUp, Why
 from modelfleet_core.values import usd
 
-from modelfleet_sidecar.assign import Assigner, Lease
+from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.failures import Failure, Fault
-from modelfleet_sidecar.prospect import Prospect
-from modelfleet_sidecar.reasons import MONEY
-
-BUDGET_PATIENCE = 2.0
-"""Seconds that a request waits for money before it is told that the budget is exhausted."""
 
 
-class Refusals:
-    """Tells why. `reserved` is the nano-USD of requests in flight: money that may come back."""
-
-    def __init__(
-        self,
-        *,
-        lease: Lease,
-        assigner: Assigner,
-        reserved: Callable[[], int],
-        clock: Callable[[], float],
-    ) -> None:
-        self._lease = lease
-        self._assigner = assigner
-        self._reserved = reserved
-        self._clock = clock
-
-    def given_up(self, seen: Prospect) -> Failure | None:
-        """Return why a request that found no place must not wait longer; None: it may."""
-        now = self._clock()
-        ask = seen.ask
-        if not self._lease.holding.live(now):
-            return no_lease(self._lease.refusal)
-        if now >= seen.latest_start:
-            short = self._assigner.short_of(seen, now)
-            left = max(0.0, ask.deadline - now)
+def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
+    """Return why a request is not placed."""
+    candidate = given_up.candidate
+    match given_up.why:
+        case Why.NO_LEASE:
+            return no_lease(lease.refusal)
+        case Why.TOO_LATE:
+            left = max(0.0, candidate.deadline - now)
             return Failure(
                 Fault.DEADLINE,
                 "DeadlineExceeded",
-                f"no place was found within {now - ask.arrived:.3g} s: {short};"
-                f" no model is expected to answer in the {left:.3g} s left",
+                f"no place was found within {now - candidate.arrived:.3g} s: {given_up.short};"
+                f" no model is expected to answer in the {left:.2g} s left",
             )
-        patient = now - ask.arrived < BUDGET_PATIENCE
-        if patient or self._assigner.short_of(seen, now, self._reserved()) != MONEY:
-            return None
-        return self.no_place(seen)
-
-    def no_place(self, seen: Prospect) -> Failure:
-        """Return the refusal of a request that does not wait."""
-        now = self._clock()
-        if not self._lease.holding.live(now):
-            return no_lease(self._lease.refusal)
-        if self._assigner.short_of(seen, now) != MONEY:
+        case Why.NO_SLOT:
             return Failure(Fault.EXHAUSTED, "NoFreeSlot", "every leased slot is in use", retry_after=1.0)
-        ends = self._lease.holding.period_ends(now)
-        possible = zip(seen.reserve, seen.excluded_by, strict=True)
-        cheapest = usd(min(reserve for reserve, why in possible if not why))
-        return Failure(
-            Fault.EXHAUSTED,
-            "BudgetExhausted",
-            f"the budget left does not cover the request's upper bound of {cheapest:.9f} USD at the cheapest"
-            " model; lower max_tokens or wait for the next period",
-            retry_after=max(1.0, ends - now) if ends is not None else 1.0,
-        )
+        case Why.NO_MONEY:
+            return _no_money(candidate, lease, now)
+
+
+def _no_money(candidate: Candidate, lease: Lease, now: float) -> Failure:
+    ends = lease.holding.period_ends(now)
+    possible = zip(candidate.reserve, candidate.excluded_by, strict=True)
+    cheapest = usd(min(reserve for reserve, why in possible if not why))
+    return Failure(
+        Fault.EXHAUSTED,
+        "BudgetExhausted",
+        f"the budget left does not cover the request's upper bound of {cheapest:.9f} USD at the cheapest"
+        " model; lower max_tokens or wait for the next period",
+        retry_after=max(1.0, ends - now) if ends is not None else 1.0,
+    )
 
 
 def no_lease(refusal: str) -> Failure:

@@ -11,23 +11,23 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.values import NanoUsd, TaskName, usd
 
-from modelfleet_sidecar.assign import Assigner, Lease
+from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import AUTO, ChatCall
-from modelfleet_sidecar.decision import Ask, Certificate, Decision
+from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
 from modelfleet_sidecar.forward import UNREACHABLE, Exchange, Forwarder
 from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Estimator, known_model
-from modelfleet_sidecar.refusals import Refusals, no_lease
+from modelfleet_sidecar.refusals import no_lease
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool
-from modelfleet_sidecar.wants import Wants
 
 TASK_HEADER = "x-modelfleet-task"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
@@ -60,33 +60,18 @@ class Router:
         self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
         self._forwarder = Forwarder(pool=self._pool, settle=self._settle)
         self._unreachable = Unreachable(clock)
-        assigner = Assigner(lease=lease, unreachable=self._unreachable, clock=clock)
-        wants = Wants(lease)
-        refusals = Refusals(lease=lease, assigner=assigner, reserved=lambda: self._reserved, clock=clock)
         self._batcher = Batcher(
             lease=lease,
             estimator=estimator,
-            assigner=assigner,
-            refusals=refusals,
-            wants=wants,
+            leave_alone=self._unreachable.leave_alone,
             release=self._release,
             clock=clock,
             telemetry=telemetry,
         )
-        self._offline = OfflineBatches(
-            lease=lease,
-            assigner=assigner,
-            refusals=refusals,
-            wants=wants,
-            look=self._batcher.look,
-            clock=clock,
-            telemetry=telemetry,
-        )
+        self._offline = OfflineBatches(lease=lease, batcher=self._batcher, clock=clock, telemetry=telemetry)
         self._decisions = DecisionLog()
         self._open: dict[int, Decision] = {}
         """Decisions not settled yet, by reservation."""
-        self._reserved = 0
-        """Nano-USD of them."""
         self._draining = False
         self._active = 0
         self._limits: set[asyncio.Timeout] = set()
@@ -328,15 +313,11 @@ class Router:
 
     def _note(self, decision: Decision) -> None:
         self._open[decision.reservation] = decision
-        self._reserved += decision.reserved
         self._decisions.add(decision)
         self._telemetry.decided(decision)
 
     def _close(self, reservation: int) -> Decision | None:
-        decision = self._open.pop(reservation, None)
-        if decision is not None:
-            self._reserved -= decision.reserved
-        return decision
+        return self._open.pop(reservation, None)
 
     def _settle(self, decision: Decision, actual: NanoUsd | None) -> NanoUsd:
         settlement = self._lease.holding.settle(decision.reservation, actual)

@@ -11,12 +11,13 @@ import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.values import NanoUsd, usd
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from modelfleet_sidecar.decision import Certificate, Decision
+from modelfleet_sidecar.decision import Decision
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class Telemetry:
         self._refusals.labels(reason).inc()
 
     def batch(self, size: int, certificate: Certificate) -> None:
-        self._batches.labels(certificate.termination).inc()
+        self._batches.labels(certificate.termination.value).inc()
         self._batch_size.observe(size)
         self._solve_seconds.observe(certificate.seconds)
         self._gap.observe(certificate.gap)

@@ -7,11 +7,12 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modelfleet_core.batching.placing import Placer, solve
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd, TierName
-from modelfleet_sidecar.assign import Assigner
+from modelfleet_sidecar.assign import decision_of
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure
@@ -56,13 +57,20 @@ def test_decisions_never_take_more_than_the_lease(
     lease = lease_of(specs, slots, money)
     lease.slot_prices = {spec.key: slot_price for spec in specs}
     lease.money_price = money_price
-    assigner = Assigner(lease=lease, unreachable=Unreachable(boot_clock), clock=boot_clock)
+    placer = Placer(lease.holding, leave_alone=Unreachable(boot_clock).leave_alone)
+    placer.set_prices(lease.slot_prices, money_price)
     waiting = [
         seen for number, one in enumerate(asked) if (seen := prospect_of(lease, number, one)) is not None
     ]
-    decisions = [assigner.one(seen)[0] for seen in waiting[:3]]
-    if waiting[3:]:
-        decisions += assigner.commit(assigner.solve(assigner.pose(waiting[3:])), lambda i: i % 7 != 6)
+    decisions: list[Decision | None] = []
+    for together in (waiting[:1], waiting[1:2], waiting[2:3], waiting[3:]):
+        now = boot_clock()
+        batch = placer.pose(range(len(together)), [seen.candidate for seen in together], now)
+        placed = placer.commit(solve(batch, lambda: 0.05), now, lambda ticket: ticket % 7 != 6)
+        decisions += [
+            None if one is None else decision_of(one, seen, now)
+            for one, seen in zip(placed, together, strict=True)
+        ]
     taken = [decision for decision in decisions if decision is not None]
     for endpoint, count in Counter(decision.endpoint for decision in taken).items():
         assert count <= slots[endpoint].slots
@@ -75,8 +83,8 @@ def test_decisions_never_take_more_than_the_lease(
 
 def allowed(decision: Decision, seen: Prospect) -> None:
     """The chosen variant was eligible, its token limit fits, and its reserve covers that limit."""
-    j = seen.variants.index(decision.variant)
-    assert not seen.excluded_by[j]
+    j = seen.candidate.variants.index(decision.variant)
+    assert not seen.candidate.excluded_by[j]
     assert 1 <= decision.max_output_tokens <= seen.policy.limits.max_output_tokens
     bound = decision.pricing.cost(seen.profile.input_tokens_bound, decision.max_output_tokens)
     assert bound <= decision.reserved

@@ -29,7 +29,7 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Considered:
+class Weighed:
     """What was known of one request's m variants when it was placed."""
 
     look: Look
@@ -49,7 +49,7 @@ class Placed:
     candidate: Candidate
     column: int
     reservation: Reservation
-    considered: Considered
+    weighed: Weighed
     certificate: Certificate
     batch_size: int
 

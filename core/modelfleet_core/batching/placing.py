@@ -18,7 +18,7 @@ from modelfleet_core.assignment.problem import AssignmentProblem, Row
 from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.outcome import Certificate, Considered, Placed
+from modelfleet_core.batching.outcome import Certificate, Placed, Weighed, Why
 from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT, Look, look
 from modelfleet_core.leasing.holding import Holding, Reservation
 from modelfleet_core.values import NANO, EndpointUrl, NanoUsd, VariantKey, usd
@@ -44,6 +44,8 @@ class Batch:
     problem: AssignmentProblem | None
     """None: it is placed by prices alone, being one or none."""
     warm: Prices | None
+    waits: bool
+    """What gets no place goes back to the queue."""
 
     @property
     def cells(self) -> int:
@@ -114,6 +116,13 @@ class Placer:
         least = min((reserve for reserve, why in rows if not why), default=NanoUsd(0))
         return NO_SLOT if money is None or least <= money + coming else NO_MONEY
 
+    def no_place(self, candidate: Candidate, now: float) -> tuple[Why, str]:
+        """Return why a request that does not wait finds no place, and what it lacks."""
+        short = self.short_of(candidate, now)
+        if not self._holding.live(now):
+            return Why.NO_LEASE, short
+        return (Why.NO_MONEY if short == NO_MONEY else Why.NO_SLOT), short
+
     def pose(
         self,
         tickets: Sequence[int],
@@ -129,6 +138,7 @@ class Placer:
         spots = self._spots(now)
         money = self._holding.money(now)
         prices = self.slot_prices(variants)
+        waits = looks is not None
         if looks is None:
             looks = [look(one, prices, self._money_price, now, waits=False) for one in candidates]
         free = tuple(sum(spots.get(variant, {}).values()) for variant in variants)
@@ -147,6 +157,7 @@ class Placer:
             ),
             problem=self._problem(candidates, looks, prices, free, money) if len(candidates) > 1 else None,
             warm=self._warm,
+            waits=waits,
         )
 
     def _problem(
@@ -180,7 +191,7 @@ class Placer:
     ) -> list[Placed | None]:
         """Reserve what was chosen, for each ticket that is still `wanted`; None: no place for it now."""
         batch = solved.batch
-        if solved.prices is not None:
+        if solved.prices is not None and batch.waits:
             self._warm = solved.prices
         spots = self._spots(now)
         outcomes: list[Placed | None] = []
@@ -195,7 +206,7 @@ class Placer:
                             candidate=candidate,
                             column=column,
                             reservation=held,
-                            considered=considered(batch, i),
+                            weighed=weighed(batch, i),
                             certificate=solved.certificate,
                             batch_size=len(batch.tickets),
                         )
@@ -296,6 +307,6 @@ def _excluded(batch: Batch, i: int) -> tuple[str, ...]:
     )
 
 
-def considered(batch: Batch, i: int) -> Considered:
+def weighed(batch: Batch, i: int) -> Weighed:
     """Return what was known of request `i` when the batch was posed."""
-    return Considered(batch.looks[i], batch.slot_prices, batch.money_price, _excluded(batch, i))
+    return Weighed(batch.looks[i], batch.slot_prices, batch.money_price, _excluded(batch, i))

@@ -107,11 +107,18 @@ class Queue:
         self._waiting[ticket] = _Waiting(candidate, look, claim(candidate, look, anything=False))
         self._step = self._window.arrive(now, candidate.latest_start)
 
-    def renew(self, ticket: int, candidate: Candidate) -> None:
-        """Take a new view of a waiting request, since the fleet or the policy changed."""
+    def renew(self, ticket: int, candidate: Candidate, now: float) -> bool:
+        """Take a new view of a waiting request, since the fleet or the policy changed.
+
+        Returns whether it waits; one in the batch that is out is to be renewed after `commit`.
+        """
         waiting = self._waiting.get(ticket)
-        if waiting is not None:
-            waiting.candidate = candidate
+        if waiting is None:
+            return False
+        waiting.candidate = candidate
+        waiting.look = self.placer.look(candidate, now)
+        waiting.claim = claim(candidate, waiting.look, anything=waiting.passed_over > 1)
+        return True
 
     def leave(self, ticket: int, now: float) -> bool:
         """A request's caller went away; returns whether it was there. Nothing is held for it."""
@@ -178,7 +185,9 @@ class Queue:
 
         Returns an outcome for each request that waits no longer.
         """
-        out = self._take_out()
+        if self._out is None:
+            raise ValueError("no batch is out: commit once what `due` returned")
+        out, self._out = self._out, None
         outcomes: list[Outcome] = []
         back: list[int] = []
         answers = self.placer.commit(solved, now, lambda ticket: ticket in out and wanted(ticket))
@@ -209,37 +218,24 @@ class Queue:
             self._step = self._window.capacity_changed(now)
         return tuple(outcomes)
 
-    def fail(self, now: float) -> tuple[int, ...]:
-        """The batch that is out could not be solved: empty the queue; returns all tickets."""
-        tickets = (*self._take_out(), *self._waiting)
+    def fail(self) -> tuple[int, ...]:
+        """Something broke: empty the queue and start anew; returns the tickets of all that waited."""
+        tickets = (*(self._out or {}), *self._waiting)
+        self._out = None
         self._waiting.clear()
-        self._step = self._window.finish(now, binding=False, deferred=())
-        while self._step.dispatch:  # what arrived meanwhile is gone as well
-            self._step = self._window.finish(now, binding=False, deferred=())
+        self._window, self._step = _window(self._batching), _IDLE
         return tickets
-
-    def _take_out(self) -> dict[int, _Waiting]:
-        if self._out is None:
-            raise ValueError(
-                "no batch is out: call `due` first, and `commit` or `fail` once for what it returns"
-            )
-        out, self._out = self._out, None
-        return out
 
     def _given_up(self, ticket: int, candidate: Candidate, now: float) -> GivenUp | None:
         """Return why a request that found no place must not wait longer; None: it may."""
-        if not self._holding.live(now):
-            why = Why.NO_LEASE
-        elif now >= candidate.latest_start:
-            why = Why.TOO_LATE
-        elif (
-            now - candidate.arrived >= BUDGET_PATIENCE
-            and self.placer.short_of(candidate, now, self.placer.reserved()) == NO_MONEY
-        ):
-            why = Why.NO_MONEY
-        else:
-            return None
-        return GivenUp(ticket, candidate, why, self.placer.short_of(candidate, now))
+        why, short = self.placer.no_place(candidate, now)
+        if why is not Why.NO_LEASE:
+            patient = now - candidate.arrived < BUDGET_PATIENCE
+            if now >= candidate.latest_start:
+                why = Why.TOO_LATE
+            elif patient or self.placer.short_of(candidate, now, self.placer.reserved()) != NO_MONEY:
+                return None
+        return GivenUp(ticket, candidate, why, short)
 
     def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
         """Return what could be used now, slots in flight included, and what the waiting would reserve."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from modelfleet_core.assignment.result import Termination
+from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
-from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
+from modelfleet_sidecar.decision import Considered, Decision, Reason
 from modelfleet_sidecar.explain import DecisionLog, options
 
 VARIANTS = tuple(VariantKey(ModelName(name), "gpu") for name in ("a", "b", "c"))
@@ -32,7 +34,7 @@ def decision(number: int) -> Decision:
         input_tokens=5,
         settle_within=None,
         considered=Considered(VARIANTS, figures, 0.0, ("", "NoFreeSlot", "")),
-        certificate=Certificate(0.7, 0.7, 0.0, "Optimal", (), 0.001),
+        certificate=Certificate(0.7, 0.7, 0.0, Termination.OPTIMAL, (), 0.001),
         batch_size=1,
         waited=0.0,
     )
