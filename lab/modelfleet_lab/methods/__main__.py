@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _table(scene: Scene, lines: Sequence[Line], tightness: float, share: float) -> Table:
     busy = sorted(zip(scene.slots.tolist(), scene.models, strict=True), reverse=True)[:FAVOURITES]
     table = Table(
-        title=f"T = {tightness:g}, batches of {BATCH}; the best single model has quality 1 at cost {1 / share:.2f}",
+        title=f"T = {tightness:g}, batches of {BATCH}; the best single model: 1 at cost {1 / share:.2f}",
         caption="slots: "
         + ", ".join(f"{model} {slots}" for slots, model in busy)
         + f"; {int(scene.slots.sum())} in all",
