@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand import DemandClass
+from modelfleet_core.demand.meter import DemandMeter
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows, held_by
@@ -28,7 +29,6 @@ from modelfleet_core.policy import Policy
 from modelfleet_core.values import NanoUsd, ObjectKey, PeriodId, VariantKey
 
 from modelfleet_operator.capacity_views import SidecarView, Slots, Usage
-from modelfleet_operator.demand import DemandMeter
 from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
 from modelfleet_operator.streams import Stream
 from modelfleet_operator.wire import grant_to, greeting, report_from, snapshot_to

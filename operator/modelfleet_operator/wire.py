@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 from modelfleet.v1 import capacity_pb2
-from modelfleet_core.demand import ModelOffer
+from modelfleet_core.demand.sketch import FIGURES, NO_DEMAND, DemandReport
 from modelfleet_core.leasing import bounds
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import (
     AccountState,
     Bid,
-    ClassDemand,
     Document,
     Grant,
     Report,
@@ -41,20 +41,6 @@ NANO = 1_000_000_000
 def report_from(message: capacity_pb2.LeaseReport) -> Report:
     """Return the report as values, or raise `WireError`."""
     identity = message.identity
-    demand: dict[tuple[TierName, TaskName], ClassDemand] = {}
-    for entry in bounds.bounded("demand", message.demand):
-        key = TierName(bounds.text("demand.tier", entry.tier)), TaskName(entry.task[: bounds.MAX_TEXT])
-        demand[key] = ClassDemand(
-            _finite("demand.arrivals", entry.arrivals),
-            {
-                ModelName(bounds.text("demand.models.model", offer.model)): ModelOffer(
-                    quality=_finite("demand.models.quality", offer.quality),
-                    cost_usd=_finite("demand.models.cost_usd", offer.cost_usd),
-                    service_time=_finite("demand.models.service_seconds", offer.service_seconds),
-                )
-                for offer in bounds.bounded("demand.models", entry.models)
-            },
-        )
     return Report(
         sidecar=SidecarId(
             bounds.text("identity.namespace", identity.namespace),
@@ -96,7 +82,7 @@ def report_from(message: capacity_pb2.LeaseReport) -> Report:
             )
             for want in bounds.bounded("wants", message.wants)
         },
-        demand=demand,
+        demand=_demand(message.demand) if message.HasField("demand") else NO_DEMAND,
         fleet_version=message.fleet_version[: bounds.MAX_TEXT],
         policy_version=message.policy_version[: bounds.MAX_TEXT],
         leaving=message.leaving,
@@ -198,6 +184,29 @@ def _document(document: Document | None) -> capacity_pb2.Document | None:
     if document is None:
         return None
     return capacity_pb2.Document(version=document.version, manifest=document.manifest)
+
+
+def _demand(message: capacity_pb2.Demand) -> DemandReport:
+    models = tuple(
+        ModelName(bounds.text("demand.models", model))
+        for model in bounds.bounded("demand.models", message.models, bounds.MAX_MODELS)
+    )
+    cells = tuple(
+        (TierName(cell.tier[: bounds.MAX_TEXT]), TaskName(cell.cluster[: bounds.MAX_TEXT]))
+        for cell in bounds.bounded("demand.cells", message.cells, bounds.MAX_CELLS)
+    )
+    for field, names in (("models", models), ("cells", cells)):
+        if len(set(names)) < len(names):
+            raise WireError(f"demand.{field}", "one is listed twice")
+    arrivals = np.array([cell.arrivals for cell in message.cells], dtype=np.float64)
+    size = len(cells) * len(models) * FIGURES
+    if len(message.sums) != size:
+        raise WireError("demand.sums", f"{len(message.sums)} figures where {size} are due")
+    sums = np.array(message.sums, dtype=np.float64)
+    for field, figures in (("cells.arrivals", arrivals), ("sums", sums)):
+        if not ((figures >= 0.0) & (figures <= bounds.MAX_SUM)).all():
+            raise WireError(f"demand.{field}", f"must be from 0 to {bounds.MAX_SUM:g}")
+    return DemandReport(models, cells, arrivals, sums.reshape(len(cells), len(models), FIGURES))
 
 
 def _any_finite(field: str, number: float) -> float:

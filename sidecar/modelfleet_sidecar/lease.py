@@ -21,10 +21,11 @@ import grpc.aio
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import ModelOffer
+from modelfleet_core.demand.sketch import NO_DEMAND, Sketch
 from modelfleet_core.errors import SpecError
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import ClassDemand, Document, Grant, SidecarId, Want
+from modelfleet_core.leasing.messages import Document, Grant, SidecarId, Want
 from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, VariantKey
@@ -47,11 +48,8 @@ LAST_WORD = 0.1
 """Seconds in which the leader's reason may follow after a report could not be sent."""
 RETRY_FIRST = 0.1
 RETRY_MOST = 3.0
-OFFER_WEIGHT = 0.05
-"""Weight of one request in the running means of a demand class."""
-
-MAX_CLASSES = 200
-"""Classes told apart; further tasks count together as the task without name."""
+DEMAND_INTERVAL = 0.5
+"""Seconds between reports that tell of demand: pressing ones need not."""
 
 _CHANNEL_OPTIONS = (
     # The operator is inside the cluster; a proxy for the world outside must not stand between.
@@ -105,7 +103,8 @@ class LeaseClient:
         self._clock = clock
         self._random = retry_random
         self._versions = {"fleet": "", "policy": ""}
-        self._demand: dict[tuple[TierName, TaskName], ClassDemand] = {}
+        self._sketch = Sketch()
+        self._demand_at = 0.0
         self._next_report = 0.0
         self._report_moved = asyncio.Event()
         self._changed = asyncio.Event()
@@ -131,19 +130,16 @@ class LeaseClient:
         else:
             self._report_within(UNUSED_AFTER)
 
-    def record(self, tier: TierName, task: TaskName, offers: Mapping[ModelName, ModelOffer]) -> None:
-        """Count one arrival of a class of requests and what each model offers it."""
-        if (tier, task) not in self._demand and len(self._demand) >= MAX_CLASSES:
-            task = TaskName("")
-        known = self._demand.get((tier, task))
-        if known is None:
-            self._demand[tier, task] = ClassDemand(1.0, dict(offers))
-            return
-        means = {
-            model: _mixed(known.offers[model], offer) if model in known.offers else offer
-            for model, offer in offers.items()
-        }
-        self._demand[tier, task] = ClassDemand(known.arrivals + 1.0, means)
+    def record(
+        self,
+        tier: TierName,
+        cluster: TaskName,
+        offers: Mapping[ModelName, ModelOffer],
+        *,
+        arrivals: float = 1.0,
+    ) -> None:
+        """Count an arrival, as `Sketch.record` does."""
+        self._sketch.record(tier, cluster, offers, arrivals=arrivals)
 
     async def wait_change(self, timeout: float) -> bool:
         """Wait until a grant was applied, the stream was lost, or `timeout` seconds passed (then False)."""
@@ -197,7 +193,8 @@ class LeaseClient:
                     f"the leader of epoch {hello.epoch} is older than epoch {self.holding.epoch}; "
                     "waiting for the present leader"
                 )
-            self._next_report = self._clock()
+            self._next_report = self._demand_at = self._clock()
+            self._sketch.unheard()
             listener = asyncio.create_task(self._listen(call))
             sender = asyncio.create_task(self._send(call))
             try:
@@ -228,20 +225,25 @@ class LeaseClient:
                     async with asyncio.timeout(wait):
                         await self._report_moved.wait()
             self._next_report = self._clock() + max(REPORT_INTERVAL, self._report_every)
+            telling = self._clock() >= self._demand_at
             report = self.holding.report(
                 self._clock(),
-                demand=dict(self._demand),
+                demand=self._sketch.changes() if telling else NO_DEMAND,
                 fleet_version=self._versions["fleet"],
                 policy_version=self._versions["policy"],
             )
             if report.leaving and self.holding.idle() and self._farewell is None:
                 self._farewell = report.sequence
+            if telling:
+                self._sketch.sent(report.sequence)
+                self._demand_at = self._clock() + DEMAND_INTERVAL
             await call.write(report_to(report))
 
     def _take(self, grant: Grant) -> None:
         versions = dict(self._versions)
         if grant.sequence > self.holding.applied:
             self._follow(grant)
+        self._sketch.answered(grant.answers)
         if not self.holding.apply(grant, self._clock()):
             return
         self.connected = True
@@ -303,17 +305,6 @@ def _read(kind: str, document: Document, parse: Callable[[Mapping[str, object]],
             "version %s of the %s can not be read, the last good one stays: %s", document.version, kind, error
         )
         return None
-
-
-def _mixed(mean: ModelOffer, offer: ModelOffer) -> ModelOffer:
-    def mix(old: float, new: float) -> float:
-        return old + OFFER_WEIGHT * (new - old)
-
-    return ModelOffer(
-        quality=mix(mean.quality, offer.quality),
-        cost_usd=mix(mean.cost_usd, offer.cost_usd),
-        service_time=mix(mean.service_time, offer.service_time),
-    )
 
 
 def _reason(error: BaseException) -> str:

@@ -104,15 +104,11 @@ def report_to(report: Report) -> capacity_pb2.LeaseReport:
         told = message.wants.add(model=variant.model, variant=variant.variant, slots=want.slots)
         for bid in want.bids:
             told.bids.add(weight=bid.weight, price=bid.price, slots=bid.slots)
-    for (tier, task), demand in report.demand.items():
-        entry = message.demand.add(tier=tier, task=task, arrivals=demand.arrivals)
-        for model, offer in demand.offers.items():
-            entry.models.add(
-                model=model,
-                quality=offer.quality,
-                cost_usd=offer.cost_usd,
-                service_seconds=offer.service_time,
-            )
+    if report.demand.cells:
+        message.demand.models.extend(report.demand.models)
+        message.demand.sums.extend(report.demand.sums.ravel())
+        for (tier, cluster), arrivals in zip(report.demand.cells, report.demand.arrivals, strict=True):
+            message.demand.cells.add(tier=tier, cluster=cluster, arrivals=arrivals)
     return message
 
 

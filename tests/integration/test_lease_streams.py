@@ -10,10 +10,11 @@ from typing import cast
 import grpc.aio
 import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
+from modelfleet_core.demand.sketch import Sketch
 from modelfleet_core.leasing.grants import UPSTREAM_NOTICES
 from modelfleet_core.leasing.holding import Refused, Reservation
-from modelfleet_core.leasing.messages import ClassDemand, Want
-from modelfleet_core.values import NANO, NanoUsd, TaskName, TierName
+from modelfleet_core.leasing.messages import Want
+from modelfleet_core.values import NANO, NanoUsd
 from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_sidecar.lease import boot_clock
 from support.leases import (
@@ -368,10 +369,10 @@ async def test_a_report_that_can_not_be_made_costs_one_stream_and_not_the_lease(
         leasing(service, "one") as one,
     ):
         await until(one, lambda: total_free(one) == 8)
-        one._demand[TierName("t"), TaskName("")] = cast(ClassDemand, None)
+        sketch, one._sketch = one._sketch, cast(Sketch, None)
         await until(one, lambda: not one.connected)
         assert "AttributeError" in one.trouble
-        one._demand[TierName("t"), TaskName("")] = ClassDemand(1.0, {})
+        one._sketch = sketch
         await until(one, lambda: one.connected)
         publish_slots(service.publisher, {POD_A: 8, POD_B: 2})
         await until(one, lambda: total_free(one) == 10)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import aiohttp
 import openai
 import pytest
+from modelfleet_core.demand.sketch import NO_DEMAND
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd
 from modelfleet_lab.model_server.faults import Fault, FaultKind
@@ -427,7 +428,7 @@ async def test_mixed_cancels_leave_no_slot_and_no_money_held() -> None:
         records = [record for server in rig.servers.values() for record in server.records]
         assert not any(record.over_concurrency for record in records)
         account = holding.account(
-            next(iter(holding.report(0.0, demand={}, fleet_version="", policy_version="").accounts))
+            next(iter(holding.report(0.0, demand=NO_DEMAND, fleet_version="", policy_version="").accounts))
         )
         assert account is not None
         assert account.reserved == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from modelfleet_core.demand.sketch import NO_DEMAND
 from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import (
@@ -86,7 +87,7 @@ def report(
         slots={endpoint: SlotState(0, count) for endpoint, count in (kept or {}).items()},
         accounts=accounts or {},
         wants={LARGE: Want(wants)},
-        demand={},
+        demand=NO_DEMAND,
         fleet_version=versions[0],
         policy_version=versions[1],
         leaving=leaving,

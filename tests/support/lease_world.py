@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from modelfleet_core.demand.sketch import NO_DEMAND
 from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.holders import Follows, held_by
 from modelfleet_core.leasing.holding import Holding, Reservation
@@ -159,7 +160,9 @@ class LeaseWorld:
 
     def report(self, process: Process) -> None:
         self.reports.append(
-            process.holding.report(process.clock(self.now), demand={}, fleet_version="", policy_version="")
+            process.holding.report(
+                process.clock(self.now), demand=NO_DEMAND, fleet_version="", policy_version=""
+            )
         )
 
     def deliver_report(self, report: Report) -> None:

@@ -16,6 +16,10 @@ MAX_TEXT = 1_024
 MAX_ENDPOINT = 4_096
 MAX_SLOTS = 1 << 20
 MAX_BIDS = 16
+MAX_MODELS = 1_000
+MAX_CELLS = 1_000
+MAX_SUM = 1e15
+"""Of what a sidecar counts since its start."""
 
 T = TypeVar("T")
 
@@ -28,9 +32,9 @@ class WireError(ValueError):
         self.field = field
 
 
-def bounded(field: str, entries: Sequence[T]) -> Sequence[T]:
-    if len(entries) > MAX_ENTRIES:
-        raise WireError(field, f"{len(entries)} entries are more than {MAX_ENTRIES}")
+def bounded(field: str, entries: Sequence[T], most: int = MAX_ENTRIES) -> Sequence[T]:
+    if len(entries) > most:
+        raise WireError(field, f"{len(entries)} entries are more than {most}")
     return entries
 
 

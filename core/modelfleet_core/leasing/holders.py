@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from modelfleet_core.demand.sketch import NO_DEMAND
 from modelfleet_core.leasing.messages import Grant, Report, SidecarId
 from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
 
@@ -111,7 +112,7 @@ class Holder:
 
     def reclaim(self, now: float) -> None:
         """Count nothing as held any more."""
-        self.report = replace(self.report, slots={}, wants={}, demand={})
+        self.report = replace(self.report, slots={}, wants={}, demand=NO_DEMAND)
         self._outstanding = {}
         self.told = {}
         self.target = {}

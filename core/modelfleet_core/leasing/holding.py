@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from modelfleet_core.demand.sketch import DemandReport
 from modelfleet_core.leasing.messages import (
     AccountState,
-    ClassDemand,
     Grant,
     Report,
     SidecarId,
@@ -26,7 +26,7 @@ from modelfleet_core.leasing.messages import (
     SlotState,
     Want,
 )
-from modelfleet_core.values import EndpointUrl, NanoUsd, PeriodId, TaskName, TierName, VariantKey
+from modelfleet_core.values import EndpointUrl, NanoUsd, PeriodId, VariantKey
 
 DRIFT = 0.01
 """How far two clocks may drift apart over a lease."""
@@ -291,7 +291,7 @@ class Holding:
         self,
         now: float,
         *,
-        demand: Mapping[tuple[TierName, TaskName], ClassDemand],
+        demand: DemandReport,
         fleet_version: str,
         policy_version: str,
     ) -> Report:

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from modelfleet_core.demand import ModelOffer
-from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, PeriodId, TaskName, TierName, VariantKey
+from modelfleet_core.demand.sketch import DemandReport
+from modelfleet_core.values import EndpointUrl, NanoUsd, PeriodId, VariantKey
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,14 +40,6 @@ class AccountState:
     reserved: NanoUsd
     returned: NanoUsd
     wanted: NanoUsd
-
-
-@dataclass(frozen=True, slots=True)
-class ClassDemand:
-    """Requests of one tier and task that a sidecar has seen since its start."""
-
-    arrivals: float
-    offers: Mapping[ModelName, ModelOffer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ class Report:
     slots: Mapping[EndpointUrl, SlotState]
     accounts: Mapping[PeriodId, AccountState]
     wants: Mapping[VariantKey, Want]
-    demand: Mapping[tuple[TierName, TaskName], ClassDemand]
+    demand: DemandReport
     fleet_version: str
     policy_version: str
     leaving: bool

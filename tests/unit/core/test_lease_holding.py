@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from modelfleet_core.demand.sketch import NO_DEMAND
 from modelfleet_core.leasing.holding import DRIFT, Holding, Refused, Reservation
 from modelfleet_core.leasing.messages import Report, Want
 from modelfleet_core.values import NanoUsd
@@ -19,7 +20,7 @@ def holding(*, budgeted: bool = True) -> Holding:
 
 
 def report_of(held: Holding, now: float) -> Report:
-    return held.report(now, demand={}, fleet_version="", policy_version="")
+    return held.report(now, demand=NO_DEMAND, fleet_version="", policy_version="")
 
 
 def taken(held: Holding, now: float, amount: int = 0) -> Reservation:

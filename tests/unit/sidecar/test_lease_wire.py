@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from modelfleet.v1 import capacity_pb2
 from modelfleet_core.catalog import ExternalPlacement
-from modelfleet_core.demand import ModelOffer
+from modelfleet_core.demand.sketch import DemandReport
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.messages import (
     AccountState,
     Ask,
     Bid,
-    ClassDemand,
     Document,
     SlotGrant,
     SlotState,
@@ -45,9 +45,12 @@ REPORT = replace(
     slots={POD_A: SlotState(2, 5)},
     wants={LARGE: Want(3, (Bid(4.0, 0.5, 2), Bid(1.0, -0.25, 1)))},
     accounts={TODAY: AccountState(NanoUsd(9), NanoUsd(8), NanoUsd(7), NanoUsd(6), NanoUsd(5))},
-    demand={
-        (TierName("gold"), TaskName("")): ClassDemand(4.0, {ModelName("large"): ModelOffer(0.5, 0.01, 2.0)})
-    },
+    demand=DemandReport(
+        models=(ModelName("large"), ModelName("small")),
+        cells=((TierName("gold"), TaskName("")),),
+        arrivals=np.array([4.0]),
+        sums=np.array([[[4.0, 2.0, 0.04, 8.0], [1.0, 0.25, 0.001, 0.5]]]),
+    ),
 )
 
 
@@ -127,8 +130,14 @@ def many_slots(message: capacity_pb2.LeaseReport) -> None:
         ("identity.pod", lambda m: setattr(m.identity, "pod", "x" * 2000)),
         ("slots.kept", lambda m: setattr(m.slots[0], "kept", 2**31)),
         ("accounts.spent", lambda m: setattr(m.accounts[0], "spent", -5)),
-        ("demand.arrivals", lambda m: setattr(m.demand[0], "arrivals", float("nan"))),
-        ("demand.models.cost_usd", lambda m: setattr(m.demand[0].models[0], "cost_usd", -1.0)),
+        ("demand.cells.arrivals", lambda m: setattr(m.demand.cells[0], "arrivals", float("nan"))),
+        ("demand.sums", lambda m: m.demand.sums.__setitem__(2, -1.0)),
+        ("demand.sums", lambda m: m.demand.sums.__setitem__(2, float("inf"))),
+        ("demand.sums", lambda m: m.demand.sums.append(1.0)),
+        ("demand.models", lambda m: m.demand.models.__setitem__(1, "large")),
+        ("demand.models", lambda m: m.demand.models.__setitem__(1, "")),
+        ("demand.models", lambda m: m.demand.models.extend(str(n) for n in range(1_001))),
+        ("demand.cells", lambda m: m.demand.cells.add(tier="gold")),
         ("wants.bids.price", lambda m: setattr(m.wants[0].bids[0], "price", float("nan"))),
         ("wants.bids.weight", lambda m: setattr(m.wants[0].bids[0], "weight", -1.0)),
         ("wants.variant", lambda m: setattr(m.wants[0], "variant", "")),

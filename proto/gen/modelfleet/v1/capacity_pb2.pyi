@@ -60,10 +60,10 @@ class LeaseReport(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     ACCOUNTS_FIELD_NUMBER: _builtins.int
     WANTS_FIELD_NUMBER: _builtins.int
-    DEMAND_FIELD_NUMBER: _builtins.int
     FLEET_VERSION_FIELD_NUMBER: _builtins.int
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """the adopted leader's"""
     sequence: _builtins.int
@@ -94,8 +94,8 @@ class LeaseReport(_message.Message):
         """full vector"""
 
     @_builtins.property
-    def demand(self) -> _containers.RepeatedCompositeFieldContainer[Global___DemandClass]:
-        """full vector, cumulative"""
+    def demand(self) -> Global___Demand:
+        """sums since boot of the cells that the leader does not know yet"""
 
     def __init__(
         self,
@@ -108,12 +108,12 @@ class LeaseReport(_message.Message):
         slots: _abc.Iterable[Global___SlotState] | None = ...,
         accounts: _abc.Iterable[Global___AccountState] | None = ...,
         wants: _abc.Iterable[Global___Want] | None = ...,
-        demand: _abc.Iterable[Global___DemandClass] | None = ...,
         fleet_version: _builtins.str = ...,
         policy_version: _builtins.str = ...,
         leaving: _builtins.bool = ...,
+        demand: Global___Demand | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "applied", b"applied", "demand", b"demand", "epoch", b"epoch", "fleet_version", b"fleet_version", "identity", b"identity", "leaving", b"leaving", "policy_version", b"policy_version", "sent_at_ns", b"sent_at_ns", "sequence", b"sequence", "slots", b"slots", "wants", b"wants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -250,65 +250,63 @@ class AccountState(_message.Message):
 Global___AccountState: _TypeAlias = AccountState  # noqa: Y015
 
 @_typing.final
-class DemandClass(_message.Message):
-    """requests of one tier and task; sums since boot"""
+class Demand(_message.Message):
+    """requests counted by cell; no text"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___DemandCell]: ...
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """cells x models x 4: requests it could serve; sums over them of quality, USD, seconds"""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        cells: _abc.Iterable[Global___DemandCell] | None = ...,
+        sums: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "models", b"models", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Demand: _TypeAlias = Demand  # noqa: Y015
+
+@_typing.final
+class DemandCell(_message.Message):
+    """requests of one tier and cluster"""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TIER_FIELD_NUMBER: _builtins.int
-    TASK_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     ARRIVALS_FIELD_NUMBER: _builtins.int
-    MODELS_FIELD_NUMBER: _builtins.int
     tier: _builtins.str
-    task: _builtins.str
+    cluster: _builtins.str
     arrivals: _builtins.float
-    @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelDemand]: ...
     def __init__(
         self,
         *,
         tier: _builtins.str = ...,
-        task: _builtins.str = ...,
+        cluster: _builtins.str = ...,
         arrivals: _builtins.float = ...,
-        models: _abc.Iterable[Global___ModelDemand] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals", b"arrivals", "models", b"models", "task", b"task", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrivals", b"arrivals", "cluster", b"cluster", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___DemandClass: _TypeAlias = DemandClass  # noqa: Y015
-
-@_typing.final
-class ModelDemand(_message.Message):
-    """means over recent requests of the class"""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MODEL_FIELD_NUMBER: _builtins.int
-    QUALITY_FIELD_NUMBER: _builtins.int
-    COST_USD_FIELD_NUMBER: _builtins.int
-    SERVICE_SECONDS_FIELD_NUMBER: _builtins.int
-    model: _builtins.str
-    quality: _builtins.float
-    cost_usd: _builtins.float
-    service_seconds: _builtins.float
-    def __init__(
-        self,
-        *,
-        model: _builtins.str = ...,
-        quality: _builtins.float = ...,
-        cost_usd: _builtins.float = ...,
-        service_seconds: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "model", b"model", "quality", b"quality", "service_seconds", b"service_seconds"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ModelDemand: _TypeAlias = ModelDemand  # noqa: Y015
+Global___DemandCell: _TypeAlias = DemandCell  # noqa: Y015
 
 @_typing.final
 class LeaseGrant(_message.Message):

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName
+
+if TYPE_CHECKING:  # messages.py imports this package for the demand in reports
+    from modelfleet_core.leasing.messages import SidecarId
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +34,22 @@ class DemandClass:
     policy: ObjectKey
     tier: TierName
     task: TaskName
+    """The cluster that most of its requests come from, as `cells.cluster` names it."""
     weight: float
     shed_penalty: float
     """Quality times weight lost per request that is not answered."""
     rate: float
     """Requests per second."""
     offers: Mapping[ModelName, ModelOffer]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SharedDemand:
+    """Demand classes, and which sidecar asks how much of each."""
+
+    classes: tuple[DemandClass, ...]
+    """K of them."""
+    sidecars: tuple[SidecarId, ...]
+    """S of them: all that were heard and follow a policy."""
+    rates: FloatArray
+    """(S, K), requests per second; columns sum to the classes' rates."""
