@@ -14,10 +14,10 @@ from modelfleet_core.leasing import grants
 from modelfleet_core.leasing.grants import LeaseBook
 from modelfleet_core.leasing.holders import Holder
 from modelfleet_core.leasing.holding import DRIFT, Holding
-from modelfleet_core.leasing.messages import Grant, SidecarId, SlotState
+from modelfleet_core.leasing.messages import Grant, SidecarId, SlotState, Want
 from modelfleet_core.leasing.purse import Purse
 from modelfleet_core.values import EndpointUrl, NanoUsd
-from support.lease_world import LIMIT, POLICY, BrokenPromiseError, LeaseWorld
+from support.lease_world import LARGE, LIMIT, POLICY, SMALL, BrokenPromiseError, LeaseWorld
 
 pytestmark = pytest.mark.property
 STEPS = 400
@@ -68,14 +68,13 @@ def test_all_slots_and_all_money_left_can_be_had_after_all_has_ended(seed: int) 
     staying = [process for process in world.processes.values() if not process.holding.leaving]
     if not staying:
         return
-    free = dict.fromkeys(world.capacity, 0)
-    for process in staying:
-        for endpoint, slots in process.holding.free(process.clock(world.now)).items():
-            free[endpoint] += slots
-    assert free == world.capacity
+    taker = staying[0]
+    taker.holding.want({LARGE: Want(100), SMALL: Want(100)}, NanoUsd(0))
+    world.rounds(3)  # the others' slots are recalled, come back, and are granted
+    free = taker.holding.free(taker.clock(world.now))
+    assert {e: free.get(e, 0) for e in world.capacity} == world.capacity
     purse = book.purse(POLICY)
     assert purse is not None
-    taker = staying[0]
     taker.holding.want({}, NanoUsd(LIMIT))
     world.rounds(10)
     now = taker.clock(world.now)
@@ -92,7 +91,7 @@ def test_limits_hold_though_sidecars_that_are_gone_are_forgotten(monkeypatch: py
         closed.append(sidecar)
         close(self, sidecar)
 
-    monkeypatch.setattr(grants, "RETIRED_FOR", 100.0)
+    monkeypatch.setattr(grants, "RETIRED_FOR", 20.0)
     monkeypatch.setattr(Purse, "close", counted)
     run_many(25)
     assert closed

@@ -1,41 +1,33 @@
 """Stage publish, the leader's side of all leases: who holds what, and the next grant of each sidecar.
 
-In come reports, live capacity, policies and the store's ledger records; out go grants, each counted as held
-before it leaves. `publish.py` of the operator moves the messages; `holding.py` is the sidecar's side.
+In come reports, live capacity, targets, policies and the store's ledger records; out go grants, each counted
+as held before it leaves. `publish.py` of the operator moves the messages; `holding.py` is the sidecar's side.
 
     held[s, j] = max(kept, every grant with sequence > applied)
     sum_s held[s, j] <= live slots of j: a grant raises it only while that stays true
 
-A lease that nobody renews is reclaimed after ttl + longest request, or when its pod is gone and its model
-servers had time to notice. A new leader grants no slot beyond what is reported until everyone who may hold
-a lease has reported, is gone, or can not hold one any more.
+A lease that nobody renews is reclaimed, but for its floor, once it and the longest request are over; all of
+it when its pod is gone and model servers had time to notice. `takeover.py` says what a new leader may not
+grant yet. A turn looks only at sidecars and variants that something happened to.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
-from modelfleet_core.leasing.holders import Follows, Holder, held_by
-from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord, budget_period, ended
-from modelfleet_core.leasing.messages import (
-    AccountGrant,
-    AccountState,
-    Document,
-    Grant,
-    Report,
-    SidecarId,
-    SlotGrant,
-)
+from modelfleet_core.leasing.exchange import Exchange
+from modelfleet_core.leasing.holders import Follows, Holder
+from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord
+from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId, SlotGrant
 from modelfleet_core.leasing.purse import Purse
-from modelfleet_core.leasing.slots import Capacity, SlotDivider
+from modelfleet_core.leasing.slots import UPSTREAM_NOTICES, Capacity, counts_rate, floors
+from modelfleet_core.leasing.takeover import LATER, Takeover
+from modelfleet_core.leasing.treasury import Treasury, presses
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
-UPSTREAM_NOTICES = 5.0
-"""Seconds after which model servers have dropped the requests of a pod that is gone."""
 UNHEARD = 10.0
 """Seconds without a report after which a sidecar gets no more than it has."""
 RENEWALS = 10
@@ -44,6 +36,12 @@ MOST_UNACKNOWLEDGED = 64
 """Grants on their way to one sidecar; then it hears nothing new until it reports."""
 RETIRED_FOR = 3600.0
 """Seconds for which a sidecar is remembered after all it held was reclaimed."""
+REPORTS = 500.0
+"""Reports per second of all sidecars together while nothing presses, at most."""
+REPORT_EVERY = 1.0
+"""Seconds between the reports of one sidecar while nothing presses, at least."""
+ALL = 1 << 40
+"""More slots than any sidecar has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +68,93 @@ class LeaseBook:
     """
 
     def __init__(self, *, epoch: int, ttl: float, now: float, may_hold: Collection[str] | None) -> None:
-        """Start an epoch. `may_hold`: UIDs of pods that may hold an older leader's lease; None: unknown."""
+        """Start an epoch. `may_hold`: UIDs of pods that may hold an older leader's lease; None: unknown.
+
+        `ttl`: seconds for which a lease lasts where no policy says so by its `staleness`.
+        """
         self.epoch = epoch
         self.ttl = ttl
-        self._started_at = now
-        self._awaited = dict.fromkeys(may_hold, math.inf) if may_hold is not None else {"": math.inf}
-        self._reported: dict[EndpointUrl, int] = {}
-        self._capacity: Mapping[ObjectKey, Capacity] = {}
-        self._documents = Documents({}, {})
-        self._prices = Prices({}, {})
-        self._holders: dict[SidecarId, Holder] = {}
+        self._longest_lease = ttl
         self._longest = 0.0
         """Seconds of the longest request that any policy allowed in this epoch."""
-        self._purses: dict[PeriodId, Purse] = {}
-        self._current: dict[ObjectKey, PeriodId] = {}
-        self._at = datetime.min.replace(tzinfo=UTC)
-        self._divider = SlotDivider()
+        self._floor = 0.0
+        """The most slots of one sidecar that outlast its lease."""
+        self._started_at = now
+        self._takeover = Takeover.of(may_hold)
+        self._blocked: tuple[bool, bool, int] = (True, True, 1)
+        """Whether slots of servers and rates may be held by unheard pods, and by how many."""
+        self._documents = Documents({}, {})
+        self._prices = Prices({}, {})
+        self._treasury = Treasury(epoch)
+        self._exchange = Exchange()
+        self._holders: dict[SidecarId, Holder] = {}
+        self._arrivals = 0
+        self._news: dict[SidecarId, Holder] = {}
+        """Sidecars that should hear something."""
+        self._look_around(now)
 
     # What the caller learns.
 
     def set_capacity(self, capacity: Mapping[ObjectKey, Capacity]) -> None:
         """Take over the live slots of every fleet."""
-        self._capacity = capacity
+        self._exchange.set_capacity(capacity)
+        self._set_live()
+        for holder in self._holders.values():
+            self._refit(holder)
+
+    def _refit(self, holder: Holder) -> None:
+        self._exchange.refit(holder, holder.heard_at)
+        if holder.target != holder.told:
+            self._news[holder.id] = holder
+
+    def _set_live(self) -> None:
+        recovering, rates_recovering, unheard = self._blocked
+        self._exchange.set_live(
+            {
+                endpoint: self._takeover.most(
+                    endpoint,
+                    slots,
+                    recovering=rates_recovering if counts_rate(endpoint) else recovering,
+                    unheard=unheard,
+                    floor=self._floor,
+                )
+                for endpoint, slots in self._exchange.published.items()
+            }
+        )
 
     def set_documents(self, documents: Documents) -> None:
         """Take over the accepted fleets and policies."""
         self._documents = documents
-        requests = (policy.limits.max_request for policy, _ in documents.policies.values())
-        self._longest = max(self._longest, *requests, 0.0)
+        policies = {key: policy for key, (policy, _) in documents.policies.items()}
+        for policy in policies.values():
+            self._longest = max(self._longest, policy.limits.max_request)
+            self._longest_lease = max(self._longest_lease, policy.staleness.max_age)
+            self._floor = max(self._floor, policy.floor(ALL))
+        self._treasury.set_policies(policies)
+        self._news.update(self._holders)
+        for holder in self._holders.values():
+            self._sort_in(holder)
 
     def set_prices(self, prices: Prices) -> None:
+        """Take over prices; they ride along with the next grants."""
         self._prices = prices
+
+    def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None:
+        """Take over how many slots of each variant each sidecar's demand is expected to keep in use."""
+        self._exchange.set_targets(fleet, busy)
 
     def follow(self, sidecar: SidecarId, follows: Follows | str) -> None:
         """Say which policy a sidecar that has reported follows, or why it gets nothing."""
-        self._holders[sidecar].follows = follows
+        holder = self._holders[sidecar]
+        if follows == holder.follows:
+            return
+        self._pass_over(holder)
+        if isinstance(holder.follows, Follows):
+            self._exchange.withdraw(holder.follows.fleet, holder)
+        holder.follows = follows
+        self._news[sidecar] = holder
+        self._sort_in(holder)
+        self._refit(holder)
 
     def hear(self, report: Report, now: float) -> bool:
         """Take over a report; False (and no change) if it is of another epoch or not newer than the last."""
@@ -112,21 +162,41 @@ class LeaseBook:
             return False
         holder = self._holders.get(report.sidecar)
         if holder is None:
-            kept = {endpoint: state.kept for endpoint, state in report.slots.items()}
-            for endpoint, slots in kept.items():
-                self._reported[endpoint] = self._reported.get(endpoint, 0) + slots
-            holder = Holder(report.sidecar, report, now, "its pod is not looked up yet", report.applied, kept)
-            self._holders[report.sidecar] = holder
+            holder = self._welcome(report, now)
         elif report.sequence <= holder.report.sequence:
             return False
         holder.hear(report, now)
-        if report.sidecar.uid in self._awaited:
-            # An earlier start of the same pod may have ended just now.
-            self._awaited[report.sidecar.uid] = min(self._awaited[report.sidecar.uid], now + UPSTREAM_NOTICES)
-        for period, purse in self._purses.items():
-            if period in report.accounts or purse.knows(report.sidecar):
-                purse.hear(report.sidecar, report.accounts.get(period), now)
+        self._takeover.settle(report.sidecar.uid, now)
+        self._treasury.hear(report, now)
+        self._exchange.recount(holder)
+        self._sort_in(holder)
+        if report.leaving:
+            holder.target = {}
+        self._exchange.weigh(holder, now)
+        if holder.must_answer or holder.target != holder.told or self._renewal_due(holder):
+            self._news[holder.id] = holder
         return True
+
+    def _welcome(self, report: Report, now: float) -> Holder:
+        kept = {endpoint: state.kept for endpoint, state in report.slots.items() if state.kept}
+        for endpoint, slots in kept.items():
+            self._takeover.reported[endpoint] = self._takeover.reported.get(endpoint, 0) + slots
+        self._arrivals += 1
+        holder = self._holders[report.sidecar] = Holder(
+            id=report.sidecar,
+            number=self._arrivals,
+            report=report,
+            heard_at=now,
+            follows="its pod is not looked up yet",
+            sequence=report.applied,
+            told=kept,
+            target=dict(kept),
+            lease_until=now + self._longest_lease,
+            floors=dict(kept) if self._floor else {},
+        )
+        if any(self._blocked):
+            self._set_live()
+        return holder
 
     def connect(self, sidecar: SidecarId) -> None:
         """A stream of a known sidecar opened: what was under way may be lost."""
@@ -134,17 +204,18 @@ class LeaseBook:
         if holder is not None:
             holder.connected = holder.must_answer = True
             holder.fleet_sent = holder.policy_sent = ""
+            self._news[sidecar] = holder
 
     def part(self, sidecar: SidecarId) -> None:
         """A sidecar's stream ended; it may still use its lease."""
         holder = self._holders.get(sidecar)
         if holder is not None:
             holder.connected = False
+            self._pass_over(holder)
 
     def forget(self, uid: str, now: float) -> None:
         """A pod is gone: what its sidecars held is reclaimed once its model servers noticed."""
-        if uid in self._awaited:
-            self._awaited[uid] = min(self._awaited[uid], now + UPSTREAM_NOTICES)
+        self._takeover.settle(uid, now)
         for holder in self._holders.values():
             if holder.id.uid == uid:
                 self.replaced(holder.id, now)
@@ -154,77 +225,78 @@ class LeaseBook:
         holder = self._holders.get(sidecar)
         if holder is not None and holder.gone_at is None:
             holder.gone_at = now + UPSTREAM_NOTICES
+            self._pass_over(holder)
 
     def prune(self, now: float) -> None:
-        """Reclaim what can not be in use any more."""
+        """Reclaim what can not be in use any more, and pass over those who are silent."""
+        silent_since = now - max(UNHEARD, 3 * self.report_every)
         for holder in list(self._holders.values()):
             if holder.retired_at is not None:
                 if now >= holder.retired_at + RETIRED_FOR:
                     del self._holders[holder.id]
+                    self._news.pop(holder.id, None)
                     if holder.gone_at is not None:
-                        for purse in self._purses.values():
-                            purse.close(holder.id)
+                        self._treasury.close(holder.id)
                 continue
-            left = holder.report.leaving and not holder.connected and not holder.held()
-            gone = holder.gone_at is not None and now >= holder.gone_at
-            if left or gone or now >= holder.heard_at + self.ttl + self._longest:
-                holder.reclaim(now)
-                for purse in self._purses.values():
-                    purse.lose(holder.id)
+            if holder.heard_at <= silent_since:
+                self._pass_over(holder)
+            over = max(holder.lease_until, holder.heard_at) + self._longest
+            if holder.gone_at is not None and now >= min(over, holder.gone_at):
+                self._lapse(holder, now, rates=now < min(over, holder.gone_at) + LATER, floors=False)
+            elif now >= over:
+                self._lapse(holder, now, rates=now < over + LATER, floors=True)
+            elif holder.report.leaving and not holder.connected and not holder.counted:
+                self._lapse(holder, now, rates=False, floors=False)
+
+    def _lapse(self, holder: Holder, now: float, *, rates: bool, floors: bool) -> None:
+        """Count only rates and floors of a sidecar as held any more; without any it is retired."""
+        holder.keep_only(counts_rate if rates else _nowhere, floors=floors)
+        self._pass_over(holder)
+        self._exchange.recount(holder)
+        self._exchange.weigh(holder, now)
+        if holder.lapsed_at > now:
+            holder.lapsed_at = now
+            self._treasury.lose(holder.id)
+        if not holder.counted:
+            holder.retired_at = now
 
     def recovering(self, now: float) -> bool:
         """Return whether a sidecar that has not reported may still hold an older leader's lease."""
-        return now < self._started_at + self.ttl + self._longest and any(
-            now < until for until in self._awaited.values()
-        )
+        oldest_ends = self._started_at + self._longest_lease + self._longest
+        return now < oldest_ends and self._takeover.unheard(now) > 0
 
     # Ledgers.
 
     def unopened(self, at: datetime) -> tuple[tuple[ObjectKey, BudgetPeriod], ...]:
         """Return the budgets whose present period has no account yet; read their records, then `open`."""
-        self._at = max(self._at, at)  # a clock put back must not reopen a period that was closed
-        missing = []
-        self._current = {}
-        for key, (policy, _) in self._documents.policies.items():
-            if policy.budget is not None:
-                period = budget_period(key, policy.budget.period, self._at)
-                if period.id in self._purses:
-                    self._current[key] = period.id
-                else:
-                    missing.append((key, period))
-        for purse in list(self._purses.values()):
-            length = purse.period.ends - purse.period.starts
-            if self._at >= purse.period.ends + length:
-                del self._purses[purse.period.id]
-        return tuple(missing)
+        return self._treasury.unopened(at)
 
     def open(self, policy: ObjectKey, period: BudgetPeriod, stored: LedgerRecord | None, now: float) -> None:
         """Open the account of a period as found in the store; raises `ForeignEpochError`."""
-        purse = Purse(policy, period, self.epoch, stored)
-        self._purses[period.id] = purse
-        self._current[policy] = period.id
-        for holder in self._holders.values():
-            if period.id in holder.report.accounts:
-                purse.hear(holder.id, holder.report.accounts[period.id], now)
+        self._treasury.open(policy, period, stored, (holder.report for holder in self._holders.values()), now)
+        self._admit(policy)
 
     def due(self, now: float, *, exact: bool = False) -> tuple[LedgerRecord, ...]:
         """Return the records to write now; tell each one's fate by `written` or `found`."""
-        records = (purse.due(self._limit(purse), now, exact=exact) for purse in self._purses.values())
-        return tuple(record for record in records if record is not None)
+        return self._treasury.due(now, exact=exact)
 
     def written(self, record: LedgerRecord, version: str) -> None:
-        if record.period in self._purses:
-            self._purses[record.period].written(version)
+        self._treasury.written(record, version)
+        self._admit(record.policy)
 
     def found(self, record: LedgerRecord, stored: LedgerRecord | None) -> None:
         """Writing `record` failed and the store holds `stored`; raises `ForeignEpochError`."""
-        if record.period in self._purses:
-            self._purses[record.period].found(stored)
+        self._treasury.found(record, stored)
+        self._admit(record.policy)
 
-    def _limit(self, purse: Purse) -> NanoUsd:
-        known = self._documents.policies.get(purse.policy)
-        budget = known[0].budget if known is not None else None
-        return budget.limit if budget is not None else NanoUsd(0)
+    def _admit(self, policy: ObjectKey) -> None:
+        """Its sidecars may hear this leader once its epoch is in the policy's ledger."""
+        if self._treasury.opened(policy):
+            for holder in self._holders.values():
+                follows = holder.follows
+                if not holder.taking and isinstance(follows, Follows) and follows.policy == policy:
+                    self._news[holder.id] = holder
+                    self._sort_in(holder)
 
     # Views.
 
@@ -232,10 +304,55 @@ class LeaseBook:
         """Return all sidecars known, also those whose slots were reclaimed."""
         return tuple(self._holders.values())
 
+    def held(self) -> Mapping[EndpointUrl, int]:
+        """Return the slots that may be in use, by endpoint; also at endpoints that are not live any more."""
+        return self._exchange.held
+
     def purse(self, policy: ObjectKey) -> Purse | None:
         """Return a policy's money in the present period; None: no budget, or its ledger is not open yet."""
-        period = self._current.get(policy)
-        return self._purses[period] if period is not None else None
+        return self._treasury.purse(policy)
+
+    @property
+    def report_every(self) -> float:
+        """Seconds between a sidecar's reports while nothing presses."""
+        return max(REPORT_EVERY, min(self._exchange.crowd / REPORTS, self.ttl / RENEWALS))
+
+    @property
+    def pressed(self) -> bool:
+        """Whether a turn may do something now, other than after some time."""
+        return bool(self._news) or self._exchange.pressed or self._treasury.stale
+
+    # Who may get more.
+
+    def _sort_in(self, holder: Holder) -> None:
+        """A sidecar may get more if it is there, and its policy's ledger has this leader's epoch."""
+        follows = holder.follows
+        takes = (
+            holder.connected
+            and holder.gone_at is None
+            and not holder.report.leaving
+            and isinstance(follows, Follows)
+            and self._treasury.opened(follows.policy)
+        )
+        if takes == holder.taking:
+            return
+        if not takes:
+            self._pass_over(holder)
+        elif isinstance(follows, Follows):
+            holder.taking = True
+            self._exchange.enter(follows.fleet, holder)
+            self._treasury.enrol(follows.policy, holder.id, holder.heard_at)
+
+    def _pass_over(self, holder: Holder) -> None:
+        """A sidecar gets no more until it is sorted in again."""
+        if holder.taking and isinstance(holder.follows, Follows):
+            holder.taking = False
+            self._exchange.leave(holder.follows.fleet, holder)
+            self._exchange.weigh(holder, holder.heard_at)
+            self._treasury.dismiss(holder.follows.policy, holder.id)
+
+    def _may_hear(self, holder: Holder) -> bool:
+        return not isinstance(holder.follows, Follows) or self._treasury.opened(holder.follows.policy)
 
     # Grants.
 
@@ -244,165 +361,102 @@ class LeaseBook:
 
         Each counts as held from now on, so each must be sent, in this order.
         """
-        takers = [
-            (holder, holder.follows)
-            for holder in self._holders.values()
-            if self._takes(holder, now) and isinstance(holder.follows, Follows)
-        ]
-        live = self._live(now)
-        held = held_by(self._holders.values())
-        taking = {holder.id for holder, _ in takers}
-        for holder in self._holders.values():
-            if holder.id not in taking:
-                holder.stay_within_told()
-        by_fleet: dict[ObjectKey, list[Holder]] = {}
-        for holder, follows in takers:
-            by_fleet.setdefault(follows.fleet, []).append(holder)
-        self._divider.divide(self._capacity, by_fleet, live, held, now)
-        self._divide_money(takers)
+        self._look_around(now)
+        for sidecar in self._treasury.divide():
+            holder = self._holders[sidecar]
+            if sidecar not in self._news and presses(holder, self._treasury.accounts(holder)):
+                self._news[sidecar] = holder
+        self._news |= self._exchange.serve(
+            now,
+            lambda holder: holder.id in ready and holder.unacknowledged < MOST_UNACKNOWLEDGED,
+            self._holders.values(),
+        )
         grants = []
-        for holder in self._holders.values():
-            heeds = holder.unacknowledged < MOST_UNACKNOWLEDGED and self._may_hear(holder)
-            if holder.id in ready and holder.connected and heeds:
-                grant = self._grant(holder, live, held)
-                if grant is not None:
-                    grants.append((holder.id, grant))
+        for holder in list(self._news.values()):
+            if holder.connected and holder.id not in ready:
+                continue  # as soon as it can
+            del self._news[holder.id]
+            if holder.connected and holder.unacknowledged < MOST_UNACKNOWLEDGED and self._may_hear(holder):
+                grants.append((holder.id, self._grant(holder, now)))
         return tuple(grants)
 
-    def _takes(self, holder: Holder, now: float) -> bool:
-        return (
-            holder.connected
-            and holder.gone_at is None
-            and not holder.report.leaving
-            and self._may_hear(holder)
-            and now < holder.heard_at + UNHEARD
-        )
+    def _look_around(self, now: float) -> None:
+        """Find out what older leases still block."""
+        if any(self._blocked):
+            blocked = (self.recovering(now), self.recovering(now - LATER), self._takeover.unheard(now))
+            if blocked != self._blocked:
+                self._blocked = blocked
+                self._set_live()
 
-    def _may_hear(self, holder: Holder) -> bool:
-        """Return whether this leader's epoch is in the ledger of the holder's policy."""
-        if not isinstance(holder.follows, Follows):
-            return True
-        known = self._documents.policies.get(holder.follows.policy)
-        if known is None:
-            return False
-        opened = (purse.opened for purse in self._purses.values() if purse.policy == holder.follows.policy)
-        return known[0].budget is None or any(opened)
+    def _renewal_due(self, holder: Holder) -> bool:
+        last = holder.last
+        return last is None or holder.report.sent_at - last.report_sent_at >= last.ttl / RENEWALS
 
-    def _live(self, now: float) -> dict[EndpointUrl, int]:
-        """Return the slots that may be held at each endpoint."""
-        live: dict[EndpointUrl, int] = {}
-        recovering = self.recovering(now)
-        for capacity in self._capacity.values():
-            for endpoints in capacity.values():
-                for endpoint, slots in endpoints.items():
-                    most = min(slots, self._reported.get(endpoint, 0)) if recovering else slots
-                    live[endpoint] = max(live.get(endpoint, 0), most)
-        return live
-
-    def _divide_money(self, takers: Iterable[tuple[Holder, Follows]]) -> None:
-        by_policy: dict[ObjectKey, list[Holder]] = {}
-        for holder, follows in takers:
-            by_policy.setdefault(follows.policy, []).append(holder)
-        for policy, period in self._current.items():
-            purse = self._purses[period]
-            holders = by_policy.get(policy, [])
-            for holder in holders:
-                if not purse.knows(holder.id):
-                    purse.hear(holder.id, None, holder.heard_at)
-            purse.divide(self._limit(purse), [holder.id for holder in holders])
-
-    def _grant(
-        self, holder: Holder, live: Mapping[EndpointUrl, int], held: dict[EndpointUrl, int]
-    ) -> Grant | None:
-        """Return the holder's next grant, counted as held; None: nothing new to say and no renewal due."""
-        has = holder.held()
-        variants = self._variants(holder.follows)
-        slots: dict[EndpointUrl, SlotGrant] = {}
-        for endpoint, target in holder.target.items():
-            room = live.get(endpoint, 0) - held.get(endpoint, 0)
-            # While more is held than is live only recalls go out: not even a lost grant is made again.
-            most = has.get(endpoint, 0) + room if room >= 0 else holder.told.get(endpoint, 0)
-            count = min(target, most)
-            if count > 0 and endpoint in variants:
-                slots[endpoint] = SlotGrant(variants[endpoint], count)
-        fleet, policy = self._documents_for(holder)
+    def _grant(self, holder: Holder, now: float) -> Grant:
+        """Return the holder's next grant, counted as held."""
         follows = holder.follows if isinstance(holder.follows, Follows) else None
+        policy = self._documents.policies[follows.policy][0] if follows is not None else None
+        slots = self._slots(holder, follows, policy)
+        fleet_sent, policy_sent = self._documents_for(holder, follows)
+        moves = {endpoint: granted.slots for endpoint, granted in slots.items()} != holder.told
+        asks, linger = self._exchange.asks(holder)
         grant = Grant(
             epoch=self.epoch,
             sequence=holder.sequence + 1,
             answers=holder.report.sequence,
             report_sent_at=holder.report.sent_at,
-            ttl=self.ttl,
+            ttl=policy.staleness.max_age if policy is not None else self.ttl,
             slots=slots,
-            accounts=self._accounts(holder, follows),
+            accounts=self._treasury.accounts(holder),
             slot_prices=self._prices.slots.get(follows.fleet, {}) if follows is not None else {},
             money_price=self._prices.money.get(follows.policy, 0.0) if follows is not None else 0.0,
-            fleet=fleet,
-            policy=policy,
+            fleet=fleet_sent,
+            policy=policy_sent,
             refusal=holder.follows if isinstance(holder.follows, str) else "",
+            asks=asks,
+            linger=linger,
+            report_every=self.report_every,
         )
-        if not (holder.must_answer or self._news(holder, grant)):
-            return None
-        for endpoint, granted in slots.items():
-            held[endpoint] = held.get(endpoint, 0) + max(0, granted.slots - has.get(endpoint, 0))
         holder.tell(grant)
+        if moves:
+            self._exchange.recount(holder)
+            self._exchange.weigh(holder, now)
         return grant
 
-    def _variants(self, follows: Follows | str) -> dict[EndpointUrl, VariantKey]:
-        if not isinstance(follows, Follows):
+    def _slots(
+        self, holder: Holder, follows: Follows | None, policy: Policy | None
+    ) -> Mapping[EndpointUrl, SlotGrant]:
+        if follows is None or policy is None:
             return {}
-        capacity = self._capacity.get(follows.fleet, {})
-        return {endpoint: variant for variant, endpoints in capacity.items() for endpoint in endpoints}
+        slots: dict[EndpointUrl, int] = {}
+        for endpoint, target in holder.target.items():
+            told = holder.told.get(endpoint, 0)
+            if target > told:
+                # While more is held than is live only recalls go out: not even a lost grant is made again.
+                most = holder.counted.get(endpoint, 0) + self._exchange.room(endpoint)
+                target = min(target, max(told, most)) if self._exchange.room(endpoint) >= 0 else told
+            if target > 0:
+                slots[endpoint] = target
+        floor = floors(slots, policy.floor(sum(slots.values()))) if self._floor else {}
+        granted = {}
+        for endpoint, count in slots.items():
+            market = self._exchange.market(follows.fleet, endpoint)
+            if market is not None:
+                granted[endpoint] = SlotGrant(market.variant, count, floor.get(endpoint, 0))
+        return granted
 
-    def _documents_for(self, holder: Holder) -> tuple[Document | None, Document | None]:
+    def _documents_for(
+        self, holder: Holder, follows: Follows | None
+    ) -> tuple[Document | None, Document | None]:
         """Return the fleet's and the policy's document where the sidecar has neither got nor been sent it."""
-        if not isinstance(holder.follows, Follows):
+        if follows is None:
             return None, None
-        fleet = self._documents.fleets.get(holder.follows.fleet)
-        policy = self._documents.policies[holder.follows.policy][1]
+        fleet = self._documents.fleets.get(follows.fleet)
+        policy = self._documents.policies[follows.policy][1]
         if fleet is not None and fleet.version in (holder.report.fleet_version, holder.fleet_sent):
             fleet = None
         return fleet, None if policy.version in (holder.report.policy_version, holder.policy_sent) else policy
 
-    def _accounts(self, holder: Holder, follows: Follows | None) -> dict[PeriodId, AccountGrant]:
-        """List every account the sidecar may have until its period is over and it has nothing left in it: one
-        that vanished from the list and came back would be taken for new, and its money spent twice."""
-        current = self._current.get(follows.policy) if follows is not None else None
-        accounts: dict[PeriodId, AccountGrant] = {}
-        for period in {
-            *holder.report.accounts,
-            *(p for p, purse in self._purses.items() if purse.knows(holder.id)),
-        }:
-            state = holder.report.accounts.get(period)
-            purse = self._purses.get(period)
-            granted = (
-                purse.granted(holder.id)
-                if purse is not None
-                else (state.granted if state is not None else NanoUsd(0))
-            )
-            if period == current and purse is not None:
-                ends_in = (purse.period.ends - self._at).total_seconds()
-                accounts[period] = purse.grant(holder.id, self._limit(purse), ends_in)
-            elif not (ended(period, self._at) and (state is None or _settled(state, granted))):
-                accounts[period] = AccountGrant(granted, NanoUsd(0), NanoUsd(0), 0.0)
-        return accounts
 
-    def _news(self, holder: Holder, grant: Grant) -> bool:
-        last = holder.last
-        if last is None or grant.report_sent_at - last.report_sent_at >= self.ttl / RENEWALS:
-            return True
-        says = (grant.slots, grant.slot_prices, grant.money_price, grant.refusal, grant.accounts.keys())
-        said = (last.slots, last.slot_prices, last.money_price, last.refusal, last.accounts.keys())
-        if says != said or grant.fleet is not None or grant.policy is not None:
-            return True
-        return any(
-            (account.granted, account.limit) != (before.granted, before.limit)
-            or account.keep < min(before.keep, holder.free_money(period))
-            for period, account in grant.accounts.items()
-            for before in (last.accounts[period],)
-        )
-
-
-def _settled(state: AccountState, granted: NanoUsd) -> bool:
-    """Return whether an account has heard of all `granted` money and has nothing left to spend or settle."""
-    return state.reserved == 0 and state.granted == granted and granted - state.returned <= state.spent
+def _nowhere(endpoint: EndpointUrl) -> bool:
+    return False

@@ -5,11 +5,12 @@ In come its reports and the grants made for it; out goes what it may hold. `gran
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from modelfleet_core.demand.sketch import NO_DEMAND
-from modelfleet_core.leasing.messages import Grant, Report, SidecarId
+from modelfleet_core.leasing.messages import Grant, Report, SidecarId, SlotState
 from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
 
 
@@ -26,9 +27,14 @@ class Holder:
     """One sidecar. Times are the leader's seconds.
 
     held[j] = max(kept, every grant with sequence > applied)
+
+    A sidecar may give slots back at any time: a report that shows the newest grant applied and less kept
+    lowers `told`, so that the next grant does not bring them again.
     """
 
     id: SidecarId
+    number: int
+    """Order of arrival, which decides among equals."""
     report: Report
     heard_at: float
     follows: Follows | str
@@ -36,43 +42,74 @@ class Holder:
     sequence: int
     """Of the newest grant."""
     told: dict[EndpointUrl, int]
-    """Slots of the newest grant; before the first one what was reported."""
-    target: dict[EndpointUrl, int] = field(default_factory=dict)
-    """Slots it should have once others have given back."""
+    """Slots of the newest grant, less those given back; before the first one what was reported."""
+    target: dict[EndpointUrl, int]
+    """`told`, less what is to be recalled; while a turn grants also more."""
+    lease_until: float
+    """When the last lease it may have ends."""
+    floors: dict[EndpointUrl, int]
+    """Slots that it goes on using after its lease, by the newest grant known as applied."""
     connected: bool = True
+    taking: bool = False
+    """Whether it may get more than it has."""
     must_answer: bool = True
     """The newest report needs a grant whatever the grant says."""
     gone_at: float | None = None
-    """When a pod known to be gone holds nothing any more."""
+    """When a pod known to be gone has no request left at model servers."""
+    lapsed_at: float = math.inf
+    """When its lease was over for so long that only its floor may be in use."""
     retired_at: float | None = None
     """When all it held was reclaimed; it may still report again."""
     last: Grant | None = None
+    moved: int = 0
+    """Sequence of the newest grant whose slots differ from the one before."""
     fleet_sent: str = ""
     policy_sent: str = ""
     """Versions of the documents sent over the present stream."""
+    traded: frozenset[VariantKey] = frozenset()
+    """Variants of its fleet where it has or wants slots."""
+    counted: Mapping[EndpointUrl, int] = field(default_factory=dict)
+    """What the leader's sums hold for it."""
     _outstanding: dict[int, Mapping[EndpointUrl, int]] = field(default_factory=dict)
+    _floors_under_way: dict[int, Mapping[EndpointUrl, int]] = field(default_factory=dict)
 
     def hear(self, report: Report, now: float) -> None:
         """Take over a newer report."""
         self.report = report
         self.heard_at = now
         self.connected = True
-        self._outstanding = {
-            sequence: slots for sequence, slots in self._outstanding.items() if sequence > report.applied
-        }
+        if report.applied in self._floors_under_way:
+            self.floors = dict(self._floors_under_way[report.applied])
+        if self._outstanding:
+            self._outstanding = {s: slots for s, slots in self._outstanding.items() if s > report.applied}
+            self._floors_under_way = {s: f for s, f in self._floors_under_way.items() if s > report.applied}
         self.sequence = max(self.sequence, report.applied)
+        if report.applied == self.sequence:
+            self.told = _at_most(self.told, report.slots)
+            self.target = {e: min(slots, self.told.get(e, 0)) for e, slots in self.target.items()}
+        if self.floors:
+            self.floors = _at_most(self.floors, report.slots)
         self.must_answer = self.must_answer or report.leaving
+        self.lapsed_at = math.inf
         if self.retired_at is not None:
             self.retired_at = self.gone_at = None
             self.must_answer = True
 
     def tell(self, grant: Grant) -> None:
         """Count a grant as held; it may leave now."""
+        told = {endpoint: granted.slots for endpoint, granted in grant.slots.items()}
+        if told != self.told:
+            self.moved = grant.sequence
         self.sequence = grant.sequence
         self.last = grant
         self.must_answer = False
-        self.told = {endpoint: granted.slots for endpoint, granted in grant.slots.items()}
-        self._outstanding[grant.sequence] = self.told
+        self.told = told
+        self.target = dict(told)
+        self.lease_until = max(self.lease_until, self.heard_at + grant.ttl)
+        self._outstanding[grant.sequence] = told
+        self._floors_under_way[grant.sequence] = {
+            e: given.floor for e, given in grant.slots.items() if given.floor
+        }
         if grant.refusal:
             self.fleet_sent = self.policy_sent = ""
         if grant.fleet is not None:
@@ -85,39 +122,68 @@ class Holder:
         """Grants that the newest report does not show as applied."""
         return len(self._outstanding)
 
+    @property
+    def settled(self) -> bool:
+        """Whether its newest report was made under the slots of its newest grant."""
+        return self.report.applied >= self.moved
+
     def held(self) -> dict[EndpointUrl, int]:
         """Return the slots it may use or be using, now or once a grant under way arrives."""
         held = {endpoint: state.kept for endpoint, state in self.report.slots.items()}
         for slots in self._outstanding.values():
             for endpoint, count in slots.items():
-                held[endpoint] = max(held.get(endpoint, 0), count)
+                if count > held.get(endpoint, 0):
+                    held[endpoint] = count
         return held
 
-    def wanted(self, variant: VariantKey) -> int:
-        """Return the slots of `variant` that it could use, those in flight included."""
-        want = self.report.wants.get(variant)
-        return want.slots if want is not None else 0
+    def in_flight(self, endpoint: EndpointUrl) -> int:
+        state = self.report.slots.get(endpoint)
+        return state.in_flight if state is not None else 0
 
     def free_money(self, period: PeriodId) -> int:
         """Return the money that its newest report shows as free."""
         state = self.report.accounts.get(period)
         return state.granted - state.returned - state.spent - state.reserved if state is not None else 0
 
-    def stay_within_told(self) -> None:
-        """Aim at no more than it was told, at nothing if it follows no policy or leaves."""
-        if isinstance(self.follows, str) or self.report.leaving:
-            self.target = {}
-        else:
-            self.target = {e: min(slots, self.told.get(e, 0)) for e, slots in self.target.items()}
-
-    def reclaim(self, now: float) -> None:
-        """Count nothing as held any more."""
-        self.report = replace(self.report, slots={}, wants={}, demand=NO_DEMAND)
-        self._outstanding = {}
-        self.told = {}
-        self.target = {}
+    def keep_only(self, stays: Callable[[EndpointUrl], bool], *, floors: bool) -> None:
+        """Count nothing as held any more but what lies at endpoints where `stays`, and the floors."""
+        self.floors = self.floors if floors else {}
+        floor_of = self.floors
+        kept = {
+            endpoint: state.kept if stays(endpoint) else min(state.kept, floor_of.get(endpoint, 0))
+            for endpoint, state in self.report.slots.items()
+        }
+        slots = {endpoint: SlotState(0, count) for endpoint, count in kept.items() if count}
+        self.report = replace(self.report, slots=slots, wants={}, demand=NO_DEMAND)
+        self._outstanding = {
+            sequence: left
+            for sequence, granted in self._outstanding.items()
+            if (left := _left(granted, self._floors_under_way[sequence] if floors else {}, stays))
+        }
+        self.told = dict(self.floors)
+        self.target = dict(self.floors)
         self.connected = False
-        self.retired_at = now
+
+
+def _left(
+    granted: Mapping[EndpointUrl, int],
+    floors: Mapping[EndpointUrl, int],
+    stays: Callable[[EndpointUrl], bool],
+) -> dict[EndpointUrl, int]:
+    kept = {e: slots if stays(e) else min(slots, floors.get(e, 0)) for e, slots in granted.items()}
+    return {endpoint: slots for endpoint, slots in kept.items() if slots}
+
+
+def _at_most(
+    slots: Mapping[EndpointUrl, int], states: Mapping[EndpointUrl, SlotState]
+) -> dict[EndpointUrl, int]:
+    """Return `slots`, at each endpoint at most what the sidecar says that it keeps."""
+    least: dict[EndpointUrl, int] = {}
+    for endpoint, count in slots.items():
+        state = states.get(endpoint)
+        if state is not None and state.kept > 0:
+            least[endpoint] = min(count, state.kept)
+    return least
 
 
 def held_by(holders: Iterable[Holder]) -> dict[EndpointUrl, int]:

@@ -1,64 +1,35 @@
-"""Stage publish: divides the live slots of one variant over sidecars and its endpoints.
+"""Stage publish: what slots are, and how whole ones are shared out.
 
-In come what each sidecar wants and holds; out go whole slots per sidecar and endpoint, never more than are
-live. `grants.py` turns these targets into grants as recalled slots come back.
+In come live slots, wants and what is held; out go whole shares, and the endpoints to take them from.
+`market.py` decides with them who gets which slot.
+
+A rate limit of an external variant is a slot held for a minute (`rates.py`): a variant of its own with one
+endpoint, whose slots are units per minute. It is wanted, granted and given back like any other.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
+from typing import TypeVar
 
-from modelfleet_core.leasing.holders import Holder, held_by
 from modelfleet_core.leasing.messages import SidecarId
-from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
-
-REBALANCE = 1.0
-"""Seconds between even spreadings of slots that nobody wants."""
+from modelfleet_core.values import RATE_MARK, EndpointUrl, VariantKey
 
 Capacity = Mapping[VariantKey, Mapping[EndpointUrl, int]]
 """Live slots by endpoint of each variant of one fleet."""
 
+UPSTREAM_NOTICES = 5.0
+"""Seconds after which model servers have dropped the requests of a pod that is gone."""
+RATE_NOTICE = 60.0
+"""Seconds after which nothing that a pod sent before it was gone counts within the last minute."""
 
-class SlotDivider:
-    """Sets the sidecars' targets, moving slots only when someone lacks its fair share, capacity or sidecars
-    changed, or it is time to spread idle slots evenly."""
 
-    def __init__(self) -> None:
-        self._divided: dict[tuple[ObjectKey, VariantKey], tuple[dict[EndpointUrl, int], set[SidecarId]]] = {}
-        self._even_at = -math.inf
+Key = TypeVar("Key", SidecarId, EndpointUrl)
 
-    def divide(
-        self,
-        capacity: Mapping[ObjectKey, Capacity],
-        takers: Mapping[ObjectKey, Sequence[Holder]],
-        live: Mapping[EndpointUrl, int],
-        held: Mapping[EndpointUrl, int],
-        now: float,
-    ) -> None:
-        """Set `target` of all `takers`, given by fleet. What others hold of `held` is not divided."""
-        even = now >= self._even_at
-        if even:
-            self._even_at = now + REBALANCE
-        for fleet, holders in takers.items():
-            targets: dict[SidecarId, dict[EndpointUrl, int]] = {holder.id: {} for holder in holders}
-            theirs = held_by(holders)
-            for variant, endpoints in capacity.get(fleet, {}).items():
-                free = {
-                    endpoint: max(0, live[endpoint] - held.get(endpoint, 0) + theirs.get(endpoint, 0))
-                    for endpoint in endpoints
-                }
-                wants = {holder.id: holder.wanted(variant) for holder in holders}
-                standing = {holder.id: _part(holder.target, endpoints) for holder in holders}
-                known = (free, set(targets))
-                if even or self._divided.get((fleet, variant)) != known or not _fair(standing, wants, free):
-                    told = {holder.id: _part(holder.told, endpoints) for holder in holders}
-                    standing = place(even_shares(wants, sum(free.values()), _sums(told)), free, told)
-                    self._divided[fleet, variant] = known
-                for sidecar, slots in standing.items():
-                    targets[sidecar].update(slots)
-            for holder in holders:
-                holder.target = targets[holder.id]
+
+def counts_rate(endpoint: EndpointUrl) -> bool:
+    """Return whether the slots of `endpoint` are units per minute."""
+    return RATE_MARK in endpoint.partition("#")[2]
 
 
 def water_fill(
@@ -88,50 +59,34 @@ def even_shares(
     return shares
 
 
-def place(
-    shares: Mapping[SidecarId, int],
-    live: Mapping[EndpointUrl, int],
-    present: Mapping[SidecarId, Mapping[EndpointUrl, int]],
-) -> dict[SidecarId, dict[EndpointUrl, int]]:
-    """Lay each sidecar's share out over endpoints, moving as few slots as possible from where they are.
+def take(count: int, room: dict[Key, int]) -> dict[Key, int]:
+    """Take up to `count` slots out of `room`, always from the place with the most, so that load spreads."""
+    taken: dict[Key, int] = {}
+    while count > 0 and room:
+        emptiest = max(room, key=lambda place: (room[place], place))
+        if room[emptiest] <= 0:
+            break
+        second = max((slots for place, slots in room.items() if place != emptiest), default=0)
+        slots = min(count, max(1, room[emptiest] - max(0, second)))
+        room[emptiest] -= slots
+        taken[emptiest] = taken.get(emptiest, 0) + slots
+        count -= slots
+    return taken
 
-    `present` are the slots each sidecar has now; the shares' sum must not exceed that of `live`. Moved slots
-    go to the emptiest endpoints, so that load spreads.
+
+def floors(slots: Mapping[EndpointUrl, int], total: int) -> dict[EndpointUrl, int]:
+    """Return which `total` of `slots` are the floor: one at each endpoint, then a second, and so on.
+
+    A part of the slots has no part of the rates: the rates of others can not be known after the lease ended.
     """
-    free = dict(live)
-    placed: dict[SidecarId, dict[EndpointUrl, int]] = {}
-    for sidecar in sorted(shares):
-        left = shares[sidecar]
-        placed[sidecar] = {}
-        for endpoint, slots in sorted(present.get(sidecar, {}).items()):
-            stays = min(slots, left, free.get(endpoint, 0))
-            if stays > 0:
-                placed[sidecar][endpoint] = stays
-                free[endpoint] -= stays
-                left -= stays
-    for sidecar in sorted(shares):
-        for _ in range(shares[sidecar] - sum(placed[sidecar].values())):
-            emptiest = max(free, key=lambda endpoint: (free[endpoint], endpoint))
-            free[emptiest] -= 1
-            placed[sidecar][emptiest] = placed[sidecar].get(emptiest, 0) + 1
-    return placed
-
-
-def _part(slots: Mapping[EndpointUrl, int], endpoints: Collection[EndpointUrl]) -> dict[EndpointUrl, int]:
-    return {endpoint: count for endpoint, count in slots.items() if endpoint in endpoints}
-
-
-def _sums(slots: Mapping[SidecarId, Mapping[EndpointUrl, int]]) -> dict[SidecarId, int]:
-    return {sidecar: sum(counts.values()) for sidecar, counts in slots.items()}
-
-
-def _fair(
-    standing: Mapping[SidecarId, Mapping[EndpointUrl, int]],
-    wants: Mapping[SidecarId, int],
-    free: Mapping[EndpointUrl, int],
-) -> bool:
-    """Return whether everyone has its fair share of what it wants."""
-    sums = _sums(standing)
-    return all(
-        sums[sidecar] >= share for sidecar, share in water_fill(wants, sum(free.values()), sums).items()
-    )
+    if total >= sum(slots.values()):
+        return dict(slots)
+    left = {endpoint: count for endpoint, count in sorted(slots.items()) if not counts_rate(endpoint)}
+    total = min(total, sum(left.values()))
+    floor = dict.fromkeys(left, 0)
+    while total > 0:
+        for endpoint, count in left.items():
+            if total > 0 and floor[endpoint] < count:
+                floor[endpoint] += 1
+                total -= 1
+    return {endpoint: count for endpoint, count in floor.items() if count}

@@ -39,12 +39,13 @@ def test_recalled_slots_go_to_others_only_when_they_came_back() -> None:
     book = lease_book({POD_A: 4})
     hear(book, report(ONE, 1, wants=4), 0)
     assert slots(book, 0) == {"one": {POD_A: 4}}
+    hear(book, report(ONE, 2, {POD_A: 4}, applied=1, wants=2), 1)
     hear(book, report(TWO, 1, wants=2), 1)
     assert slots(book, 1) == {"one": {POD_A: 2}, "two": {}}
-    hear(book, report(ONE, 2, {POD_A: 3}, applied=2, wants=4), 1.1)
-    assert slots(book, 1.1) == {"two": {POD_A: 1}}
-    hear(book, report(ONE, 3, {POD_A: 2}, applied=2, wants=4), 1.2)
-    assert slots(book, 1.2) == {"two": {POD_A: 2}}
+    hear(book, report(ONE, 3, {POD_A: 3}, applied=2, wants=2), 1.1)
+    assert slots(book, 1.1)["two"] == {POD_A: 1}
+    hear(book, report(ONE, 4, {POD_A: 2}, applied=2, wants=2), 1.2)
+    assert slots(book, 1.2)["two"] == {POD_A: 2}
     assert held_by(book.holders()) == {POD_A: 4}
 
 
@@ -67,18 +68,17 @@ def test_reports_of_another_epoch_or_older_than_the_last_do_not_count() -> None:
     assert not hear(book, report(ONE, 4, epoch=2), 0)
 
 
-def test_a_lease_is_renewed_in_time_and_otherwise_only_told_of_news() -> None:
+def test_a_lease_is_renewed_in_time_and_prices_ride_along() -> None:
     book = lease_book({POD_A: 4})
     hear(book, report(ONE, 1), 0)
     assert granted(book, 0)
     hear(book, report(ONE, 2, {POD_A: 4}, applied=1), 1)
-    assert not granted(book, 1)
     book.set_prices(Prices({FLEET: {LARGE: 0.5}}, {POLICY: 2.0}))
-    priced = granted(book, 2)[ONE]
-    assert (priced.slot_prices, priced.money_price) == ({LARGE: 0.5}, 2.0)
-    hear(book, report(ONE, 6, {POD_A: 4}, applied=2), 5)
+    assert not granted(book, 1)
+    hear(book, report(ONE, 6, {POD_A: 4}, applied=1), 5)
     renewed = granted(book, 5)[ONE]
     assert (renewed.answers, renewed.report_sent_at, renewed.ttl) == (6, 6.0, TTL)
+    assert (renewed.slot_prices, renewed.money_price) == ({LARGE: 0.5}, 2.0)
 
 
 def test_a_silent_sidecars_slots_are_reclaimed_after_its_lease_and_longest_request() -> None:
@@ -115,7 +115,12 @@ def test_a_sidecar_thought_lost_counts_again_when_it_reports() -> None:
     late = TTL + LONGEST + 1
     hear(book, report(ONE, 2, {POD_A: 1}, applied=1, wants=4), late)
     assert held_by(book.holders()) == {POD_A: 5}
-    assert slots(book, late) == {"one": {}, "two": {POD_A: 2}}
+    assert slots(book, late)["one"] == {}
+    hear(book, report(TWO, 2, {POD_A: 4}, applied=2, wants=2), late)
+    assert slots(book, late) == {"two": {POD_A: 2}}
+    hear(book, report(TWO, 3, {POD_A: 2}, applied=3, wants=2), late)
+    assert slots(book, late)["one"] == {POD_A: 1}  # which it may be using already
+    assert slots(book, late)["one"] == {POD_A: 2}
 
 
 def test_vanished_capacity_is_recalled_and_not_granted_again_before_it_fits() -> None:

@@ -1,15 +1,16 @@
-"""Sharing live slots: water filling, idle slots and where they lie."""
+"""Sharing live slots: water filling, idle slots, where they lie and which of them outlast a lease."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 from modelfleet_core.leasing.messages import SidecarId
-from modelfleet_core.leasing.slots import even_shares, place, water_fill
+from modelfleet_core.leasing.slots import even_shares, floors, take, water_fill
 from modelfleet_core.values import EndpointUrl
 
 A, B, C = (SidecarId("ml", name, name, "1") for name in "abc")
 X, Y = EndpointUrl("http://x"), EndpointUrl("http://y")
+RATE = EndpointUrl("https://api#model/api!tokens")
 
 
 def test_wants_are_met_from_the_smallest_up() -> None:
@@ -26,26 +27,30 @@ def test_slots_that_nobody_wants_are_spread_evenly() -> None:
     assert even_shares({}, 10, {}) == {}
 
 
-def test_few_slots_move_when_shares_change() -> None:
-    placed = place({A: 3, B: 3}, {X: 4, Y: 2}, {A: {X: 4}, B: {Y: 2}})
-    assert placed == {A: {X: 3}, B: {Y: 2, X: 1}}
+def test_new_slots_are_taken_from_the_emptiest_endpoint() -> None:
+    assert take(4, {X: 4, Y: 4}) == {X: 2, Y: 2}
+    assert take(3, {X: 1, Y: 4}) == {Y: 3}
+    assert take(9, {X: 1, Y: 4}) == {X: 1, Y: 4}
 
 
-def test_new_slots_go_to_the_emptiest_endpoint() -> None:
-    assert place({A: 4}, {X: 4, Y: 4}, {}) == {A: {X: 2, Y: 2}}
+def test_many_units_of_a_rate_are_taken_at_once() -> None:
+    assert take(10**9, {RATE: 2 * 10**9}) == {RATE: 10**9}
+
+
+def test_the_floor_lies_at_as_many_endpoints_as_possible_and_has_no_part_of_a_rate() -> None:
+    assert floors({X: 4, Y: 1, RATE: 100}, 2) == {X: 1, Y: 1}
+    assert floors({X: 4, Y: 1, RATE: 100}, 4) == {X: 3, Y: 1}
+    assert floors({X: 4, Y: 1, RATE: 100}, 105) == {X: 4, Y: 1, RATE: 100}
+    assert floors({X: 4}, 0) == {}
 
 
 @given(
     st.dictionaries(st.sampled_from([A, B, C]), st.integers(0, 12)),
     st.dictionaries(st.sampled_from([X, Y]), st.integers(0, 9), min_size=1),
-    st.dictionaries(
-        st.sampled_from([A, B, C]), st.dictionaries(st.sampled_from([X, Y]), st.integers(0, 9)), max_size=3
-    ),
+    st.integers(0, 20),
 )
 def test_shares_are_fair_and_never_more_than_is_live(
-    wants: dict[SidecarId, int],
-    live: dict[EndpointUrl, int],
-    present: dict[SidecarId, dict[EndpointUrl, int]],
+    wants: dict[SidecarId, int], live: dict[EndpointUrl, int], count: int
 ) -> None:
     total = sum(live.values())
     filled = water_fill(wants, total, {})
@@ -54,7 +59,7 @@ def test_shares_are_fair_and_never_more_than_is_live(
     assert all(max(filled.values()) <= share + 1 for share in unmet)
     shares = even_shares(wants, total, {})
     assert not wants or sum(shares.values()) == total
-    placed = place(shares, live, present)
-    for endpoint, slots in live.items():
-        assert sum(parts.get(endpoint, 0) for parts in placed.values()) <= slots
-    assert {s: sum(parts.values()) for s, parts in placed.items()} == shares
+    taken = take(count, dict(live))
+    assert sum(taken.values()) == min(count, total)
+    assert all(0 < slots <= live[endpoint] for endpoint, slots in taken.items())
+    assert sum(floors(live, count).values()) == min(count, total)

@@ -1,0 +1,275 @@
+"""Stage publish: the slots of all fleets, held and live, and the markets where sidecars trade them.
+
+In come live slots and each sidecar's news; out go the sidecars whose target changed. Sums are kept by
+difference: `serve` looks only at markets that something happened to. `grants.py` owns the exchange.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from modelfleet_core.leasing.holders import Follows, Holder
+from modelfleet_core.leasing.market import Market, lower
+from modelfleet_core.leasing.messages import Ask, SidecarId
+from modelfleet_core.leasing.slots import Capacity, take
+from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
+
+RETRY = 0.1
+"""Seconds after which those who wait are looked at again though nothing happened."""
+SHARE_EVERY = 1.0
+"""Seconds between changes of standing shares that only follow demand."""
+SHARE_PACE = 5e-4
+"""Seconds between changes of standing shares as sidecars come and go, for each sidecar."""
+FEW = 50
+"""Sidecars up to which standing shares change with each that comes or goes."""
+
+
+class _Fleet:
+    """The markets of one fleet and who may get slots there."""
+
+    def __init__(self) -> None:
+        self.markets: dict[VariantKey, Market] = {}
+        self.at: dict[EndpointUrl, Market] = {}
+        self.takers: dict[SidecarId, Holder] = {}
+        self.busy: Mapping[SidecarId, Mapping[VariantKey, float]] = {}
+        self.crowd_changed = True
+        self.demand_changed = False
+        self.shared_at = -math.inf
+
+    def share_due(self, now: float) -> bool:
+        if self.crowd_changed:
+            crowd = len(self.takers)
+            return crowd <= FEW or now >= self.shared_at + SHARE_PACE * crowd
+        return self.demand_changed and now >= self.shared_at + SHARE_EVERY
+
+
+class Exchange:
+    """Times are the leader's seconds."""
+
+    def __init__(self) -> None:
+        self.held: dict[EndpointUrl, int] = {}
+        """Slots that may be in use, also at endpoints that are not live any more."""
+        self.published: dict[EndpointUrl, int] = {}
+        self.live: Mapping[EndpointUrl, int] = {}
+        """Slots that may be held; fewer than published while older leases may be out."""
+        self._fleets: dict[ObjectKey, _Fleet] = {}
+        self._over: set[EndpointUrl] = set()
+        """Endpoints where more may be held than may be."""
+        self._stirred: dict[Market, None] = {}
+        self._waiting: dict[Market, None] = {}
+
+    @property
+    def pressed(self) -> bool:
+        """Whether `serve` may do something now, other than after some time."""
+        return bool(self._stirred)
+
+    @property
+    def crowd(self) -> int:
+        """Sidecars that may get slots."""
+        return sum(len(fleet.takers) for fleet in self._fleets.values())
+
+    def room(self, endpoint: EndpointUrl) -> int:
+        """Return how many more slots may be held at an endpoint; negative: too many are."""
+        return self.live.get(endpoint, 0) - self.held.get(endpoint, 0)
+
+    def market(self, fleet: ObjectKey, endpoint: EndpointUrl) -> Market | None:
+        """Return the market of a fleet's live endpoint."""
+        known = self._fleets.get(fleet)
+        return known.at.get(endpoint) if known is not None else None
+
+    # What the caller learns.
+
+    def set_capacity(self, capacity: Mapping[ObjectKey, Capacity]) -> None:
+        """Take over the published slots; the caller then calls `set_live`, and `refit` for every sidecar."""
+        self.published = {}
+        for variants in capacity.values():
+            for endpoints in variants.values():
+                for endpoint, slots in endpoints.items():
+                    self.published[endpoint] = max(self.published.get(endpoint, 0), slots)
+        for key in capacity.keys() | self._fleets.keys():
+            self._set_fleet(self._fleets.setdefault(key, _Fleet()), capacity.get(key, {}))
+
+    def _set_fleet(self, fleet: _Fleet, capacity: Capacity) -> None:
+        fleet.crowd_changed = True
+        fleet.at = {}
+        for variant in fleet.markets.keys() - capacity.keys():
+            market = fleet.markets.pop(variant)
+            self._stirred.pop(market, None)
+            self._waiting.pop(market, None)
+        for variant, endpoints in capacity.items():
+            market = fleet.markets.setdefault(variant, Market(variant, self.room))
+            market.live = endpoints
+            fleet.at.update(dict.fromkeys(endpoints, market))
+            self._stirred[market] = None
+
+    def set_live(self, live: Mapping[EndpointUrl, int]) -> None:
+        """Take over how many slots may be held at each endpoint."""
+        ended = self.live.keys() - live.keys()
+        self.live = live
+        self._over.update(e for e in ended | live.keys() if self.room(e) < 0)
+        for fleet in self._fleets.values():
+            self._stirred.update(dict.fromkeys(fleet.markets.values()))
+
+    def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None:
+        """Take over how many slots each sidecar's demand is expected to keep in use."""
+        known = self._fleets.setdefault(fleet, _Fleet())
+        known.busy = busy
+        known.demand_changed = True
+
+    def enter(self, fleet: ObjectKey, holder: Holder) -> None:
+        """A sidecar may get slots from now on."""
+        known = self._fleets.setdefault(fleet, _Fleet())
+        known.takers[holder.id] = holder
+        known.crowd_changed = True
+
+    def leave(self, fleet: ObjectKey, holder: Holder) -> None:
+        """A sidecar may get no more slots."""
+        known = self._fleets.get(fleet)
+        if known is not None and known.takers.pop(holder.id, None) is not None:
+            known.crowd_changed = True
+
+    def withdraw(self, fleet: ObjectKey, holder: Holder) -> None:
+        """A sidecar does not follow this fleet any more."""
+        self.leave(fleet, holder)
+        known = self._fleets.get(fleet)
+        for variant in holder.traded:
+            if known is not None and (market := known.markets.get(variant)) is not None:
+                market.drop(holder)
+        holder.traded = frozenset()
+
+    def recount(self, holder: Holder) -> None:
+        """Bring the sums up to date with what a sidecar may hold."""
+        held, before = holder.held(), holder.counted
+        if held == before:
+            return
+        fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
+        for endpoint in held.keys() | before.keys():
+            more = held.get(endpoint, 0) - before.get(endpoint, 0)
+            if not more:
+                continue
+            total = self.held.get(endpoint, 0) + more
+            if total:
+                self.held[endpoint] = total
+            else:
+                self.held.pop(endpoint, None)
+            if more > 0:
+                if total > self.live.get(endpoint, 0):
+                    self._over.add(endpoint)
+            elif fleet is not None and (market := fleet.at.get(endpoint)) is not None and market.waiting:
+                self._stirred[market] = None
+        holder.counted = held
+
+    def weigh(self, holder: Holder, now: float) -> None:
+        """Bring the markets up to date with what a sidecar has, uses and wants."""
+        if not isinstance(holder.follows, Follows):
+            return
+        fleet = self._fleets.setdefault(holder.follows.fleet, _Fleet())
+        at, markets, states = fleet.at, fleet.markets, holder.report.slots
+        sums: dict[VariantKey, tuple[int, int, int]] = dict.fromkeys(holder.report.wants, (0, 0, 0))
+        for endpoint, slots in holder.target.items():
+            market = at.get(endpoint)
+            if market is not None:
+                state = states.get(endpoint)
+                used = state.in_flight if state is not None else 0
+                a, b, c = sums.get(market.variant, (0, 0, 0))
+                sums[market.variant] = (a + slots, b + used, c + (slots if slots > used else used))
+        for endpoint, state in states.items():
+            if state.in_flight and endpoint not in holder.target:
+                market = at.get(endpoint)
+                if market is not None:
+                    a, b, c = sums.get(market.variant, (0, 0, 0))
+                    sums[market.variant] = (a, b + state.in_flight, c + state.in_flight)
+        for variant in holder.traded - sums.keys():
+            if variant in markets:
+                markets[variant].drop(holder)
+        wants = holder.report.wants
+        for variant, (slots, used, covered) in sums.items():
+            market = markets.get(variant)
+            if market is not None:
+                market.put(holder, slots, used, covered, wants.get(variant), now)
+                if market.waiting:
+                    self._stirred[market] = None
+        holder.traded = frozenset(sums)
+
+    def refit(self, holder: Holder, now: float) -> None:
+        """Aim at no slot that the sidecar's fleet does not have, at none if it follows no fleet or leaves."""
+        fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
+        at = fleet.at if fleet is not None and not holder.report.leaving else {}
+        if not holder.target.keys() <= at.keys():
+            holder.target = {e: slots for e, slots in holder.target.items() if e in at}
+        self.weigh(holder, now)
+
+    # Decisions.
+
+    def serve(
+        self, now: float, ready: Callable[[Holder], bool], holders: Iterable[Holder]
+    ) -> dict[SidecarId, Holder]:
+        """Move slots; return the sidecars that should hear of it. Only those that are `ready` get more."""
+        touched: dict[SidecarId, Holder] = {}
+        for endpoint in list(self._over):
+            self._recall_excess(endpoint, now, touched, holders)
+        for fleet in self._fleets.values():
+            if fleet.share_due(now):
+                fleet.shared_at = now
+                fleet.crowd_changed = fleet.demand_changed = False
+                for market in fleet.markets.values():
+                    market.share_out(fleet.takers, fleet.busy)
+                    if market.waiting:
+                        self._stirred[market] = None
+        retried = [market for market in self._waiting if now >= market.served_at + RETRY]
+        stirred = dict.fromkeys((*self._stirred, *retried))
+        self._stirred = {}
+        for market in stirred:
+            for holder in market.serve(now, ready):
+                touched[holder.id] = holder
+            if market.waiting:
+                self._waiting[market] = None
+            else:
+                self._waiting.pop(market, None)
+        return touched
+
+    def _recall_excess(
+        self,
+        endpoint: EndpointUrl,
+        now: float,
+        touched: dict[SidecarId, Holder],
+        holders: Iterable[Holder],
+    ) -> None:
+        """Recall slots of an endpoint until no more are left than may be held; unused ones first."""
+        if self.room(endpoint) >= 0:
+            self._over.discard(endpoint)
+            return
+        there = {holder.id: holder for holder in holders if endpoint in holder.target}
+        excess = sum(h.target[endpoint] for h in there.values()) - self.live.get(endpoint, 0)
+        if excess <= 0:
+            return
+        unused = {s: h.target[endpoint] - h.in_flight(endpoint) for s, h in there.items()}
+        recalled = take(excess, unused)
+        left = {s: h.target[endpoint] - recalled.get(s, 0) for s, h in there.items()}
+        for sidecar, slots in take(excess - sum(recalled.values()), left).items():
+            recalled[sidecar] = recalled.get(sidecar, 0) + slots
+        for sidecar, slots in recalled.items():
+            lower(there[sidecar], {endpoint: slots})
+            self.weigh(there[sidecar], now)
+        touched.update((sidecar, there[sidecar]) for sidecar in recalled)
+
+    # What a grant says.
+
+    def asks(self, holder: Holder) -> tuple[dict[VariantKey, Ask], dict[VariantKey, float]]:
+        """Return who waits for what a sidecar has, and how long its unused slots may stay; it is told so."""
+        asks: dict[VariantKey, Ask] = {}
+        linger: dict[VariantKey, float] = {}
+        fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
+        for variant in holder.traded if fleet is not None else ():
+            market = fleet.markets.get(variant) if fleet is not None else None
+            if market is None:
+                continue
+            ask = market.ask(holder.id)
+            if ask is not None:
+                asks[variant] = ask
+            unused = market.linger(ask is not None)
+            if unused is not None:
+                linger[variant] = unused
+            market.told(holder.id, ask)
+        return asks, linger

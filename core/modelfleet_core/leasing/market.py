@@ -1,0 +1,402 @@
+"""Stage publish: the slots of one variant of one fleet, who has them and who waits for them.
+
+In come every sidecar's slots and wants as they change; out go new targets of sidecars, for `grants.py` to
+grant. Two kinds: with fewer live slots than `SPREAD` for each sidecar nothing is given in advance, slots are
+borrowed and go back when unused; with more everyone has a standing share.
+
+Who waits is served first by weight of the tier, then by price, then by time: from free slots, else from slots
+that others do not use, and the rest is told to those who do (`ask`), so that a slot which comes free there
+goes back unless it is worth more to them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from modelfleet_core.leasing.holders import Holder
+from modelfleet_core.leasing.messages import Ask, Bid, SidecarId, Want
+from modelfleet_core.leasing.slots import even_shares, take, water_fill
+from modelfleet_core.values import EndpointUrl, VariantKey
+
+SPREAD = 4
+"""Live slots for each active sidecar from which on everyone has a standing share."""
+UNUSED = 0.2
+"""Seconds after which a slot that is not used counts as not wanted."""
+RECALL_PATIENCE = 0.5
+"""Seconds for which a recalled slot counts as coming."""
+WORTH_MOVING = 0.75
+"""Standing shares are topped up by recalls only below this part of them."""
+DEARER = 0.25
+"""An ask is told anew when it rose by this part."""
+LOOK_AT = 64
+"""Sidecars with unused slots that one turn looks at."""
+
+Entry = tuple[float, float, float, int, int, SidecarId]
+"""One place in the line: -weight, -price, since when, order of arrival, slots, who."""
+
+
+@dataclass(slots=True)
+class Position:
+    """What one sidecar has and wants of a variant."""
+
+    holder: Holder
+    slots: int = 0
+    """That it is to have."""
+    unused: int = 0
+    """Of those it may use, as of its newest report."""
+    surplus: int = 0
+    """Of the unused, those it does not want."""
+    unmet: int = 0
+    bids: tuple[Bid, ...] = ()
+    """For what is unmet, first served first."""
+    covered: tuple[Bid, ...] = ()
+    """For what it has unused slots for."""
+    since: float = 0.0
+    unused_since: float = math.inf
+    ask: tuple[float, float] | None = None
+    """Weight and price it was told last."""
+    coming: int = 0
+    """Slots recalled from it that its reports do not show yet, since `recalled_at`."""
+    recalled_at: float = -math.inf
+    entries: tuple[Entry, ...] = ()
+
+
+class Market:
+    """One variant of one fleet. `live` are its endpoints' slots, `room(endpoint)` those that nobody holds."""
+
+    def __init__(self, variant: VariantKey, room: Callable[[EndpointUrl], int]) -> None:
+        self.variant = variant
+        self.live: Mapping[EndpointUrl, int] = {}
+        self.borrowed = True
+        self.served_at = -math.inf
+        self._room = room
+        self._positions: dict[SidecarId, Position] = {}
+        self._line: list[Entry] = []
+        self._unmet = 0
+        self._unused: dict[SidecarId, Position] = {}
+        self._unasked: dict[SidecarId, Position] = {}
+        self._least_asked: tuple[float, float] | None = None
+        self._recalled: dict[SidecarId, Position] = {}
+        self._shares: dict[SidecarId, int] = {}
+        self._below: dict[SidecarId, Holder] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether someone waits for a slot, or for its share."""
+        return self._unmet > 0 or bool(self._below)
+
+    def drop(self, holder: Holder) -> None:
+        """A sidecar has and wants nothing here any more."""
+        position = self._positions.pop(holder.id, None)
+        if position is not None:
+            self._leave_line(position)
+            self._unused.pop(holder.id, None)
+            self._unasked.pop(holder.id, None)
+            self._recalled.pop(holder.id, None)
+        self._compare(holder, 0)
+
+    def put(
+        self, holder: Holder, slots: int, in_flight: int, covered: int, want: Want | None, now: float
+    ) -> None:
+        """Take over what a sidecar has and wants.
+
+        `slots` it is to have, `in_flight` it uses, `covered` is the sum over endpoints of the larger one.
+        """
+        wanted = want.slots if want is not None else 0
+        unmet = max(0, wanted - covered) if holder.taking else 0
+        unused = covered - in_flight
+        position = self._positions.get(holder.id)
+        if position is None:
+            position = self._positions[holder.id] = Position(holder)
+        if slots > position.slots:
+            position.since = now
+        position.slots = slots
+        position.unused = unused
+        position.surplus = max(0, covered - max(wanted, in_flight))
+        self._line_up(position, want, max(0, wanted - in_flight), unmet, now)
+        if holder.settled and position.coming:
+            position.coming = 0
+            self._recalled.pop(holder.id, None)
+        if unused and holder.settled and holder.taking:
+            position.unused_since = min(position.unused_since, holder.heard_at)
+            self._unused[holder.id] = position
+        else:
+            position.unused_since = math.inf
+            self._unused.pop(holder.id, None)
+        if slots and position.ask is None:
+            self._unasked[holder.id] = position
+        else:
+            self._unasked.pop(holder.id, None)
+        self._compare(holder, slots)
+
+    def _compare(self, holder: Holder, slots: int) -> None:
+        if holder.taking and slots < self._shares.get(holder.id, 0):
+            self._below[holder.id] = holder
+        else:
+            self._below.pop(holder.id, None)
+
+    def _line_up(self, position: Position, want: Want | None, waits: int, unmet: int, now: float) -> None:
+        if not waits:
+            if position.unmet:
+                self._leave_line(position)
+            position.covered = ()
+            return
+        offered = want.bids if want is not None else ()
+        short = waits - sum(bid.slots for bid in offered)
+        if short > 0:
+            offered = (*offered, Bid(0.0, 0.0, short))
+        covered, bids = _split(offered, waits - unmet)
+        position.covered = covered
+        if bids == position.bids and unmet == position.unmet:
+            return
+        if unmet and not position.unmet:
+            position.since = now
+        self._leave_line(position)
+        position.unmet, position.bids = unmet, bids
+        self._unmet += unmet
+        holder = position.holder
+        position.entries = tuple(
+            (-bid.weight, -bid.price, position.since, holder.number, bid.slots, holder.id) for bid in bids
+        )
+        for entry in position.entries:
+            insort(self._line, entry)
+
+    def _leave_line(self, position: Position) -> None:
+        for entry in position.entries:
+            del self._line[bisect_left(self._line, entry)]
+        self._unmet -= position.unmet
+        position.unmet, position.bids, position.entries = 0, (), ()
+
+    # Standing shares.
+
+    def share_out(
+        self, takers: Mapping[SidecarId, Holder], busy: Mapping[SidecarId, Mapping[VariantKey, float]]
+    ) -> None:
+        """Set everyone's standing share anew. `busy`: slots that each sidecar's demand keeps in use."""
+        total = sum(self.live.values())
+        self.borrowed = total < SPREAD * len(takers)
+        self._shares = {}
+        self._below = {}
+        if self.borrowed or not total:
+            return
+        has = {sidecar: p.slots for sidecar, p in self._positions.items() if sidecar in takers}
+        expected = {s: busy.get(s, {}).get(self.variant, 0.0) for s in takers}
+        wants = {sidecar: math.ceil(slots) for sidecar, slots in expected.items()}
+        self._shares = even_shares(wants, total, has)
+        self._below = {s: takers[s] for s, share in self._shares.items() if has.get(s, 0) < share}
+
+    # Decisions.
+
+    def serve(self, now: float, ready: Callable[[Holder], bool]) -> list[Holder]:
+        """Move slots; return the sidecars whose target changed or who must hear that others wait.
+
+        Only those that are `ready` get more, and each of these must be granted it in this turn.
+        """
+        self.served_at = now
+        touched: list[Holder] = []
+        room = {endpoint: left for endpoint in self.live if (left := self._room(endpoint)) > 0}
+        unserved = self._unmet
+        if room and self._line:
+            unserved -= self._give(room, ready, touched)
+        if room and self._below:
+            self._fill(room, ready, touched)
+        if unserved > 0:
+            unserved -= self._coming(now)
+            if unserved > 0:
+                unserved -= self._recall_for_line(unserved, now, touched)
+            if unserved > 0:
+                self._ask(touched)
+        elif self._below:
+            self._recall_for_shares(now, touched)
+        return touched
+
+    def _give(
+        self, room: dict[EndpointUrl, int], ready: Callable[[Holder], bool], touched: list[Holder]
+    ) -> int:
+        """Give free slots to the first in line; return how many."""
+        given = 0
+        left = sum(room.values())
+        at = 0
+        while left > 0 and at < len(self._line):
+            first = self._line[at]
+            group: dict[SidecarId, int] = {}
+            while at < len(self._line) and self._line[at][:2] == first[:2]:
+                *_, slots, sidecar = self._line[at]
+                if ready(self._positions[sidecar].holder):
+                    group[sidecar] = group.get(sidecar, 0) + slots
+                at += 1
+            earliest = {sidecar: len(group) - place for place, sidecar in enumerate(group)}
+            shares = group if sum(group.values()) <= left else water_fill(group, left, earliest)
+            for sidecar, slots in shares.items():
+                if slots:
+                    _raise(self._positions[sidecar].holder, take(slots, room), touched)
+                    given += slots
+                    left -= slots
+        return given
+
+    def _fill(
+        self, room: dict[EndpointUrl, int], ready: Callable[[Holder], bool], touched: list[Holder]
+    ) -> None:
+        """Give free slots to those below their standing share."""
+        left = sum(room.values())
+        for sidecar, holder in self._below.items():
+            if left <= 0:
+                break
+            if ready(holder):
+                lacks = self._shares[sidecar] - self._has(holder)
+                slots = min(left, lacks)
+                if slots > 0:
+                    _raise(holder, take(slots, room), touched)
+                    left -= slots
+
+    def _has(self, holder: Holder) -> int:
+        return sum(slots for endpoint, slots in holder.target.items() if endpoint in self.live)
+
+    def _coming(self, now: float) -> int:
+        """Return the recalled slots that should be back soon."""
+        return sum(
+            position.coming
+            for position in self._recalled.values()
+            if now < position.recalled_at + RECALL_PATIENCE and position.holder.connected
+        )
+
+    def _recall_for_line(self, count: int, now: float, touched: list[Holder]) -> int:
+        """Recall unused slots for those in line; return how many."""
+        recalled = 0
+        for position in list(islice(self._unused.values(), LOOK_AT)):
+            if recalled >= count:
+                break
+            if position.surplus and not position.unmet:
+                recalled += self._recall(position, min(position.surplus, count - recalled), now, touched)
+        for position in list(islice(self._unused.values(), LOOK_AT)):
+            if recalled >= count:
+                break
+            slots = min(self._outbid(position, now), count - recalled)
+            if slots > 0:
+                recalled += self._recall(position, slots, now, touched)
+        return recalled
+
+    def _outbid(self, position: Position, now: float) -> int:
+        """Return how many unused slots of a sidecar that wants them are worth more to the first in line, or
+        are left unused although it has more than that one."""
+        entry = next((entry for entry in self._line if entry[-1] != position.holder.id), None)
+        if entry is None:
+            return 0
+        first = (-entry[0], -entry[1])
+        dearer = sum(bid.slots for bid in position.covered if (bid.weight, bid.price) < first)
+        if now < position.unused_since + UNUSED:
+            return min(position.unused, dearer)
+        ahead = (position.slots - self._positions[entry[-1]].slots) // 2
+        return min(position.unused, max(dearer, ahead))
+
+    def _recall_for_shares(self, now: float, touched: list[Holder]) -> None:
+        """Recall unused slots beyond their holders' share for those far below theirs."""
+        lacking = 0
+        for sidecar, holder in self._below.items():
+            has, share = self._has(holder), self._shares[sidecar]
+            if has < WORTH_MOVING * share:
+                lacking += share - has
+        lacking -= self._coming(now)
+        for position in list(self._unused.values()):
+            if lacking <= 0:
+                break
+            beyond = position.slots - self._shares.get(position.holder.id, 0)
+            slots = min(position.surplus, beyond, lacking)
+            if slots > 0:
+                lacking -= self._recall(position, slots, now, touched)
+
+    def _recall(self, position: Position, count: int, now: float, touched: list[Holder]) -> int:
+        """Lower the target of a sidecar by up to `count` of its unused slots; return how many."""
+        holder = position.holder
+        unused = {
+            endpoint: left
+            for endpoint in self.live
+            if (left := holder.target.get(endpoint, 0) - holder.in_flight(endpoint)) > 0
+        }
+        taken = take(count, unused)
+        lower(holder, taken)
+        slots = sum(taken.values())
+        position.coming += slots
+        position.recalled_at = now
+        self._recalled[holder.id] = position
+        self._unused.pop(holder.id, None)
+        touched.append(holder)
+        return slots
+
+    def _ask(self, touched: list[Holder]) -> None:
+        """Tell those who have slots that others wait, if they do not know or the price rose."""
+        for position in self._unasked.values():
+            if self.ask(position.holder.id) is not None:
+                touched.append(position.holder)
+        first = (-self._line[0][0], -self._line[0][1])
+        if self._least_asked is not None and _much_above(first, self._least_asked):
+            self._least_asked = first
+            for position in self._positions.values():
+                if position.slots and position.ask is not None and _much_above(first, position.ask):
+                    touched.append(position.holder)
+
+    # What a grant says.
+
+    def ask(self, sidecar: SidecarId) -> Ask | None:
+        """Return what the first of the others in line would pay; None: nobody else waits."""
+        for entry in self._line:
+            if entry[-1] != sidecar:
+                return Ask(-entry[0], -entry[1])
+        return None
+
+    def linger(self, asked: bool) -> float | None:
+        """Return the seconds for which unused slots may stay; None: as long as the lease."""
+        if asked:
+            return 0.0
+        return UNUSED if self.borrowed else None
+
+    def told(self, sidecar: SidecarId, ask: Ask | None) -> None:
+        """A sidecar is told this ask."""
+        position = self._positions.get(sidecar)
+        if position is None:
+            return
+        position.ask = (ask.weight, ask.price) if ask is not None else None
+        if position.ask is None:
+            if position.slots:
+                self._unasked[sidecar] = position
+            return
+        self._unasked.pop(sidecar, None)
+        self._least_asked = min(self._least_asked or position.ask, position.ask)
+
+
+def lower(holder: Holder, by: Mapping[EndpointUrl, int]) -> None:
+    """Lower a sidecar's target."""
+    for endpoint, slots in by.items():
+        left = holder.target.get(endpoint, 0) - slots
+        if left > 0:
+            holder.target[endpoint] = left
+        else:
+            holder.target.pop(endpoint, None)
+
+
+def _raise(holder: Holder, by: Mapping[EndpointUrl, int], touched: list[Holder]) -> None:
+    for endpoint, slots in by.items():
+        holder.target[endpoint] = holder.target.get(endpoint, 0) + slots
+    touched.append(holder)
+
+
+def _split(bids: Collection[Bid], covered: int) -> tuple[tuple[Bid, ...], tuple[Bid, ...]]:
+    """Return the bids for the first `covered` slots and those for the rest."""
+    first: list[Bid] = []
+    rest: list[Bid] = []
+    for bid in bids:
+        has = min(covered, bid.slots)
+        covered -= has
+        if has:
+            first.append(Bid(bid.weight, bid.price, has))
+        if bid.slots > has:
+            rest.append(Bid(bid.weight, bid.price, bid.slots - has))
+    return tuple(first), tuple(rest)
+
+
+def _much_above(ask: tuple[float, float], told: tuple[float, float]) -> bool:
+    return ask[0] > told[0] or (ask[0] == told[0] and ask[1] - told[1] > DEARER * abs(told[1]) + 1e-9)

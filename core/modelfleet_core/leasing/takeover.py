@@ -1,0 +1,58 @@
+"""Stage publish: what a new leader may not grant yet, since someone unheard may hold an older lease.
+
+In come the pods that may hold one and those that reported or are gone; out goes how many of an endpoint's
+slots may be granted. A new leader grants no slot beyond what is reported until everyone who may hold a lease
+has reported, is gone, or can not hold one any more. Floors do not end with a lease: they stay counted, at
+every endpoint, for each pod that has neither reported nor gone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from modelfleet_core.leasing.slots import RATE_NOTICE, UPSTREAM_NOTICES, counts_rate
+from modelfleet_core.values import EndpointUrl
+
+LATER = RATE_NOTICE - UPSTREAM_NOTICES
+"""Seconds by which rates come back later than slots of servers."""
+
+
+@dataclass(slots=True)
+class Takeover:
+    """Times are the leader's seconds."""
+
+    awaited: dict[str, float]
+    """Until when each pod may hold an older lease unless it reports that."""
+    over: bool = False
+    """Nobody is awaited any more."""
+    reported: dict[EndpointUrl, int] = field(default_factory=dict)
+    """Slots that were held when their sidecars first reported."""
+
+    @staticmethod
+    def of(may_hold: Collection[str] | None) -> Takeover:
+        """`may_hold`: UIDs of pods that may hold an older leader's lease; None: unknown."""
+        return Takeover(dict.fromkeys(may_hold, math.inf) if may_hold is not None else {"": math.inf})
+
+    def settle(self, uid: str, now: float) -> None:
+        """A pod reported (an earlier start of it may have ended just now) or is gone."""
+        if uid in self.awaited:
+            self.awaited[uid] = min(self.awaited[uid], now + UPSTREAM_NOTICES)
+
+    def unheard(self, now: float) -> int:
+        """Return the pods that may still hold an older lease."""
+        if self.over:
+            return 0
+        count = sum(now < until for until in self.awaited.values())
+        self.over = count == 0 and all(now >= until + LATER for until in self.awaited.values())
+        return count
+
+    def most(self, endpoint: EndpointUrl, live: int, *, recovering: bool, unheard: int, floor: float) -> int:
+        """Return how many slots of an endpoint may be held. `floor`: the most that outlasts a lease."""
+        if counts_rate(endpoint) and floor != math.inf:
+            floor = 0
+        if "" in self.awaited and floor:
+            floor = math.inf  # of nobody knows how many pods
+        beyond = 0.0 if recovering else live - (unheard * floor if unheard else 0.0)
+        return int(max(beyond, min(live, self.reported.get(endpoint, 0))))
