@@ -66,13 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _table(scene: Scene, lines: Sequence[Line], tightness: float, share: float) -> Table:
     busy = sorted(zip(scene.slots.tolist(), scene.models, strict=True), reverse=True)[:FAVOURITES]
+    favourites = ", ".join(f"{model} {slots}" for slots, model in busy)
+    name, quality, cost = scene.constant
     table = Table(
         title=f"T = {tightness:g}, batches of {BATCH}; the best single model: 1 at cost {1 / share:.2f}",
-        caption="slots: "
-        + ", ".join(f"{model} {slots}" for slots, model in busy)
-        + f"; {int(scene.slots.sum())} in all",
+        caption=f"slots: {favourites}; {scene.slots.sum()} in all.\n"
+        f"Best constant model within the budget, with slots for all: {name}, {quality:.4f} at {cost:.2f}.",
     )
-    for name in (
+    for column in (
         "method",
         "quality, share of best single",
         "ours minus it, points",
@@ -80,7 +81,7 @@ def _table(scene: Scene, lines: Sequence[Line], tightness: float, share: float) 
         "cost",
         "unserved",
     ):
-        table.add_column(name, justify="left" if name == "method" else "right")
+        table.add_column(column, justify="left" if column == "method" else "right")
     for line in lines:
         table.add_row(
             line.name,

@@ -1,6 +1,6 @@
 """Allocations of the field: replicas by rules instead of the product's program, and by the published program.
 
-In: an `AllocationProblem` of the core. Out: replicas of every pool variant, within pools, nodes' stock and the
+In: an `AllocationProblem` of the core. Out: replicas of all pool variants, within pools, nodes' stock and the
 hourly budget. Next: the plan command and the evaluation compare them with `allocation.solver`.
 """
 

@@ -47,9 +47,8 @@ _SOLVER_SECONDS = 0.2
 class Certified:
     """The product's assignment, by the core's solver, with a reserve price."""
 
-    def __init__(self, money_price: float = 0.0) -> None:
-        self.name = "ours, with reserve price" if money_price else "ours"
-        self.worst_gap = 0.0
+    def __init__(self, money_price: float = 0.0, *, name: str = "ours") -> None:
+        self.name = name
         self._money_price = money_price
         self._warm: Prices | None = None
 
@@ -58,7 +57,6 @@ class Certified:
         problem = problem_of(view, rows=rows, money_price=self._money_price)
         answer = assign(problem, remaining=lambda: _SOLVER_SECONDS, warm=self._warm)
         self._warm = answer.prices
-        self.worst_gap = max(self.worst_gap, answer.gap)
         return answer.choice
 
 
@@ -95,6 +93,9 @@ class Scene:
     single: FloatArray
     """(q,) outcome of the best single model of the past, without limits of slots, for each test query."""
     queries: int
+    constant: tuple[str, float, float]
+    """The best model of the past that the budget pays for, without limits of slots: its name, its quality as
+    a share of the best single's, its cost as a share of the budget."""
 
     @property
     def past_share(self) -> float:
@@ -145,6 +146,12 @@ def make_scene(
     single = best_constant(loose).column
     budget = share * float(data.cost[~past][:, single].sum())
     train_budget = share * sum(float(batch.cost[:, single].sum()) for batch in loose)
+    cheap = best_constant(loose, train_budget).column
+    constant = (
+        data.models[cheap],
+        float(data.quality[~past][:, cheap].mean() / data.quality[~past][:, single].mean()),
+        float(data.cost[~past][:, cheap].sum()) / budget,
+    )
     demand = _demand(priced(loose, train_budget), loose)
     slots = _slots(demand, tightness, spare)
     laid_out = [
@@ -161,6 +168,7 @@ def make_scene(
         budget=budget * length / len(low),
         single=data.quality[~past][:, single],
         queries=len(low),
+        constant=constant,
     )
 
 
@@ -174,7 +182,7 @@ def entries(scene: Scene) -> tuple[Entry, ...]:
 
     def reserve(budget: float) -> Callable[[], Method]:
         price = calibrated_price(Certified, past, budget * scale)
-        return lambda: Certified(price)
+        return lambda: Certified(price, name="ours, reserve price alone")
 
     def congestion(budget: float) -> Callable[[], Method]:
         def at(price: float) -> Priced:

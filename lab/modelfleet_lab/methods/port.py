@@ -56,7 +56,7 @@ class Port:
 
     The first `share` of the `requests` expected is routed at random and learned from; with `weights` given
     (learned from past traffic) there is no such phase. A request whose model is full or has spent its budget
-    goes to the next best that has not.
+    goes to the next best that has not; where all have, to the best that their accounts together still pay.
     """
 
     def __init__(
@@ -94,7 +94,11 @@ class Port:
         room = Room(view)
         choice = np.full(n, -1, dtype=np.int64)
         for i in range(n if m else 0):
-            mine = np.where(room.columns(i) & (view.cost[i] <= self._left), scores[i], -np.inf)
+            able = room.columns(i) & (view.cost[i] <= self._left.sum())
+            funded = able & (view.cost[i] <= self._left)
+            if not funded.any():
+                funded = able
+            mine = np.where(funded, scores[i], -np.inf)
             best = int(mine.argmax())
             if mine[best] > -np.inf:
                 choice[i] = best

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelfleet_lab.methods import BatchView, Method
 from modelfleet_lab.methods.batch_split import BatchSplit
@@ -81,21 +82,16 @@ def test_batch_split_gives_each_small_batch_its_part_of_the_money_and_the_best_c
     assert BatchSplit(batch=4).choose(asked).tolist() == [1, 1, 0, 0]
 
 
-def make(kind: str) -> Method:
-    return {
-        "constant": lambda: Constant(0),
-        "round robin": RoundRobin,
-        "greedy": Greedy,
-        "price": lambda: Priced(0.3),
-        "congestion": lambda: Priced(0.1, rise=0.4),
-        "batch split": lambda: BatchSplit(0.1, batch=3),
-        "port": lambda: Port(requests=20, budgets=np.full(8, 3.0), seed=1, share=0.2),
-        "published": PublishedBatch,
-        "robust": lambda: PublishedBatch(robust=True),
-    }[kind]()
-
-
-KINDS = ["constant", "round robin", "greedy", "price", "congestion", "batch split", "published", "robust"]
+METHODS: dict[str, Callable[[], Method]] = {
+    "constant": lambda: Constant(0),
+    "round robin": RoundRobin,
+    "greedy": Greedy,
+    "price": lambda: Priced(0.3),
+    "congestion": lambda: Priced(0.1, rise=0.4),
+    "batch split": lambda: BatchSplit(0.1, batch=3),
+    "published": PublishedBatch,
+    "robust": lambda: PublishedBatch(robust=True),
+}
 
 
 def assert_within(asked: BatchView, choice: np.ndarray) -> None:
@@ -110,10 +106,27 @@ def assert_within(asked: BatchView, choice: np.ndarray) -> None:
 
 
 @pytest.mark.property
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", METHODS)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_every_method_keeps_slots_money_and_eligibility(kind: str, seed: int) -> None:
-    method = make(kind)
+    method = METHODS[kind]()
     for k in range(3):
         asked = random_view(seed + k)
         assert_within(asked, method.choose(asked))
+
+
+@pytest.mark.property
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), m=st.integers(1, 5))
+def test_port_keeps_slots_money_eligibility_and_its_budgets(seed: int, m: int) -> None:
+    budgets = np.random.default_rng(seed).uniform(0.0, 6.0, m)
+    method = Port(requests=20, budgets=budgets, seed=seed, share=0.2)
+    spent = 0.0
+    for k in range(3):
+        asked = random_view(seed + k, m=m)
+        choice = method.choose(asked)
+        assert_within(asked, choice)
+        at = np.flatnonzero(choice >= 0)
+        spent += float(asked.cost[at, choice[at]].sum())
+    assert spent <= budgets.sum() * (1 + 1e-9)

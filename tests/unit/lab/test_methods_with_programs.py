@@ -124,6 +124,12 @@ def test_port_gives_each_model_its_own_budget_and_then_the_next_best() -> None:
     assert port.choose(asked).tolist() == [0, 0, 0, 0]
 
 
+def test_port_lets_the_models_accounts_together_pay_where_none_can_alone() -> None:
+    asked = view([[0.5, 0.9]] * 2, free=[2, 2], cost=[[3.0, 4.0]] * 2)
+    port = Port(requests=2, budgets=np.array([2.0, 2.0]), seed=0, weights=np.zeros(2))
+    assert port.choose(asked).tolist() == [1, -1]
+
+
 def test_port_repeats_by_seed() -> None:
     def choices(seed: int) -> list[list[int]]:
         port = Port(requests=100, budgets=np.full(3, 50.0), seed=seed, share=0.3)
