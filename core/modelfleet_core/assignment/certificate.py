@@ -22,13 +22,22 @@ def bound(problem: AssignmentProblem, prices: Prices) -> float:
     sum_i max(-defer_i, max_j (value_ij - mu_j - sum_r lambda_r use_rij))
       + sum_j mu_j free_j + sum_r lambda_r limit_r
     """
-    reduced = problem.value - prices.slots
     total = float(prices.slots @ np.maximum(problem.free, 0))
-    for row, price in zip(problem.rows, prices.rows, strict=True):
-        if price > 0:
-            reduced -= price * np.where(np.isfinite(problem.value), row.use, 0.0)
-            total += price * max(row.limit, 0.0)
-    return total + float(np.maximum(reduced.max(axis=1, initial=-np.inf), -problem.defer).sum())
+    paid = prices.rows > 0
+    total += float(prices.rows[paid] @ problem.limit[paid])
+    best = reduced(problem, prices).max(axis=1, initial=-np.inf)
+    return total + float(np.maximum(best, -problem.defer).sum())
+
+
+def reduced(problem: AssignmentProblem, prices: Prices) -> FloatArray:
+    """Return what each cell is worth after it has paid for its slot and its use of the rows, (n, m)."""
+    left = problem.value - prices.slots
+    usable = np.isfinite(problem.value).T
+    price = np.append(prices.rows, 0.0)
+    for family in problem.families:
+        if (price[family.rows] > 0).any():
+            left -= (np.where(usable, family.use, 0.0) * price[family.owner]).T
+    return left
 
 
 def worth(problem: AssignmentProblem, choice: IntArray) -> FloatArray:
@@ -43,7 +52,12 @@ def usage(problem: AssignmentProblem, choice: IntArray) -> tuple[IntArray, tuple
     """Return slots used per column, shape (m,), and exactly rounded use of each row."""
     at = np.flatnonzero(choice >= 0)
     slots = np.bincount(choice[at], minlength=problem.size[1]).astype(np.int64)
-    return slots, tuple(math.fsum(row.use[at, choice[at]].tolist()) for row in problem.rows)
+    rows = [0.0] * len(problem.rows)
+    for family in problem.families:
+        use, owner = family.use[choice[at], at], family.owner[at]
+        for row in family.rows.tolist():
+            rows[row] = math.fsum((use if family.whole else use[owner == row]).tolist())
+    return slots, tuple(rows)
 
 
 def fits(problem: AssignmentProblem, choice: IntArray) -> bool:
@@ -56,19 +70,42 @@ def fits(problem: AssignmentProblem, choice: IntArray) -> bool:
     )
 
 
+def kept(problem: AssignmentProblem, choice: IntArray) -> IntArray:
+    """Return `choice` without what breaks a row, by sums that do not depend on their order.
+
+    For choices made with rounded sums: there is rarely anything to leave out.
+    """
+    while True:
+        over = np.array(usage(problem, choice)[1]) > problem.limit
+        if not over.any():
+            return choice
+        share = np.zeros(choice.size)
+        at = np.flatnonzero(choice >= 0)
+        for family in problem.families:
+            broken = np.append(over, False)[family.owner[at]]
+            share[at] += np.where(broken, family.use[choice[at], at], 0.0)
+        loss = np.where(share > 0, worth(problem, choice) + problem.defer, np.inf)
+        choice = choice.copy()
+        choice[int(loss.argmin())] = -1
+
+
 def _binding(problem: AssignmentProblem, choice: IntArray) -> tuple[str, ...]:
     """Name the limits that keep some request from a column worth more to it."""
     slots, rows = usage(problem, choice)
     wanted: BoolArray = problem.value > worth(problem, choice)[:, None]
     full = (slots >= problem.free) & wanted.any(axis=0)
     names = [f"slots:{problem.column(int(j))}" for j in np.flatnonzero(full)]
+    if not wanted.any():
+        return ()
     at = np.arange(choice.size)
-    for row, used in zip(problem.rows, rows, strict=True):
-        mine = np.where(choice >= 0, row.use[at, np.maximum(choice, 0)], 0.0) if row.use.size else 0.0
-        more = np.where(wanted, row.use, 0.0) - np.reshape(mine, (-1, 1))
-        if (wanted & (more > max(row.limit, 0.0) - used)).any():
-            names.append(row.name)
-    return tuple(names)
+    left = np.append(problem.limit - np.array(rows), np.inf)
+    bind = np.zeros(len(problem.rows) + 1, dtype=bool)
+    for family in problem.families:
+        mine = np.where(choice >= 0, family.use[np.maximum(choice, 0), at], 0.0)
+        more = np.where(wanted.T, family.use, 0.0) - mine
+        stopped = (wanted.T & (more > left[family.owner])).any(axis=0)
+        bind[family.owner[stopped]] = True
+    return (*names, *(row.name for row, binds in zip(problem.rows, bind.tolist(), strict=False) if binds))
 
 
 def certify(

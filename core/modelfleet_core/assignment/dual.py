@@ -1,11 +1,11 @@
 """Stage assign, prices: multipliers of slots and rows that make the certificate's bound low.
 
-In: a problem and the last batch's prices. Out: `Prices` with their bound. Next: `primal` chooses by them.
+In: the program in arrays and the last batch's prices. Out: prices, their bound, and the fractional choice
+that goes with them. Next: `primal` chooses by them.
 
-The bound is a piecewise linear convex function of m + r prices. Its maxima are smoothed
-(`T log sum exp(. / T)`), which gives a Hessian of size (m + r)^2 from one pass over the cells, and
-minimised by projected Newton steps while the temperature T falls. Every point that is visited gives a
-valid bound, so it can stop at any time.
+The linear relaxation by a primal-dual interior-point method (Mehrotra's predictor and corrector). Each
+request's own equation and cells are eliminated by hand, so that a step is a few passes over the cells and
+one system of the size of the limits. Any prices give a valid bound, so it can stop at any time.
 """
 
 from __future__ import annotations
@@ -15,153 +15,194 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelfleet_core.assignment.problem import AssignmentProblem, FloatArray
-from modelfleet_core.assignment.result import Prices
+from modelfleet_core.assignment.cells import Cells
+from modelfleet_core.assignment.problem import FloatArray
 
-_COOLING = 0.3
-_COLD_START = 0.1
-_WARM_START = 0.01
-_COLDEST = 1e-6
-_CLOSE = 5e-6
-"""Smoothing adds to the bound at most what `value - bound` is; below this share of the scale it is done."""
-_STEPS = 12
-_FLAT = 1e-9
-_DAMPINGS = (1e-7, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_STEPS = 60
+_SHORT = 0.995
+"""Part of the way to where a share, slack, loss or price would be zero."""
+_COLD = 0.03
+_WARM = 0.003
+_SAMPLED = 0.01
+"""Where the path is entered: products of a cell's share and loss, as a share of the spread of values."""
+_APPROACH = 14
+_HOT = 0.2
+_COOLING = 0.8
+_COOL = 0.02
+_MANY = 800
+"""More requests than this get their first prices from a sample of them."""
+_SAMPLE = 400
+_ROUGH = 1e-4
+_FREE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Smoothed:
-    """The smoothed dual at one point."""
-
+class Relaxed:
+    price: FloatArray
+    """(m + r,) of slots and scaled rows."""
     bound: float
-    """Of the unsmoothed dual."""
-    value: float
     share: FloatArray
-    """(n, m) softmax over columns and waiting; waiting's own share is left out."""
-    gradient: FloatArray
+    """(m + 1, n) of each request that the relaxation gives to each column."""
+    steps: int
 
 
-class _Dual:
-    """The dual in scaled units: rows are divided by their largest use, so all prices are like values."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Direction:
+    """Where one step goes."""
 
-    def __init__(self, problem: AssignmentProblem) -> None:
-        usable = np.isfinite(problem.value)
-        self.value = problem.value
-        self.defer = problem.defer
-        uses, limits, scales = [], [], []
-        for row in problem.rows:
-            use = np.where(usable, row.use, 0.0)
-            scale = float(use.max(initial=0.0)) or 1.0
-            # A row that even the hungriest choice can not fill has no price; an infinite limit neither.
-            most = float(use.max(axis=1, initial=0.0).sum())
-            uses.append(use / scale)
-            limits.append(min(max(row.limit, 0.0), most) / scale)
-            scales.append(scale)
-        n, m = problem.size
-        self.use = np.array(uses).reshape(len(uses), n, m)
-        self.scales = np.array(scales)
-        self.columns = m
-        self.limit = np.concatenate([np.clip(problem.free, 0, n).astype(np.float64), np.array(limits)])
-
-    def reduced(self, prices: FloatArray) -> FloatArray:
-        reduced = self.value - prices[: self.columns]
-        for use, price in zip(self.use, prices[self.columns :], strict=True):
-            if price > 0:
-                reduced -= price * use
-        return reduced
-
-    def at(self, prices: FloatArray, temperature: float) -> _Smoothed:
-        reduced = self.reduced(prices)
-        top = np.maximum(reduced.max(axis=1), -self.defer)
-        share = np.exp((reduced - top[:, None]) / temperature)
-        total = share.sum(axis=1) + np.exp((-self.defer - top) / temperature)
-        share /= total[:, None]
-        base = float(top.sum() + prices @ self.limit)
-        rows = np.einsum("rij,ij->r", self.use, share) if len(self.use) else np.zeros(0)
-        return _Smoothed(
-            bound=base,
-            value=base + temperature * float(np.log(total).sum()),
-            share=share,
-            gradient=self.limit - np.concatenate([share.sum(axis=0), rows]),
-        )
-
-    def hessian(self, share: FloatArray, temperature: float) -> FloatArray:
-        m, r = self.columns, len(self.use)
-        hessian = np.empty((m + r, m + r))
-        hessian[:m, :m] = np.diag(share.sum(axis=0)) - share.T @ share
-        weighted = self.use * share
-        mean = weighted.sum(axis=2)
-        cross = weighted.sum(axis=1) - mean @ share
-        hessian[m:, :m] = cross
-        hessian[:m, m:] = cross.T
-        flat = (r, share.size)
-        hessian[m:, m:] = weighted.reshape(flat) @ self.use.reshape(flat).T - mean @ mean.T
-        return hessian / temperature
+    share: FloatArray
+    loss: FloatArray
+    over: FloatArray
+    price: FloatArray
+    slack: FloatArray
 
 
-def _descend(
-    dual: _Dual, prices: FloatArray, here: _Smoothed, temperature: float
-) -> tuple[FloatArray, _Smoothed] | None:
-    """Return a better point and its value; None: there is none.
+@dataclass(frozen=True, slots=True, eq=False)
+class _System:
+    """The linear equations of one step, with the requests' own ones eliminated."""
 
-    Takes Newton steps among the prices that may move (a zero price only upwards), with more and more of a
-    plain gradient step in them until one descends (Levenberg-Marquardt): far from the optimum the smoothed
-    dual is nearly linear in some prices, and Newton's step much too long.
+    cells: Cells
+    weight: FloatArray
+    """(m + 1, n) share / loss."""
+    total: FloatArray
+    """(n,) sum of the weights."""
+    solution: FloatArray
+    """(limits, limits) inverse of the matrix that is left."""
+    missing: FloatArray
+    """(limits,) what loads and slacks lack to the limits."""
+    ratio: FloatArray
+    """(limits,) slack / price."""
+
+    def direction(self, share: FloatArray, slack: FloatArray) -> _Direction:
+        """Solve for the changes `share` and `slack` that are wanted where losses and prices stay."""
+        lacking = share.sum(axis=0) / self.total
+        load = self.cells.load(share - self.weight * lacking)
+        price = self.solution @ (load + slack - self.missing)
+        loss = self.cells.charge(price)
+        over = lacking - np.einsum("kn,kn->n", self.weight, loss) / self.total
+        loss += over
+        return _Direction(share - self.weight * loss, loss, over, price, slack - self.ratio * price)
+
+
+def _longest(*ratios: float) -> float:
+    """Return the step that keeps all x + step dx positive; `ratios` are the largest -dx / x."""
+    most = max(ratios)
+    return 1.0 if most <= _SHORT else _SHORT / most
+
+
+def solve(cells: Cells, *, remaining: Callable[[], float], warm: FloatArray | None, enough: float) -> Relaxed:
+    """Return prices whose bound is within `enough` of the best, or the best so far when time is up."""
+    if warm is not None:
+        return _follow(cells, warm, _WARM, remaining, enough)
+    if cells.n > _MANY:
+        scale = float(np.abs(cells.value.max(axis=0)).sum()) * _SAMPLE / cells.n
+        sampled = solve(cells.sample(_SAMPLE), remaining=remaining, warm=None, enough=_ROUGH * scale)
+        return _follow(cells, sampled.price, _SAMPLED, remaining, enough)
+    return _follow(cells, None, _COLD, remaining, enough)
+
+
+def _approach(
+    cells: Cells, value: FloatArray, limit: FloatArray, spread: float, remaining: Callable[[], float]
+) -> FloatArray:
+    """Return prices at which requests that choose by chance, the better the likelier, about fill the limits.
+
+    Each price follows the logarithm of how full its limit is (for columns alone this is Sinkhorn's method).
     """
-    moving = (prices > 0) | (here.gradient < 0)
-    if not moving.any():
-        return None
-    hessian = dual.hessian(here.share, temperature)[np.ix_(moving, moving)]
-    # At damping 1 no price moves by more than ten temperatures, even where the dual is linear.
-    steepest = float(np.abs(here.gradient[moving]).max())
-    if steepest <= _FLAT:
-        return None
-    scale = float(np.trace(hessian)) + steepest / (10.0 * temperature)
-    for damping in _DAMPINGS:
-        damped = hessian + damping * scale * np.eye(len(hessian))
+    price = np.zeros(limit.size)
+    heat = _HOT * spread
+    for _ in range(_APPROACH):
+        if remaining() <= 0:
+            break
+        share = value - cells.charge(price)
+        share -= share.max(axis=0)
+        share /= heat
+        np.exp(share, out=share)
+        share *= cells.usable
+        share /= share.sum(axis=0)
+        full = np.maximum(cells.load(share), 1e-9) / limit
+        price = np.maximum(price + heat * np.log(full) / cells.typical, 0.0)
+        heat = max(heat * _COOLING, _COOL * spread)
+    return price
+
+
+def _follow(
+    cells: Cells, start: FloatArray | None, entry: float, remaining: Callable[[], float], enough: float
+) -> Relaxed:
+    """Follow the path of centres from `start` to the best prices."""
+    m = cells.m
+    mask = cells.usable.astype(np.float64)
+    pad = 1.0 - mask
+    lowest = float(cells.value.min(where=cells.usable, initial=np.inf))
+    spread = max(float(cells.value.max()) - lowest, 1e-12)
+    # Cells that are not eligible never are the best, even at prices of zero.
+    value = np.where(cells.usable, cells.value, lowest - spread)
+    known = value * mask
+    # A column that nobody may use has no price.
+    real = np.append(cells.usable[:m].any(axis=1), np.ones(cells.limit.size - m, dtype=bool))
+    real &= cells.limit > 0
+    limit = np.where(real, cells.limit, 1.0)
+    supply = np.where(real, cells.limit, 0.0)
+
+    target = entry * spread
+    price = _approach(cells, value, limit, spread, remaining) if start is None else start
+    # Positive prices and slacks to start from, near the middle between the two.
+    price = np.maximum(price, target / limit)
+    reduced = value - cells.charge(price)
+    top = reduced.max(axis=0)
+    share = mask / (top + target - reduced)
+    share /= share.sum(axis=0)
+    over = top + target
+    slack = np.minimum(np.maximum(limit - cells.load(share), target / price), 2.0 * limit)
+
+    best, lowest_bound = price, np.inf
+    diagonal = np.arange(limit.size)
+    products = float(mask.sum()) + limit.size
+    taken = 0
+    while True:
+        reduced = value - cells.charge(price)
+        top = reduced.max(axis=0)
+        bound = float(top.sum()) + float(price @ supply)
+        if bound < lowest_bound:
+            best, lowest_bound = price, bound
+        missing = limit - cells.load(share) - slack
+        reached = float(np.vdot(share, known))
+        worst = float(np.abs(missing) @ price)
+        if bound - reached + worst <= enough or taken == _STEPS or remaining() <= 0:
+            break
+        taken += 1
+        loss = np.maximum(over - reduced, 1e-15 * spread)
+        inside = float(np.vdot(share, loss)) + float(slack @ price)
+        inverse = mask / loss
+        weight = share * inverse
+        total = weight.sum(axis=0)
+        matrix = cells.curvature(weight, total)
+        matrix[diagonal, diagonal] += slack / price + 1e-13 * matrix[diagonal, diagonal]
         try:
-            move = np.linalg.solve(damped, here.gradient[moving])
+            solution: FloatArray = np.linalg.inv(matrix)
         except np.linalg.LinAlgError:
-            continue  # singular up to rounding: more damping helps
-        trial = prices.copy()
-        trial[moving] = np.maximum(0.0, prices[moving] - move)
-        there = dual.at(trial, temperature)
-        if there.value < here.value:
-            return trial, there
-    return None
-
-
-def prices(
-    problem: AssignmentProblem, *, remaining: Callable[[], float], warm: Prices | None
-) -> tuple[Prices, float]:
-    """Return prices and their bound; `warm` prices of another shape are ignored.
-
-    Stops early when `remaining()` (seconds) runs out, with the best prices so far.
-    """
-    dual = _Dual(problem)
-    finite = problem.value[np.isfinite(problem.value)]
-    spread = float(np.ptp(np.concatenate([finite, -problem.defer]))) if problem.size[0] else 0.0
-    point = np.zeros(dual.limit.size)
-    start = _COLD_START
-    if warm is not None and warm.slots.shape == (dual.columns,) and warm.rows.shape == dual.scales.shape:
-        point = np.concatenate([warm.slots, warm.rows * dual.scales])
-        start = _WARM_START
-    temperature = max(start * spread, 1e-12)
-    here = dual.at(point, temperature)
-    best, best_bound = point, here.bound
-    enough = _CLOSE * problem.scale()
-    while temperature >= _COLDEST * spread > 0 and here.value - here.bound > enough and remaining() > 0:
-        here = dual.at(point, temperature)
-        for _ in range(_STEPS):
-            better = _descend(dual, point, here, temperature)
-            if better is None:
-                break
-            gain = here.value - better[1].value
-            point, here = better
-            if here.bound < best_bound:
-                best, best_bound = point, here.bound
-            if gain < 0.02 * (here.value - here.bound) or remaining() <= 0:
-                break
-        temperature *= _COOLING
-    m = dual.columns
-    return Prices(slots=best[:m], rows=best[m:] / dual.scales), best_bound
+            break  # rounding has used up what precision there was: the best prices so far are the answer
+        system = _System(cells, weight, total, solution, missing, slack / price)
+        ahead = system.direction(-share, -slack)
+        primal = _longest(1.0 + float((ahead.loss * inverse).max()), float((-ahead.slack / slack).max()))
+        dual = _longest(-float((ahead.loss * inverse).min()), float((-ahead.price / price).max()))
+        both = ahead.share * ahead.loss
+        rest = inside + dual * float(np.vdot(share, ahead.loss)) + primal * float(np.vdot(ahead.share, loss))
+        rest += primal * dual * float(both.sum()) - float(slack @ price)
+        rest += float((slack + primal * ahead.slack) @ (price + dual * ahead.price))
+        aim = inside / products * min(1.0, max(rest / inside, 1e-6)) ** 3
+        both -= aim
+        both *= inverse
+        step = system.direction(-share - both, (aim - ahead.slack * ahead.price) / price - slack)
+        primal = _longest(-float((step.share / (share + pad)).min()), float((-step.slack / slack).max()))
+        dual = _longest(-float((step.loss * inverse).min()), float((-step.price / price).max()))
+        share = share + primal * step.share
+        slack = slack + primal * step.slack
+        over = over + dual * step.over
+        price = price + dual * step.price
+    best = np.where(real, best, 0.0)
+    # The path ends just inside: limits that are not used up have a little price that they should not have.
+    plain = np.where((best < _FREE * spread) & (slack > _FREE * limit), 0.0, best)
+    bound = float((value - cells.charge(plain)).max(axis=0).sum()) + float(plain @ supply)
+    if bound < lowest_bound:
+        best, lowest_bound = plain, bound
+    return Relaxed(price=best, bound=lowest_bound, share=share, steps=taken)

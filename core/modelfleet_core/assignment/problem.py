@@ -22,13 +22,60 @@ LARGEST = 1e12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
-    """A limit on the whole batch: `sum_ij use[i, j] x[i, j] <= limit`, such as money or a token rate."""
+    """A limit on the batch or on some of its requests: `sum_ij use[i, j] x[i, j] <= limit`.
+
+    Such as money, a share of some models (use only in their columns), a token rate, a tenant's account.
+    """
 
     name: str
     use: FloatArray
-    """(n, m), not negative; where it is not finite or negative, the cell counts as not eligible."""
+    """(n, m), or (k, m) of the k `requests`; where it is not finite or negative, the cell is not eligible."""
     limit: float
     """May be infinite (no limit); a negative limit (overspent) admits only cells that use nothing."""
+    requests: IntArray | None = None
+    """(k,) numbers of the requests that the row is about, each once; None: all. Rows about different
+    requests, such as fifty tenants', together cost no more than one about all of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowFamily:
+    """Rows of which each request meets at most one, in one matrix."""
+
+    use: FloatArray
+    """(m, n); 0 where no row of the family is about the request."""
+    owner: IntArray
+    """(n,) number of the row that is about the request; the number of all rows: none."""
+    rows: IntArray
+    """Numbers of the family's rows."""
+    whole: bool
+    """A single row, about every request."""
+
+
+def families(rows: tuple[Row, ...], n: int, m: int) -> tuple[RowFamily, ...]:
+    """Return the rows in as few matrices as their requests allow, those about all requests first."""
+    none = len(rows)
+    whole: list[RowFamily] = []
+    uses: list[FloatArray] = []
+    owners: list[IntArray] = []
+    members: list[list[int]] = []
+    for number, row in enumerate(rows):
+        if row.requests is None:
+            whole.append(RowFamily(row.use.T, np.full(n, number), np.array([number]), whole=True))
+            continue
+        apart = (f for f, owner in enumerate(owners) if (owner[row.requests] == none).all())
+        f = next(apart, len(owners))
+        if f == len(owners):
+            uses.append(np.zeros((m, n)))
+            owners.append(np.full(n, none))
+            members.append([])
+        uses[f][:, row.requests] = row.use.T
+        owners[f][row.requests] = number
+        members[f].append(number)
+    some = (
+        RowFamily(use, owner, np.array(numbers), whole=False)
+        for use, owner, numbers in zip(uses, owners, members, strict=True)
+    )
+    return (*whole, *some)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +113,10 @@ class AssignmentProblem:
     """(m,) names for `Assignment.binding`; empty: the columns' numbers."""
     value: FloatArray = field(init=False, repr=False)
     """(n, m) coefficient of x; minus infinity where not eligible."""
+    families: tuple[RowFamily, ...] = field(init=False, repr=False)
+    """The rows, packed."""
+    limit: FloatArray = field(init=False, repr=False)
+    """(r,) the rows' limits, not negative."""
 
     def __post_init__(self) -> None:
         n, m = self.quality.shape
@@ -77,7 +128,10 @@ class AssignmentProblem:
             "free": (self.free.shape, (m,)),
             "slot_price": (self.slot_price.shape, (m,)),
             "defer": (self.defer.shape, (n,)),
-        } | {f"row {row.name}": (row.use.shape, (n, m)) for row in self.rows}
+        }
+        for row in self.rows:
+            k = n if row.requests is None else _checked(row.name, row.requests, n)
+            shapes[f"row {row.name}"] = (row.use.shape, (k, m))
         for name, (got, wanted) in shapes.items():
             if got != wanted:
                 raise ValueError(f"{name} has shape {got} but quality's {(n, m)} asks for {wanted}")
@@ -85,8 +139,12 @@ class AssignmentProblem:
             raise ValueError(f"{len(self.columns)} names for {m} columns; name every column or none")
         if not (np.abs(self.defer) <= LARGEST).all():
             raise ValueError("defer must be finite: the loss of leaving a request out has to be comparable")
-        if any(np.isnan(row.limit) for row in self.rows):
+        limit = np.array([row.limit for row in self.rows], dtype=np.float64)
+        if np.isnan(limit).any():
             raise ValueError("a row's limit is not a number")
+        limit = np.maximum(limit, 0.0)
+        packed = families(self.rows, n, m)
+        most = np.append(np.minimum(limit, LARGEST), np.inf)
         with np.errstate(all="ignore"):
             value = (
                 self.weight[:, None] * self.quality
@@ -94,9 +152,11 @@ class AssignmentProblem:
                 - self.money_price * self.cost
             )
             usable = self.eligible & (np.abs(value) <= LARGEST) & (self.free > 0)
-            for row in self.rows:
-                usable &= (row.use >= 0) & (row.use <= min(max(row.limit, 0.0), LARGEST))
+            for family in packed:
+                usable &= ((family.use >= 0) & (family.use <= most[family.owner])).T
         object.__setattr__(self, "value", np.where(usable, value, -np.inf))
+        object.__setattr__(self, "families", packed)
+        object.__setattr__(self, "limit", limit)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,3 +171,13 @@ class AssignmentProblem:
         best = np.where(np.isfinite(self.quality), self.quality, 0.0).max(axis=1, initial=0.0)
         weight = np.where(np.isfinite(self.weight), self.weight, 0.0)
         return max(1e-9, float(np.sum(weight * best)))
+
+
+def _checked(name: str, requests: IntArray, n: int) -> int:
+    """Return how many requests a row is about."""
+    integers = requests.ndim == 1 and requests.dtype.kind in "iu"
+    if not integers or (requests.size and (requests.min() < 0 or requests.max() >= n)):
+        raise ValueError(f"row {name} is about requests that are not among the batch's {n}")
+    if np.unique(requests).size != requests.size:
+        raise ValueError(f"row {name} names a request twice")
+    return int(requests.size)

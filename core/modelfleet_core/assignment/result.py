@@ -43,6 +43,8 @@ class Assignment:
     binding: tuple[str, ...]
     """Rows by name and columns as `slots:NAME` that keep some request from a column worth more to it."""
     termination: Termination
+    seconds: float = 0.0
+    """Taken, by the clock that was given."""
 
     @property
     def slot_prices(self) -> FloatArray:

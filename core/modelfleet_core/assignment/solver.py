@@ -2,25 +2,32 @@
 
 In: an `AssignmentProblem`, a clock and the last batch's prices. Out: an `Assignment`. Next: forward.
 
-Prices (`dual`), a choice by prices (`primal`), and where their gap is not small and there is time, the
-cells that could still improve on it go through OR-tools (`program`). Whatever the time, no limit is
-exceeded: quality is what gives way.
+Prices (`dual`), a choice by prices (`primal`), small exchanges that use what is left (`search`), and where
+the gap is still not small and there is time, the cells that could improve on it go through OR-tools
+(`program`). Whatever the time, no limit is exceeded: quality is what gives way.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from modelfleet_core.assignment import certificate, dual, primal
-from modelfleet_core.assignment.problem import AssignmentProblem, IntArray
-from modelfleet_core.assignment.result import Assignment, Prices, Termination
+from modelfleet_core.assignment import certificate, dual, primal, search
+from modelfleet_core.assignment.cells import Cells
+from modelfleet_core.assignment.problem import AssignmentProblem, FloatArray, IntArray
+from modelfleet_core.assignment.result import Assignment, Prices
 
 _SMALL_GAP = 2e-4
-"""A program is not started for less than this."""
+"""Nothing is searched for less than this, as a share of the best conceivable quality."""
+_SHARP = 2e-6
+"""Nor are prices made better for less than this."""
+_ALIKE = 1e-5
+"""Cells that differ by less are as good as each other."""
 _PROGRAM_SECONDS = 0.25
-"""Nor with less time than this: loading and building it takes some of it."""
+"""A program is not started with less time than this: loading and building it takes some of it."""
 _CELLS_PER_SECOND = 50_000
 """Cells that a program can be given per second left."""
 
@@ -31,8 +38,17 @@ def assign(
     """Assign the batch; `remaining()` returns the seconds left, `warm` are the last batch's prices.
 
     Raises nothing for late or infeasible: with no time left the answer is `FALLBACK`, made by the warm prices
-    alone; a request without a place waits. Prices of a batch with other columns or rows are ignored.
+    alone or by value density; a request without a place waits. Prices of other columns or rows are ignored.
     """
+    start = remaining()
+    answer = _assign(problem, remaining, warm, late=start <= 0)
+    seconds = start - remaining()
+    return replace(answer, seconds=max(0.0, seconds) if math.isfinite(seconds) else 0.0)
+
+
+def _assign(
+    problem: AssignmentProblem, remaining: Callable[[], float], warm: Prices | None, *, late: bool
+) -> Assignment:
     n, m = problem.size
     free = Prices(slots=np.zeros(m), rows=np.zeros(len(problem.rows)))
     if n == 0 or m == 0:
@@ -40,46 +56,110 @@ def assign(
         return certificate.certify(
             problem, nothing, free, best_bound=-float(problem.defer.sum()), fallback=False
         )
+    cells = Cells(problem)
     # While nothing binds, everyone's favourite is the optimum and the bound at zero prices proves it.
-    choice = primal.choose(problem, free, remaining=lambda: 0.0)
-    at_zero = certificate.bound(problem, free)
-    first = certificate.certify(problem, choice, free, best_bound=at_zero, fallback=False)
-    if first.termination is Termination.OPTIMAL:
-        return first
-    late = remaining() <= 0
-    prices, bound = dual.prices(problem, remaining=remaining, warm=warm)
-    best = primal.choose(problem, prices, remaining=remaining)
-    if certificate.worth(problem, best).sum() < first.objective:
-        best = choice
-    answer = certificate.certify(problem, best, prices, best_bound=min(bound, at_zero), fallback=late)
+    favourite = cells.value.argmax(axis=0)
+    at_zero = primal.worth(cells, favourite)
+    if (primal.excess(cells, favourite) <= 0).all():
+        return _certified(problem, cells, favourite, free, at_zero)
+    price = None
+    if warm is not None and warm.slots.shape == (m,) and warm.rows.shape == (len(problem.rows),):
+        price = cells.price(warm)
+    if late:
+        return _late(problem, cells, price, at_zero)
+    scale = problem.scale()
+    relaxed = dual.solve(cells, remaining=remaining, warm=price, enough=_SHARP * scale)
+    bound = min(relaxed.bound, at_zero)
+    choice = _choose(cells, relaxed, bound, scale, remaining)
+    answer = _certified(problem, cells, choice, cells.prices(relaxed.price), bound)
     if answer.gap > _SMALL_GAP and remaining() > _PROGRAM_SECONDS:
-        return _with_program(problem, answer, remaining)
+        return _with_program(problem, cells, answer, remaining)
     return answer
 
 
+def _certified(
+    problem: AssignmentProblem,
+    cells: Cells,
+    choice: IntArray,
+    prices: Prices,
+    bound: float,
+    *,
+    fallback: bool = False,
+) -> Assignment:
+    kept = certificate.kept(problem, np.where(choice == cells.m, -1, choice))
+    return certificate.certify(problem, kept, prices, best_bound=bound, fallback=fallback)
+
+
+def _late(problem: AssignmentProblem, cells: Cells, price: FloatArray | None, at_zero: float) -> Assignment:
+    """Return the better of the choice by the warm prices and the one by value density."""
+    waiting = np.full(cells.n, cells.m, dtype=np.int64)
+    choices = [primal.fill(cells, waiting, remaining=lambda: 1.0)]
+    bounds = [at_zero]
+    if price is not None:
+        reduced = np.where(cells.usable, cells.value - cells.charge(price), -np.inf)
+        bounds.append(float(reduced.max(axis=0).sum() + price @ cells.limit))
+        asked = primal.evict(cells, primal.ask(cells, reduced))
+        choices.append(primal.fill(cells, asked, remaining=lambda: 1.0))
+    best = max(choices, key=lambda choice: primal.worth(cells, choice))
+    known = np.zeros(cells.limit.size) if price is None else price
+    return _certified(problem, cells, best, cells.prices(known), min(bounds), fallback=True)
+
+
+def _choose(
+    cells: Cells, relaxed: dual.Relaxed, bound: float, scale: float, remaining: Callable[[], float]
+) -> IntArray:
+    """Return a choice within all limits, near the bound if time allows."""
+    reduced = np.where(cells.usable, cells.value - cells.charge(relaxed.price), -np.inf)
+    loss = reduced.max(axis=0) - reduced
+    asked = primal.spread(cells, reduced, relaxed.share, _ALIKE * scale)
+    best = asked
+    if (primal.excess(cells, asked) > primal.tolerance(cells)).any():
+        best = primal.evict(cells, asked)
+    best = primal.fill(cells, best, remaining=remaining)
+    short = bound - primal.worth(cells, best)
+    enough = _SMALL_GAP * scale
+    for start in (asked, best):
+        if short <= enough or remaining() <= 0:
+            break
+        better = search.improve(
+            cells,
+            start,
+            relaxed.price,
+            loss,
+            bound=bound,
+            best=short,
+            enough=enough,
+            grain=0.1 * enough,
+            remaining=remaining,
+        )
+        if better is not None:
+            best = better
+            short = bound - primal.worth(cells, best)
+    return best
+
+
 def _with_program(
-    problem: AssignmentProblem, known: Assignment, remaining: Callable[[], float]
+    problem: AssignmentProblem, cells: Cells, known: Assignment, remaining: Callable[[], float]
 ) -> Assignment:
     """Search the cells that a better assignment could use; a cell's loss at the prices rules it out."""
-    reduced = problem.value - known.prices.slots
-    for row, price in zip(problem.rows, known.prices.rows, strict=True):
-        if price > 0:
-            reduced -= price * np.where(np.isfinite(problem.value), row.use, 0.0)
+    reduced = certificate.reduced(problem, known.prices)
     loss = np.maximum(reduced.max(axis=1), -problem.defer)[:, None] - reduced
-    cells = loss <= (certificate.bound(problem, known.prices) - known.objective) * (1 + 1e-9)
+    core = loss <= (certificate.bound(problem, known.prices) - known.objective) * (1 + 1e-9)
     seconds = 0.8 * remaining()
-    if cells.sum() > _CELLS_PER_SECOND * seconds:
+    if core.sum() > _CELLS_PER_SECOND * seconds:
         return known
     from modelfleet_core.assignment import program  # loaded only where it is worth its memory
 
-    found = program.solve(problem, time_limit=seconds, cells=cells, hint=known.choice)
+    found = program.solve(problem, time_limit=seconds, cells=core, hint=known.choice)
     if found is None:
         return known
-    choice: IntArray = primal.repair(problem, known.prices, found.choice, remaining=remaining)
-    if certificate.worth(problem, choice).sum() < known.objective:
-        choice = known.choice
-    # Up to the program's tolerance; better than what is known may lie only among these cells.
+    choice = np.where(found.choice < 0, cells.m, found.choice)
+    choice = primal.fill(cells, primal.evict(cells, choice), remaining=remaining)
+    # Better than what is known may lie only among these cells, up to the program's tolerance.
     bound = max(found.bound + 1e-6 * problem.scale(), known.objective)
+    answer = _certified(problem, cells, choice, known.prices, min(bound, known.bound))
+    if answer.objective >= known.objective:
+        return answer
     return certificate.certify(
-        problem, choice, known.prices, best_bound=min(bound, known.bound), fallback=False
+        problem, known.choice, known.prices, best_bound=min(bound, known.bound), fallback=False
     )
