@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from modelfleet_core.allocation.limits import limits
+from modelfleet_core.allocation.limits import limits, minimums
 from modelfleet_core.allocation.problem import AllocationProblem
 from modelfleet_core.allocation.worth import Worth
 from modelfleet_core.catalog import Model, PoolPlacement, Variant
@@ -199,3 +200,59 @@ def _flows(
     penalty = sum(demand.shed_penalty * demand.rate for demand in problem.classes)
     answered = sum(flow.solution_value() for flow in flows.values())
     return solver.Objective().Value() - penalty - prices, answered
+
+
+@dataclass(frozen=True, slots=True)
+class PlainAnswer:
+    objective: float
+    bound: float
+
+
+def plain_program(
+    problem: AllocationProblem, worth: Worth, *, solver: str, gap: float, time_limit: float
+) -> PlainAnswer:
+    """Solve the program as the design writes it, with no rows, bounds or hints of our own."""
+    within = limits(problem)
+    program = pywraplp.Solver.CreateSolver(solver)
+    program.SetTimeLimit(int(time_limit * 1000))
+    infinity = program.infinity()
+    objective = program.Objective()
+    objective.SetMaximization()
+    unit = worth.stake / 1000.0
+    gpus = {pool: program.Constraint(-infinity, float(count)) for pool, count in within.gpus.items()}
+    budget = program.Constraint(-infinity, infinity if within.budget is None else within.budget)
+    busy = {m.name: program.Constraint(-infinity, 0.0) for m in problem.fleet.models}
+    outside = {name: program.Constraint(-infinity, slots) for name, slots in worth.external.items()}
+    money = {policy: program.Constraint(-infinity, rate) for policy, rate in problem.budget_rate.items()}
+    lower = minimums(within)
+    for key, v in within.variants.items():
+        count = program.IntVar(lower[key], max(lower[key], v.placement.replicas.max), "")
+        started = program.NumVar(0.0, infinity, "")
+        objective.SetCoefficient(count, -worth.thrift[key] / unit)
+        objective.SetCoefficient(started, -worth.start[key] / unit)
+        gpus[v.placement.pool].SetCoefficient(count, float(v.placement.gpus))
+        budget.SetCoefficient(count, v.hourly)
+        busy[key.model].SetCoefficient(count, -worth.slots[key])
+        beyond = program.Constraint(-float(v.now), infinity)
+        beyond.SetCoefficient(started, 1.0)
+        beyond.SetCoefficient(count, -1.0)
+    for demand in problem.classes:
+        arrivals = program.Constraint(demand.rate, demand.rate)
+        shed = program.NumVar(0.0, infinity, "")
+        arrivals.SetCoefficient(shed, 1.0)
+        objective.SetCoefficient(shed, -demand.shed_penalty / unit)
+        for name, offer in demand.offers.items():
+            side = outside if name in outside else busy
+            flow = program.NumVar(0.0, infinity, "")
+            arrivals.SetCoefficient(flow, 1.0)
+            objective.SetCoefficient(flow, demand.weight * offer.quality / unit)
+            side[name].SetCoefficient(flow, offer.service_time)
+            if side is outside:
+                budget.SetCoefficient(flow, 3600.0 * offer.cost_usd)
+            if demand.policy in money:
+                money[demand.policy].SetCoefficient(flow, offer.cost_usd)
+    parameters = pywraplp.MPSolverParameters()
+    parameters.SetDoubleParam(pywraplp.MPSolverParameters.RELATIVE_MIP_GAP, gap)
+    if program.Solve(parameters) not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
+        return PlainAnswer(worth.nothing, worth.stake)
+    return PlainAnswer(objective.Value() * unit, objective.BestBound() * unit)

@@ -17,6 +17,11 @@ from modelfleet_core.allocation.worth import Worth
 from modelfleet_core.values import ModelName, PoolName, VariantKey
 
 SECONDS_PER_HOUR = 3600.0
+_SCIP = """presolving/maxrounds = 0
+separating/maxroundsroot = 3
+separating/maxrounds = 0
+"""
+"""The rows below leave presolving nothing to find and cuts little: without them it takes half the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class Program:
         self._within = within
         self._integer = integer
         self._solver = solver = pywraplp.Solver.CreateSolver("SCIP" if integer else "GLOP")
+        if integer:
+            solver.SetSolverSpecificParametersAsString(_SCIP)
         infinity = solver.infinity()
         self._objective = objective = solver.Objective()
         objective.SetMaximization()

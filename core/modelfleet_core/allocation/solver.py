@@ -11,7 +11,7 @@ to go; which of its steps fit beside pods that still exist is for scale to say.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 
 from modelfleet_core.allocation import greedy
@@ -29,6 +29,10 @@ GAP = 0.003
 _SAME_SHED = 0.98
 _NO_RATE = 1e-6
 _WHOLE = 1e-6
+_GAIN = 1e-9
+"""Share of all value at stake that counts as none."""
+_TRIES = 8
+"""Variants that are tried in vain before no more are."""
 
 Counts = dict[VariantKey, int]
 
@@ -81,12 +85,10 @@ class _Search:
         self.linear.bound(replicas, replicas)
         return self._timed(self.linear.solve(time_limit=0.5 * self.left), 0.5)
 
-    def integer(
-        self, upper: Mapping[VariantKey, int], begin: Mapping[VariantKey, int], *, share: float
-    ) -> _Candidate | None:
-        """Return the best whole replicas from the declared minimum up to `upper`."""
+    def integer(self, begin: Mapping[VariantKey, int], *, share: float) -> _Candidate | None:
+        """Return the best whole replicas from the declared minimum up to the maximum."""
         program = Program(self.problem, self.within, self.worth, integer=True)
-        program.bound(self.lower, upper)
+        program.bound(self.lower, self.upper)
         program.begin_at(begin)
         answer = self._timed(program.solve(time_limit=share * self.left, gap=self.gap), share)
         if answer is None:
@@ -115,12 +117,13 @@ def allocate(problem: AllocationProblem, *, time_limit: float, gap: float = GAP)
         target, wished, objective = calm.replicas, _wishes(search, calm), calm.objective
         termination = Termination.OPTIMAL
     else:
-        found = search.integer(search.upper, _begin(search, calm), share=0.7)
+        found = search.integer(_begin(search, calm), share=0.7)
         if found is None:
             found, termination = _greedy(search), Termination.FALLBACK
         else:
             bound = min(bound, found.bound)
             termination = Termination.OPTIMAL if found.optimal else Termination.FEASIBLE
+            found = _filled(search, found)
         target, wished, objective = found.replicas, found.replicas, found.objective
         if calm is not None and (
             calm.objective >= objective or _little(calm, found.objective, found.shed, least)
@@ -159,12 +162,14 @@ def _calm(search: _Search) -> _Candidate | None:
     """Return the plan that starts nothing: what runs, less what is idle; None: there was no time for it."""
     now = {key: v.now for key, v in search.within.variants.items()}
     most = {key: max(search.lower[key], min(search.upper[key], now[key])) for key in now}
-    if not search.within.fits(most):
-        return search.integer(most, search.lower, share=0.3)
     relaxed = search.relaxation(most)
     if relaxed is None:
         return None
     replicas = {key: min(most[key], ceil(count - _WHOLE)) for key, count in relaxed.replicas.items()}
+    if not search.within.fits(replicas):  # pools or budget became smaller than what runs
+        replicas = {
+            key: max(search.lower[key], floor(count + _WHOLE)) for key, count in relaxed.replicas.items()
+        }
     worthwhile = search.value(replicas)
     return None if worthwhile is None else _Candidate(replicas, worthwhile.objective, worthwhile.shed)
 
@@ -194,6 +199,35 @@ def _begin(search: _Search, calm: _Candidate | None) -> Counts:
         key: max(search.lower[key], floor(count + _WHOLE))
         for key, count in search.relaxed.answer.replicas.items()
     }
+
+
+def _filled(search: _Search, found: _Candidate) -> _Candidate:
+    """Return `found` with what is still worth starting on GPUs and money that it leaves free.
+
+    The program ends at a gap, and within it may pass over few requests that nothing else serves.
+    """
+    worth, within = search.worth, search.within
+    tried: set[VariantKey] = set()
+    best = found
+    answer = search.value(best.replicas)
+    while answer is not None and len(tried) < _TRIES:
+        gains = {
+            key: answer.model_prices[key.model] * worth.slots[key] - worth.thrift[key] - worth.start[key]
+            for key in within.variants.keys() - tried
+            if best.replicas[key] < search.upper[key]
+            and within.fits(best.replicas | {key: best.replicas[key] + 1})
+        }
+        key = max(gains, key=lambda key: (gains[key], key), default=None)
+        if key is None or gains[key] <= _GAIN * worth.stake:
+            break
+        tried.add(key)
+        more = best.replicas | {key: best.replicas[key] + 1}
+        after = search.value(more)
+        if after is not None and after.objective > best.objective + _GAIN * worth.stake:
+            best = replace(best, replicas=more, objective=after.objective, shed=after.shed)
+            answer = after
+            tried.clear()
+    return best
 
 
 def _greedy(search: _Search) -> _Candidate:

@@ -181,7 +181,7 @@ def test_a_swap_costs_what_its_gpus_would_have_earned_while_the_replica_starts()
     assert replicas(swap(startup=60.0, quality=0.9)) == {"old": 0, "new": 1}
     assert replicas(swap(startup=600.0, quality=0.9)) == {"old": 1, "new": 0}
     assert replicas(swap(startup=600.0, quality=1.0, minimum_gain=0.0)) == {"old": 1, "new": 0}
-    assert replicas(swap(startup=300.0, quality=1.0, minimum_gain=0.0)) == {"old": 0, "new": 1}
+    assert replicas(swap(startup=240.0, quality=1.0, minimum_gain=0.0)) == {"old": 0, "new": 1}
 
 
 def test_small_groups_carry_less_per_slot_than_large_ones():
