@@ -14,14 +14,17 @@ from rich.console import Console
 
 from modelfleet_lab.command_line import Command, CommandError
 from modelfleet_lab.demo import command as demo
+from modelfleet_lab.plan import command as plan
+from modelfleet_lab.simulate import command as simulate
 
-COMMANDS: tuple[Command, ...] = (demo,)
+COMMANDS: tuple[Command, ...] = (demo, plan, simulate)
 PLAIN_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 EXAMPLES = """examples:
   modelfleet demo                         watch a fleet being planned, scaled and routed on this machine
   modelfleet demo --seed 7                other questions at other times
   modelfleet demo --data DIR --trace FILE real questions, recorded outcomes, the times of your trace
+  modelfleet plan -f FLEET --demand 20    what a fleet would run for 20 requests a second, and why
 """
 
 

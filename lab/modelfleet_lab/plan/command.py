@@ -6,6 +6,7 @@ In: the command line. Out: tables, and figures as JSON. Next: `study` plans, `re
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.json is not None:
         _write(options.json, json.dumps(figures(found), indent=2) + "\n")
     if options.output is not None:
-        page = Console(record=True, width=console.width, quiet=True)
+        page = Console(record=True, width=console.width, file=io.StringIO())
         show(found, page)
         _write(options.output, page.export_html() if options.output.suffix == ".html" else page.export_text())
     for path in (options.json, options.output):

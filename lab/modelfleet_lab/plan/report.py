@@ -47,6 +47,8 @@ def figures(study: Study) -> dict[str, object]:
                 "limit": pool.limit,
                 "price": study.gpu[pool.name].price,
                 "gainOfOneMore": study.gpu[pool.name].gain,
+                "step": study.gpu[pool.name].step,
+                "gainOfStep": study.gpu[pool.name].step_gain,
             }
             for pool in fleet.pools
         ],
@@ -147,18 +149,20 @@ def _outcome(study: Study) -> Table:
 def _limits(study: Study) -> Table:
     table = Table(title="Limits, and what one more is worth in weighted quality/s", title_justify="left")
     table.add_column("limit", no_wrap=True)
-    for heading in ("used", "of", "price", "one more gains"):
+    for heading in ("used", "of", "price", "one more gains", "a replica more gains"):
         table.add_column(heading, justify="right")
     fleet = study.problem.fleet
     for pool in fleet.pools:
         used = study.plan.gpus[PoolName(pool.name)]
-        table.add_row(f"GPUs of {pool.name}", str(used), str(pool.limit), *_worth(study.gpu[pool.name]))
+        worth = study.gpu[pool.name]
+        step = f"{worth.step_gain:.3g} ({worth.step} GPUs)" if worth.step > 1 else ""
+        table.add_row(f"GPUs of {pool.name}", str(used), str(pool.limit), *_worth(worth), step)
     if fleet.hourly_budget is not None and study.dollar is not None:
         used_money, limit = f"{study.plan.hourly_cost:.2f}", f"{fleet.hourly_budget:.2f}"
         table.add_row("USD an hour", used_money, limit, *_worth(study.dollar))
     for policy, rate in study.problem.budget_rate.items():
         spent = PER_HOUR * study.spent(policy)
-        table.add_row(f"USD/h of {policy.name}", f"{spent:.4g}", f"{PER_HOUR * rate:.4g}", "", "")
+        table.add_row(f"USD/h of {policy.name}", f"{spent:.4g}", f"{PER_HOUR * rate:.4g}")
     table.caption = "price: the dual, of a sliver; one more: the best plan with it less this one"
     return table
 

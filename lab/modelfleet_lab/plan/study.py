@@ -18,6 +18,7 @@ from modelfleet_core.values import ModelName, ObjectKey, PoolName
 
 GAP = 1e-4
 """Small, so that the differences between plans are those of what they may use."""
+_NOTHING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,10 @@ class Worth:
     """The dual price: the first sliver of it, as part of a replica."""
     gain: float
     """The best plan with it less the best plan without."""
+    step: int = 1
+    """The fewest GPUs that gain anything, of one and the sizes of replicas; 1 where none of them does."""
+    step_gain: float = 0.0
+    """What these gain together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,15 @@ def study(
         more = allocate(other, time_limit=time_limit, gap=GAP)
         return max(0.0, value_of(other, more) - value_of(problem, plan))
 
+    def gpu(name: PoolName) -> Worth:
+        one = gain(_with_more(problem, name, 1))
+        step, found = 1, one
+        for size in _sizes(bought, name) if plan.pool_prices[name] > 0 else ():
+            if found > _NOTHING:
+                break
+            step, found = size, gain(_with_more(problem, name, size))
+        return Worth(plan.pool_prices[name], one, *((step, found) if found > _NOTHING else (1, one)))
+
     dollar = None
     if bought.hourly_budget is not None:
         richer = replace(problem, fleet=replace(bought, hourly_budget=bought.hourly_budget + 1.0))
@@ -111,10 +125,7 @@ def study(
     return Study(
         problem=problem,
         plan=plan,
-        gpu={
-            pool.name: Worth(plan.pool_prices[pool.name], gain(_with_one_more(problem, pool.name)))
-            for pool in bought.pools
-        },
+        gpu={pool.name: gpu(pool.name) for pool in bought.pools},
         dollar=dollar,
         seconds=seconds,
     )
@@ -133,12 +144,19 @@ def value_of(problem: AllocationProblem, plan: Plan) -> float:
     return value - sum(penalties)
 
 
-def _with_one_more(problem: AllocationProblem, name: PoolName) -> AllocationProblem:
-    """Return the problem with one more GPU, and variants that may use it."""
+def _sizes(fleet: Fleet, name: PoolName) -> list[int]:
+    """Return the GPUs of replicas on the pool, those of more than one."""
+    placements = [variant.placement for variant in fleet.variants()]
+    found = {p.gpus for p in placements if isinstance(p, PoolPlacement) and p.pool == name and p.gpus > 1}
+    return sorted(found)
+
+
+def _with_more(problem: AllocationProblem, name: PoolName, gpus: int) -> AllocationProblem:
+    """Return the problem with more GPUs in a pool; the declared most replicas stay."""
     pools = tuple(
-        replace(pool, limit=pool.limit + 1) if pool.name == name else pool for pool in problem.fleet.pools
+        replace(pool, limit=pool.limit + gpus) if pool.name == name else pool for pool in problem.fleet.pools
     )
-    stock = dict(problem.stock) | {name: problem.stock[name] + 1}
+    stock = dict(problem.stock) | {name: problem.stock[name] + gpus}
     return replace(problem, fleet=replace(problem.fleet, pools=pools), stock=stock)
 
 
