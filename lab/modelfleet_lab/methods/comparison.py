@@ -53,7 +53,7 @@ class Certified:
         self._warm: Prices | None = None
 
     def choose(self, view: BatchView) -> IntArray:
-        rows = (Row("money", view.cost, view.money),)
+        rows = (Row("money", view.cost, view.money),) if np.isfinite(view.money) else ()
         problem = problem_of(view, rows=rows, money_price=self._money_price)
         answer = assign(problem, remaining=lambda: _SOLVER_SECONDS, warm=self._warm)
         self._warm = answer.prices
