@@ -349,10 +349,12 @@ class Market:
         return None
 
     def linger(self, asked: bool) -> float | None:
-        """Return the seconds for which unused slots may stay; None: as long as the lease."""
-        if asked:
-            return 0.0
-        return UNUSED if self.borrowed else None
+        """Return the seconds for which unused slots may stay; None: as long as the lease.
+
+        What nobody wants there goes back at once because of the ask itself; a slot that was granted to be used
+        may wait for its batch.
+        """
+        return UNUSED if asked or self.borrowed else None
 
     def told(self, sidecar: SidecarId, ask: Ask | None) -> None:
         """A sidecar is told this ask."""
