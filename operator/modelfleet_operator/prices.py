@@ -1,7 +1,8 @@
 """Stage publish: prices of slots and money, every second.
 
-In: live capacity, smoothed demand and what is left of budgets. Out: prices to the capacity service, which
-hands them to sidecars. The program runs off the event loop; a failure leaves the last prices in force.
+In: live capacity, merged demand and what is left of budgets. Out: prices and targets to the capacity
+service, which hands them to sidecars. The program runs off the event loop; a failure leaves the last ones in
+force.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn, Protocol
 
 from modelfleet_core.catalog import Fleet
-from modelfleet_core.demand import DemandClass
-from modelfleet_core.division.problem import DivisionProblem
+from modelfleet_core.demand import SharedDemand
+from modelfleet_core.demand.forecast import HourlyProfile, budget_rate
+from modelfleet_core.division.problem import DivisionProblem, problem_of
 from modelfleet_core.division.result import Division
 from modelfleet_core.division.solver import divide
+from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.values import ObjectKey, VariantKey, usd
 
 from modelfleet_operator.capacity_views import Usage
@@ -27,24 +31,30 @@ from modelfleet_operator.world import Present, World
 log = logging.getLogger(__name__)
 
 INTERVAL = 1.0
-TIME_LIMIT = 1.0
 LATE = 60.0
-LEAST_PERIOD = 1.0
-"""Seconds that a budget is spread over at the very end of its period."""
 
 
 class Market(Protocol):
     """What this module asks of the capacity service."""
 
-    def demand(self) -> tuple[DemandClass, ...]: ...
+    def shared_demand(self) -> SharedDemand: ...
     def usage(self, policy: ObjectKey) -> Usage | None: ...
     def set_prices(
         self, slots: Mapping[ObjectKey, Mapping[VariantKey, float]], money: Mapping[ObjectKey, float]
     ) -> None: ...
+    def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Divided:
+    """One fleet's prices in force."""
+
+    division: Division
+    busy: Mapping[SidecarId, Mapping[VariantKey, float]]
 
 
 class Pricing:
-    """Keeps the prices of all fleets."""
+    """Keeps the prices of all fleets, and the profile of each budget's day."""
 
     def __init__(
         self, world: World, market: Market, health: Health, *, wall_clock: Callable[[], datetime]
@@ -53,12 +63,13 @@ class Pricing:
         self._market = market
         self._health = health
         self._wall_clock = wall_clock
-        self._divisions: dict[ObjectKey, Division] = {}
+        self._divided: dict[ObjectKey, _Divided] = {}
+        self._profiles: dict[ObjectKey, HourlyProfile] = {}
 
     def slot_prices(self, fleet: ObjectKey) -> dict[VariantKey, float]:
         """Return the published prices of a fleet's slots."""
-        division = self._divisions.get(fleet)
-        return dict(division.slot_prices) if division is not None else {}
+        found = self._divided.get(fleet)
+        return dict(found.division.slot_prices) if found is not None else {}
 
     async def run(self) -> NoReturn:
         while True:
@@ -67,37 +78,59 @@ class Pricing:
             await asyncio.sleep(INTERVAL)
 
     async def price(self, present: Present) -> None:
-        """Publish prices for what holds now."""
+        """Publish prices and targets for what holds now."""
         fleets = {fleet.key: fleet for fleet in present.resolution.fleets_in_force()}
-        self._divisions = {key: found for key, found in self._divisions.items() if key in fleets}
-        demand = self._market.demand()
+        self._divided = {key: found for key, found in self._divided.items() if key in fleets}
+        demand = self._market.shared_demand()
+        self._see(present, demand)
         for fleet in fleets.values():
             problem = self._problem(fleet, present, demand)
+            last = self._divided.get(fleet.key)
             try:
-                self._divisions[fleet.key] = await asyncio.to_thread(divide, problem, time_limit=TIME_LIMIT)
+                found = await asyncio.to_thread(_divided, problem, last)
             except Exception:  # one fleet's prices must not stop the others'
                 log.exception("fleet %s keeps its last prices", fleet.key)
+            else:
+                self._divided[fleet.key] = found
+                self._market.set_targets(fleet.key, found.busy)
         self._market.set_prices(
-            slots={key: found.slot_prices for key, found in self._divisions.items()},
+            slots={key: found.division.slot_prices for key, found in self._divided.items()},
             money={
                 policy: price
-                for found in self._divisions.values()
-                for policy, price in found.money_prices.items()
+                for found in self._divided.values()
+                for policy, price in found.division.money_prices.items()
             },
         )
 
-    def _problem(self, fleet: Fleet, present: Present, demand: tuple[DemandClass, ...]) -> DivisionProblem:
+    def _problem(self, fleet: Fleet, present: Present, demand: SharedDemand) -> DivisionProblem:
         policies = {policy.key for policy in present.resolution.policies_of(fleet.key)}
         endpoints = live_endpoints(fleet, present.snapshot)
-        return DivisionProblem(
-            fleet=fleet,
-            classes=tuple(found for found in demand if found.policy in policies),
-            slots={key: sum(slots.values()) for key, slots in endpoints.items()},
-            budget_rate=self.budget_rates(policies),
+        return problem_of(
+            fleet,
+            demand.of(policies),
+            {key: sum(slots.values()) for key, slots in endpoints.items()},
+            self.budget_rates(policies),
         )
 
+    def _see(self, present: Present, demand: SharedDemand) -> None:
+        """Let each budget's profile know what is asked now."""
+        at = self._wall_clock()
+        asked: dict[ObjectKey, float] = {}
+        for found in demand.classes:
+            asked[found.policy] = asked.get(found.policy, 0.0) + found.rate
+        policies = [
+            policy.key
+            for fleet in present.resolution.fleets_in_force()
+            for policy in present.resolution.policies_of(fleet.key)
+            if policy.budget is not None
+        ]
+        self._profiles = {
+            policy: self._profiles.get(policy, HourlyProfile()).saw(at, asked.get(policy, 0.0), INTERVAL)
+            for policy in policies
+        }
+
     def budget_rates(self, policies: Iterable[ObjectKey]) -> dict[ObjectKey, float]:
-        """Return the USD per second that would use up what is left of each budget.
+        """Return the USD per second that make each budget last: more in hours that ask more.
 
         A policy without a budget, or whose ledger was not read yet, is absent.
         """
@@ -108,5 +141,13 @@ class Pricing:
         usage = self._market.usage(policy)
         if usage is None:
             return None
-        left = max(0.0, usd(usage.limit) - usd(usage.spent))
-        return left / max(LEAST_PERIOD, (usage.ends - self._wall_clock()).total_seconds())
+        left = usd(usage.limit) - usd(usage.spent)
+        return budget_rate(left, self._wall_clock(), usage.ends, self._profiles.get(policy))
+
+
+def _divided(problem: DivisionProblem, last: _Divided | None) -> _Divided:
+    division = divide(problem, warm=last.division if last is not None else None)
+    targets = division.targets
+    if targets is None:
+        return _Divided(division, {})
+    return _Divided(division, targets.by_sidecar())

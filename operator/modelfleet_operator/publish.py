@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
-from modelfleet_core.demand import DemandClass
+from modelfleet_core.demand import DemandClass, SharedDemand
 from modelfleet_core.demand.meter import DemandMeter
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
@@ -119,6 +119,11 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         if self._book is not None:
             self._book.set_prices(self._prices)
         self._wake()
+
+    def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None:
+        """Say how many slots each sidecar of a fleet would keep busy, which leans slots that are free."""
+        if self._book is not None:
+            self._book.set_targets(fleet, busy)
 
     def set_policy_of(self, policy_of: PolicyOf) -> None:
         """Say how to find a sidecar's policy; call it anew when pods or policies changed."""
@@ -324,11 +329,20 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     def demand(self) -> tuple[DemandClass, ...]:
         """Return the smoothed demand over all sidecars that follow a policy."""
+        return self._meter.classes(*self._followers(), self._clock())
+
+    def shared_demand(self) -> SharedDemand:
+        """Return the same demand in fewer classes, with each sidecar's part."""
+        return self._meter.shared(*self._followers(), self._clock())
+
+    def _followers(self) -> tuple[dict[SidecarId, ObjectKey], dict[ObjectKey, Policy]]:
+        holders = self._book.holders() if self._book is not None else ()
         policies = {
-            view.id: view.follows.policy for view in self.sidecars() if isinstance(view.follows, Follows)
+            holder.id: holder.follows.policy
+            for holder in holders
+            if holder.retired_at is None and isinstance(holder.follows, Follows)
         }
-        known = {key: policy for key, (policy, _) in self._documents.policies.items()}
-        return self._meter.classes(policies, known, self._clock())
+        return policies, {key: policy for key, (policy, _) in self._documents.policies.items()}
 
     def leased(self) -> Slots:
         """Return the slots held at each live endpoint."""

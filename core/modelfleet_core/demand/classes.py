@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,3 +53,14 @@ class SharedDemand:
     """S of them: all that were heard and follow a policy."""
     rates: FloatArray
     """(S, K), requests per second; columns sum to the classes' rates."""
+
+    def of(self, policies: Collection[ObjectKey]) -> SharedDemand:
+        """Return the part that these policies' sidecars ask for, without those that ask for nothing."""
+        columns = [k for k, demand in enumerate(self.classes) if demand.policy in policies]
+        rates = self.rates[:, columns]
+        rows = np.flatnonzero(rates.sum(axis=1) > 0.0)
+        return SharedDemand(
+            classes=tuple(self.classes[k] for k in columns),
+            sidecars=tuple(self.sidecars[s] for s in rows),
+            rates=rates[rows],
+        )

@@ -1,75 +1,86 @@
-"""Stage publish: prices of slots and money from live capacity and demand.
+"""Stage publish: prices of slots and money from live capacity and demand, and each sidecar's part.
 
-In: a `DivisionProblem`. Out: a `Division`. Next: the capacity service hands the prices to sidecars.
+In: a `DivisionProblem`. Out: a `Division`. Next: the lease book hands prices, targets and allowances to
+sidecars. The operator and the simulation call it alike, once a second:
+
+    division = divide(problem_of(fleet, shared, slots, budget_rate), warm=last_division)
+    division.slot_prices, division.money_prices, division.targets
 """
 
 from __future__ import annotations
 
-from modelfleet_core.division import capacity, program
+import numpy as np
+
+from modelfleet_core.demand.classes import FloatArray, SharedDemand
+from modelfleet_core.division import capacity, dual
+from modelfleet_core.division.arrays import Arrays, arrays_of
 from modelfleet_core.division.problem import DivisionProblem
-from modelfleet_core.division.result import Division, Termination
-from modelfleet_core.values import ModelName
+from modelfleet_core.division.result import Division, Targets, Termination
 
 _NOTHING = 1e-9
 
 
-def divide(problem: DivisionProblem, *, time_limit: float) -> Division:
-    """Return prices and flows within about `time_limit` seconds.
+def divide(problem: DivisionProblem, *, warm: Division | None = None) -> Division:
+    """Return prices, flows and targets; `warm`: the fleet's last division, which saves steps.
 
     A variant's price is its model's times its speed, so that equal work costs the same on every variant.
     """
+    arrays = arrays_of(problem)
+    prices = dual.prices(arrays, warm.prices if warm is not None else None)
+    flows = within_limits(arrays, arrays.rate[:, None] * prices.shares)
+    shed = np.maximum(0.0, arrays.rate - flows.sum(axis=1))
+    objective = float((flows * arrays.value).sum() - shed @ arrays.penalty)
     speeds = capacity.speeds(problem.fleet)
-    busy = {}
-    for model in problem.fleet.models:
-        slots = {variant.key: max(0, problem.slots.get(variant.key, 0)) for variant in model.variants}
-        share = capacity.utilisation(sum(slots.values()))
-        busy[model.name] = share * sum(speeds[key] * count for key, count in slots.items())
-    answer = program.solve(problem, busy, time_limit=time_limit)
-    flows = _greedy(problem, busy) if answer is None else answer.flows
-    served = [0.0] * len(problem.classes)
-    objective = 0.0
-    for (k, name), rate in flows.items():
-        served[k] += rate
-        objective += rate * problem.classes[k].weight * problem.classes[k].offers[name].quality
-    shed = tuple(max(0.0, c.rate - done) for c, done in zip(problem.classes, served, strict=True))
-    objective -= sum(c.shed_penalty * rate for c, rate in zip(problem.classes, shed, strict=True))
-    prices = answer.model_prices if answer is not None else {}
+    by_model = dict(zip(arrays.models, prices.slots.tolist(), strict=True))
     return Division(
-        slot_prices={v.key: prices.get(v.key.model, 0.0) * speeds[v.key] for v in problem.fleet.variants()},
-        money_prices=(answer.money_prices if answer is not None else dict.fromkeys(problem.budget_rate, 0.0)),
-        flows={cell: rate for cell, rate in flows.items() if rate > _NOTHING},
-        shed=shed,
-        termination=Termination.FALLBACK if answer is None else Termination.OPTIMAL,
+        slot_prices={v.key: by_model[v.key.model] * speeds[v.key] for v in problem.fleet.variants()},
+        money_prices=dict(zip(arrays.policies, prices.money.tolist(), strict=True)),
+        flows={
+            (int(k), arrays.models[j]): float(flows[k, j]) for k, j in zip(*np.nonzero(flows), strict=True)
+        },
+        shed=tuple(shed.tolist()),
         objective=objective,
+        bound=max(objective, dual.bound(arrays, prices)),
+        termination=Termination.CONVERGED if prices.converged else Termination.LIMITED,
+        prices=prices,
+        targets=None if problem.shared is None else _targets(problem, arrays, flows, problem.shared),
     )
 
 
-def _greedy(problem: DivisionProblem, busy: dict[ModelName, float]) -> dict[tuple[int, ModelName], float]:
-    """Serve what is worth most per request first, each class by its best models that have room."""
-    left = dict(busy)
-    money = {policy: max(0.0, rate) for policy, rate in problem.budget_rate.items()}
-    rates = [demand.rate for demand in problem.classes]
-    cells = sorted(
-        (
-            (demand.weight * offer.quality + demand.shed_penalty, k, name)
-            for k, demand in enumerate(problem.classes)
-            for name, offer in demand.offers.items()
-            if name in left
-        ),
-        key=lambda cell: (-cell[0], cell[1], cell[2]),
-    )
-    flows = {}
-    for _, k, name in cells:
-        demand = problem.classes[k]
-        offer = demand.offers[name]
-        rate = rates[k]
-        if offer.service_time > 0:
-            rate = min(rate, left[name] / offer.service_time)
-        if demand.policy in money and offer.cost_usd > 0:
-            rate = min(rate, money[demand.policy] / offer.cost_usd)
-        flows[k, name] = rate
-        rates[k] -= rate
-        left[name] = max(0.0, left[name] - rate * offer.service_time)
-        if demand.policy in money:
-            money[demand.policy] = max(0.0, money[demand.policy] - rate * offer.cost_usd)
+def within_limits(arrays: Arrays, flows: FloatArray) -> FloatArray:
+    """Return the flows less what a ramp lets pass beyond a limit, and without tails."""
+    flows = np.where(flows > _NOTHING * arrays.rate[:, None], flows, 0.0)
+    load = (flows * arrays.seconds).sum(axis=0)
+    flows = flows * np.minimum(1.0, arrays.busy / np.maximum(load, _NOTHING * arrays.busy + 1e-300))
+    for p, money in enumerate(arrays.money):
+        mine = arrays.budget == p
+        spend = float((flows[mine] * arrays.cost[mine]).sum())
+        if spend > money:
+            flows[mine] *= np.where(arrays.cost[mine] > 0.0, money / spend, 1.0)
     return flows
+
+
+def _targets(problem: DivisionProblem, arrays: Arrays, flows: FloatArray, shared: SharedDemand) -> Targets:
+    """Share every class's flow among those who ask for it, and models' slots among their variants."""
+    part = shared.rates / np.maximum(arrays.rate, 1e-300)
+    variants = problem.fleet.variants()
+    places = {name: j for j, name in enumerate(arrays.models)}
+    column = np.array([places[variant.key.model] for variant in variants], dtype=np.int64)
+    live = np.array([max(0, problem.slots.get(variant.key, 0)) for variant in variants], dtype=np.float64)
+    fastest = arrays.fastest[column]
+    each = np.divide(live, fastest, out=np.zeros(len(live)), where=fastest > 0.0)
+    busy = part @ (flows * arrays.seconds)
+    mine = arrays.budget[:, None] == np.arange(len(arrays.policies))
+    asks = shared.rates @ mine
+    spend = part @ ((flows * arrays.cost).sum(axis=1)[:, None] * mine)
+    spends = spend.sum(axis=0)
+    basis = np.where(spends > 0.0, spend, asks)
+    total = np.maximum(basis.sum(axis=0), 1e-300)
+    return Targets(
+        sidecars=shared.sidecars,
+        variants=tuple(variant.key for variant in variants),
+        slots=busy[:, column] * each,
+        policies=arrays.policies,
+        money=basis * (arrays.money / total),
+        asks=asks,
+    )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
-from modelfleet_core.demand import DemandClass, ModelOffer
+from modelfleet_core.demand import DemandClass, ModelOffer, SharedDemand
 from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
@@ -23,6 +24,7 @@ from support.snapshots import event, observed, pod_object, slice_object
 
 CHAT, ASSISTANT = ObjectKey("ml", "chat"), ObjectKey("ml", "assistant")
 LARGE, API = VariantKey(ModelName("large"), "h100"), VariantKey(ModelName("frontier"), "api")
+ONE, TWO = (SidecarId("ml", name, name, "1") for name in ("one", "two"))
 NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 
 
@@ -94,21 +96,27 @@ def test_a_pod_that_is_gone_or_was_replaced_is_forgotten() -> None:
 class _Market:
     def __init__(self, rate: float, left: float) -> None:
         self.rate, self.left = rate, left
+        self.busy: Mapping[SidecarId, Mapping[VariantKey, float]] = {}
         self.slots: Mapping[ObjectKey, Mapping[VariantKey, float]] = {}
         self.money: Mapping[ObjectKey, float] = {}
 
-    def demand(self) -> tuple[DemandClass, ...]:
+    def shared_demand(self) -> SharedDemand:
         offers = {
             ModelName("large"): ModelOffer(0.7, 0.0, 2.0),
             ModelName("frontier"): ModelOffer(0.9, 0.01, 1.0),
         }
         kind = DemandClass(ASSISTANT, TierName("gold"), TaskName("math"), 1.0, 0.5, self.rate, offers)
-        return (kind,) if self.rate else ()
+        if not self.rate:
+            return SharedDemand((), (), np.zeros((0, 0)))
+        return SharedDemand((kind,), (ONE, TWO), np.array([[self.rate / 4], [3 * self.rate / 4]]))
 
     def usage(self, policy: ObjectKey) -> Usage | None:
         limit = NanoUsd(60 * 10**9)
         spent = NanoUsd(int((60 - self.left) * 10**9))
         return Usage(PeriodId("p"), NOW, NOW + timedelta(seconds=100), limit, spent, spent)
+
+    def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None:
+        self.busy = busy
 
     def set_prices(
         self, slots: Mapping[ObjectKey, Mapping[VariantKey, float]], money: Mapping[ObjectKey, float]
@@ -136,6 +144,7 @@ async def test_scarce_slots_have_a_price_and_scarce_money_too() -> None:
     pricing = await _priced(market)
     assert market.slots[CHAT][LARGE] > 0
     assert pricing.slot_prices(CHAT) == market.slots[CHAT]
+    assert market.busy[TWO][LARGE] == pytest.approx(3 * market.busy[ONE][LARGE])
     market = _Market(5.0, 1.0)  # a cent a second, where each request to the better model costs one
     await _priced(market)
     assert market.money[ASSISTANT] > 0
