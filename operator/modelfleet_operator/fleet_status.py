@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from modelfleet_core.allocation.result import Reason, Termination
-from modelfleet_core.catalog import Model, PoolPlacement
+from modelfleet_core.catalog import Mode, Model, PoolPlacement
 from modelfleet_core.values import EndpointUrl, ModelName, VariantKey
 
 from modelfleet_operator.cluster.fields import integer, items, mapping, text
@@ -101,18 +101,22 @@ def fleet_conditions(resolved: ResolvedFleet, done: Pass) -> tuple[Condition, ..
         for key, workload in sorted(done.view.workloads.items())
         if workload.ready < workload.replicas
     ]
-    failing = [c for c in (resolved.accepted, resolved.resolved_refs, solved, programmed) if not c.holds]
+    needed = [resolved.accepted, resolved.resolved_refs, solved]
+    advised = done.view.fleet.mode is Mode.ADVISORY
+    if not advised:  # otherwise what runs is for others to decide
+        needed.append(programmed)
+    failing = [c for c in needed if not c.holds]
     if failing:
         ready = no("Ready", failing[0].reason, failing[0].message)
     elif starting:
         ready = no("Ready", "StartingReplicas", f"replicas are not ready yet: {', '.join(starting)}")
     else:
         ready = _serving(done)
-    moving = not programmed.holds or bool(starting)
+    moving = (not programmed.holds and not advised) or bool(starting)
     reconciling = (
         yes("Reconciling", "InProgress", "replicas are being added or removed")
         if moving
-        else no("Reconciling", "Done", "the plan is in force")
+        else no("Reconciling", "Done", "nothing is being scaled" if advised else "the plan is in force")
     )
     return (
         resolved.accepted,
@@ -204,6 +208,9 @@ def _programmed(done: Pass) -> Condition:
         for key, variant in sorted(done.planned.plan.variants.items())
         if key in done.view.scalable and current[key] != variant.replicas
     ]
+    if open_ and done.view.fleet.mode is Mode.ADVISORY:
+        message = f"mode is Advisory: nothing is scaled, the plan would change {', '.join(open_)}"
+        return no("Programmed", "Advisory", message)
     if open_:
         message = (
             f"not yet scaled: {', '.join(open_)}; replicas are added once GPUs and money are free, and go "

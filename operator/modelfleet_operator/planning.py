@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from math import inf
 
 from modelfleet_core.allocation.limits import limits, minimums
 from modelfleet_core.allocation.problem import AllocationProblem
@@ -29,6 +30,8 @@ ASSUMED_RATE = 0.1
 """Requests per second of each task that the manifest names, and of others, while no sidecar has reported."""
 ASSUMED_INPUT, ASSUMED_OUTPUT = 500, 250
 """Tokens of an assumed request."""
+SETTLING = 3.0
+"""Seconds of requests before a plan follows them: the first of them say little of what is to come."""
 PATIENCE = 2.0
 """Start-up times that a variant may take before it holds back the removal of others no longer."""
 
@@ -59,6 +62,8 @@ class Demand:
     """USD per second that policies with a budget may spend from now on."""
     silent: int = 0
     """Sidecars that reported once and no more, though their pods exist."""
+    known_for: float = inf
+    """Seconds since the first request was reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,8 @@ class Planned:
 
 def basis_of(demand: Demand, memory: Memory) -> Basis:
     """Return what the next plan may rest on."""
-    if demand.classes or (demand.heard and (demand.reporting or not demand.pods)):
+    settled = demand.known_for >= SETTLING
+    if settled and (demand.classes or (demand.heard and (demand.reporting or not demand.pods))):
         return Basis.REPORTED
     if memory.planned is None or memory.basis is Basis.ASSUMED:
         return Basis.ASSUMED
@@ -119,7 +125,8 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     plan = allocate(problem, time_limit=time_limit)
     window = fleet.scaling.scale_down_stabilization
     before = memory.stabiliser or _first_stabiliser(window, view, memory, now)
-    stabiliser, plan = replace(before, window=window).settle(plan, problem, now)
+    before = replace(before, window=window, up_window=fleet.scaling.scale_up_stabilization)
+    stabiliser, plan = before.settle(plan, problem, now)
     if basis is Basis.HELD:
         plan = _said_held(plan)
     starting = {

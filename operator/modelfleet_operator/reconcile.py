@@ -15,9 +15,10 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from typing import NoReturn, Protocol
 
-from modelfleet_core.catalog import Fleet
+from modelfleet_core.catalog import Fleet, Mode
 from modelfleet_core.demand import DemandClass
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
@@ -128,7 +129,8 @@ class FleetTask:
         self._tools = tools
         declared = tools.world.now().snapshot.fleets.get(key)
         self._memory = Memory(planned=planned_replicas(declared.status) if declared is not None else None)
-        self._heard = False
+        self._heard_at: float | None = None
+        """When the first request was reported."""
 
     async def run(self) -> NoReturn:
         failures = 0
@@ -212,7 +214,11 @@ class FleetTask:
             now_declared, now_resolved, now_view = self._concern(tools.world.now())
             if now_declared != declared or now_view is None or now_resolved is None:
                 return "overtaken"
-            patches = next_patches(now_view, planned.desired, external=external, stalled=planned.stalled)
+            patches = (
+                next_patches(now_view, planned.desired, external=external, stalled=planned.stalled)
+                if now_view.fleet.mode is Mode.ACTIVE
+                else ()
+            )
             scaled = await tools.scaler.apply(patches, targets(tools.world.now()))
         self._memory = planned.memory
         now_declared, now_resolved, now_view = self._concern(tools.world.now())
@@ -235,7 +241,9 @@ class FleetTask:
             for found in self._tools.capacity.demand()
             if found.policy in policies and found.rate >= LEAST_RATE
         )
-        self._heard = self._heard or bool(classes)
+        now = self._tools.clock()
+        if classes and self._heard_at is None:
+            self._heard_at = now
         selected = present.resolution.selection.values()
         ages = [view.report_age for view in self._sidecars()]
         return Demand(
@@ -243,7 +251,8 @@ class FleetTask:
             reporting=sum(age < SILENT for age in ages),
             silent=sum(age >= SILENT for age in ages),
             pods=sum(isinstance(found, Follows) and found.fleet == self._key for found in selected),
-            heard=self._heard,
+            heard=self._heard_at is not None,
+            known_for=inf if self._heard_at is None else now - self._heard_at,
             budget_rate=self._tools.prices.budget_rates(policies),
         )
 

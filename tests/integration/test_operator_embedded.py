@@ -46,6 +46,22 @@ async def test_an_applied_fleet_is_planned_scaled_and_told(cluster: WatchedClust
                     assert response.status == 200
 
 
+async def test_an_advisory_fleet_is_planned_and_told_but_not_scaled(cluster: WatchedCluster) -> None:
+    advisory = fleet(least=3)
+    advisory["spec"]["mode"] = "Advisory"
+    cluster.apply(advisory)
+    async with running_operator(cluster):
+        message = await cluster.condition_becomes(Kind.FLEET, "chat", "Programmed", "Advisory")
+        assert "planned 3" in message
+        before = cluster.replicas("large")
+        advisory["spec"]["scaling"]["interval"] = "2s"  # one more pass, and nothing is scaled by it either
+        cluster.apply(advisory)
+        await cluster.condition_becomes(Kind.POLICY, "assistant", "Ready", "Ready")
+        assert cluster.replicas("large") == before != 3
+        cluster.apply(fleet(least=3))
+        await cluster.log.until(lambda: cluster.replicas("large") == 3, "3 replicas once it is Active")
+
+
 async def test_every_loop_has_a_heartbeat(cluster: WatchedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: set[str] = set()
     beat = Health.beat

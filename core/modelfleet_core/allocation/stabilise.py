@@ -2,7 +2,8 @@
 
 In: a `Plan`, its problem and the time. Out: the plan to apply and the next `Stabiliser`. Next: scale.
 
-Idle replicas go once no plan of the window wanted them. A move, where other variants need the GPUs or the
+Idle replicas go once no plan of the window wanted them; where a second window is set, replicas are added once
+all plans of that one wanted them. A move, where other variants need the GPUs or the
 money, happens at once, since the program takes only moves that gain more than they cost; what a move has
 brought then stays for the window. So alternating demand changes a variant's direction once in a window.
 """
@@ -30,8 +31,12 @@ class Stabiliser:
     """
 
     window: float
-    """Seconds."""
+    """Seconds, for scaling down."""
+    up_window: float = 0.0
+    """Seconds, for scaling up: the lowest of recent plans counts. 0: at once."""
     wanted: Mapping[VariantKey, History] = field(default_factory=dict)
+    lows: Mapping[VariantKey, History] = field(default_factory=dict)
+    """What was wanted, as far as it can still be the lowest."""
     gained: Mapping[VariantKey, float] = field(default_factory=dict)
     """When a variant last grew within a window of others, or itself, having shrunk: no move takes that."""
     shrunk: float = float("-inf")
@@ -46,13 +51,20 @@ class Stabiliser:
         """Return the next state and `plan` with what has to wait held back."""
         within = limits(problem)
         current = {key: v.now for key, v in within.variants.items()}
-        target = {key: variant.replicas for key, variant in plan.variants.items()}
+        planned = {key: variant.replicas for key, variant in plan.variants.items()}
+        lows = {key: self._lows(key, count, current[key], now) for key, count in planned.items()}
+        target = {
+            key: min(count, max(current[key], lows[key][0][1], within.variants[key].placement.replicas.min))
+            for key, count in planned.items()
+        }
         wanted = {key: self._history(key, count, current[key], now) for key, count in target.items()}
         held = {
             key: high
             for key, count in target.items()
             if count < (high := min(current[key], wanted[key][0][1]))
         }
+        if target != planned:  # what is to replace them does not start yet
+            held |= {key: current[key] for key, count in target.items() if count < current[key]}
         protected = {key for key, since in self.gained.items() if since > now - self.window}
         external = plan.hourly_cost - within.cost(target)
         replicas = _settled(within, external, current, target, held, protected)
@@ -60,9 +72,11 @@ class Stabiliser:
         gained = {key: since for key, since in self.gained.items() if key in protected and key in target}
         if shrunk > now - self.window:
             gained |= {key: now for key, count in replicas.items() if count > current[key]}
-        state = Stabiliser(window=self.window, wanted=wanted, gained=gained, shrunk=shrunk)
+        state = replace(self, wanted=wanted, lows=lows, gained=gained, shrunk=shrunk)
         variants = {
-            key: variant if replicas[key] == variant.replicas else self._held(variant, replicas[key])
+            key: variant
+            if replicas[key] == variant.replicas
+            else self._held(variant, replicas[key], early=target[key] < planned[key])
             for key, variant in plan.variants.items()
         }
         settled = replace(
@@ -79,8 +93,18 @@ class Stabiliser:
         recent = (entry for entry in before if entry[0] > now - self.window)
         return (*(entry for entry in recent if entry[1] > count), (now, count))
 
-    def _held(self, variant: VariantPlan, count: int) -> VariantPlan:
-        if count > variant.replicas:
+    def _lows(self, key: VariantKey, count: int, current: int, now: float) -> History:
+        """Return what was wanted; only what is lower than all after it can still be the lowest."""
+        if self.up_window <= 0:
+            return ((now, count),)
+        before = self.lows.get(key, ((now, current),))
+        recent = (entry for entry in before if entry[0] > now - self.up_window)
+        return (*(entry for entry in recent if entry[1] < count), (now, count))
+
+    def _held(self, variant: VariantPlan, count: int, *, early: bool) -> VariantPlan:
+        if early:
+            why = f"{variant.replicas} are wanted, but not by every plan of the last {self.up_window:g} s"
+        elif count > variant.replicas:
             why = f"{variant.replicas} would do, but {count} were wanted within the last {self.window:g} s"
         else:
             why = (

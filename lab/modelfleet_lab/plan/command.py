@@ -20,7 +20,7 @@ from modelfleet_lab.plan.study import study
 
 EXAMPLES = """examples:
   modelfleet plan -f examples/fleet.yaml --demand 20
-  modelfleet plan -f examples/fleet.yaml --demand examples/demand.yaml --json out/plan.json
+  modelfleet plan -f examples/fleet.yaml --demand examples/demand.csv --json out/plan.json
   modelfleet plan -f examples/fleet.yaml -f examples/policy.yaml --demand 0.5 -o out/plan.html
 
 DEMAND is a number of requests per second, spread evenly over the tasks that the fleet's quality.byTask names

@@ -299,6 +299,38 @@ def test_what_a_move_brought_stays_for_the_window():
     assert replicas(later) == {"a": 4, "b": 0}
 
 
+def test_scaling_up_waits_until_every_plan_of_the_window_wanted_it():
+    rising = [30.0, 30.0, 5.0, 30.0, 30.0, 30.0, 30.0]
+    stabiliser, seen = Stabiliser(300.0, up_window=40.0), []
+    current = {A: 1}
+    for step, rate in enumerate(rising):
+        stabiliser, plan = settled(
+            stabiliser, demand(rate, {"a": (0.9, 0.0, 1.0)}), current=current, now=15.0 * step
+        )
+        current = {A: replicas(plan)["a"]}
+        seen.append(current[A])
+        if step == 1:
+            assert reasons(plan)["a"] is Reason.HELD_BY_STABILISATION
+            assert "not by every plan of the last 40 s" in plan.variants[A].message
+    assert seen == [1, 1, 1, 1, 1, 4, 4], "the short lull began the wait anew"
+
+
+def test_a_declared_minimum_does_not_wait_to_be_reached():
+    it = fleet(model(on_pool("a", replicas=(2, 4))))
+    problem = ask(it)
+    _, plan = Stabiliser(300.0, up_window=40.0).settle(allocate(problem, time_limit=5.0), problem, 0.0)
+    assert replicas(plan) == {"a": 2}
+
+
+def test_what_is_to_be_replaced_stays_while_its_replacement_waits_to_be_started():
+    stabiliser, _ = settled(Stabiliser(0.0, up_window=40.0), FOR_A, current={A: 4}, now=0.0)
+    stabiliser, waiting = settled(stabiliser, FOR_B, current={A: 4}, now=15.0)
+    assert replicas(waiting) == {"a": 4, "b": 0}
+    stabiliser, _ = settled(stabiliser, FOR_B, current={A: 4}, now=30.0)
+    _, moved = settled(stabiliser, FOR_B, current={A: 4}, now=56.0)
+    assert replicas(moved) == {"a": 0, "b": 4}
+
+
 def test_after_a_restart_nothing_is_taken_from_what_runs_for_a_window():
     stabiliser = Stabiliser.resumed(300.0, {A: 4}, 0.0)
     stabiliser, kept = settled(stabiliser, FOR_B, current={A: 4}, now=1.0)

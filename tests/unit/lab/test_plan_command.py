@@ -54,7 +54,7 @@ def test_the_example_says_what_would_be_bought_and_why(
 
 
 def test_what_the_figures_say_adds_up(tmp_path: Path) -> None:
-    found = studied(str(ROOT / "examples" / "demand.yaml"), budget="16", tmp_path=tmp_path)
+    found = studied(str(ROOT / "examples" / "demand.csv"), budget="16", tmp_path=tmp_path)
     fleet = found.problem.fleet
     assert found.answered == pytest.approx(sum(found.requests(model.name) for model in fleet.models))
     assert found.asked == pytest.approx(21.0)

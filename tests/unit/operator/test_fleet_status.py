@@ -75,6 +75,36 @@ def test_a_fleet_whose_plan_runs_is_ready() -> None:
     assert found["WithinBudget"] == ("True", "WithinBudget")
 
 
+def _advisory(replicas: int) -> Observer:
+    observer = _observer(replicas=replicas, ready=replicas)
+    manifest = fleet_manifest()
+    manifest["spec"]["models"][0]["variants"][0]["replicas"] = {"min": 2, "max": 4}
+    manifest["spec"]["mode"] = "Advisory"
+    manifest["metadata"]["generation"] = 2
+    observer.apply(event(manifest))
+    return observer
+
+
+def test_an_advisory_fleet_says_what_it_would_change_and_is_ready_all_the_same() -> None:
+    conditions = fleet_conditions(*_done(_advisory(1)))
+    found = _by_type(conditions)
+    assert found["Programmed"] == ("False", "Advisory")
+    programmed = next(c for c in conditions if c.type == "Programmed")
+    assert programmed.message == (
+        "mode is Advisory: nothing is scaled, the plan would change large/h100 (1, planned 2)"
+    )
+    assert found["Ready"] == ("True", "Ready")
+    assert found["Reconciling"] == ("False", "Done")
+    body = fleet_body(_done(_advisory(1))[1])
+    plan = body["plan"]
+    assert isinstance(plan, dict)
+    assert [(v["current"], v["desired"]) for v in plan["variants"]] == [(1, 2)]
+
+
+def test_an_advisory_fleet_whose_plan_runs_already_has_nothing_to_say() -> None:
+    assert _by_type(fleet_conditions(*_done(_advisory(2))))["Programmed"] == ("True", "Programmed")
+
+
 def test_replicas_that_start_are_named() -> None:
     conditions = fleet_conditions(*_done(_observer(ready=1)))
     assert _by_type(conditions)["Ready"] == ("False", "StartingReplicas")

@@ -62,6 +62,31 @@ def test_a_plan_rests_on_reports_or_on_the_last_plan_or_on_an_assumption(
     assert basis_of(demand, memory) is basis
 
 
+def test_the_first_seconds_of_requests_move_nothing_yet() -> None:
+    """One burst as the first sidecar begins would be followed, and then held for a window."""
+    early = replace(_reported(30), known_for=1.0)
+    fresh = plan_fleet(_view(0), early, Memory(), 0.0, time_limit=2.0)
+    assert (fresh.basis, fresh.desired[LARGE]) == (Basis.ASSUMED, 1)
+    led_before = Memory(planned={LARGE: 2}, basis=None)
+    assert plan_fleet(_view(2), early, led_before, 0.0, time_limit=2.0).basis is Basis.HELD
+    later = replace(early, known_for=3.0)
+    settled = plan_fleet(_view(1), later, fresh.memory, 3.0, time_limit=2.0)
+    assert (settled.basis, settled.desired[LARGE]) == (Basis.REPORTED, 4)
+
+
+def test_the_fleet_says_how_long_scaling_up_waits() -> None:
+    manifest = fleet_manifest()
+    manifest["spec"]["scaling"]["scaleUpStabilization"] = "30s"
+    workload = deployment_object("large", replicas=1) | {"status": {"replicas": 1, "readyReplicas": 1}}
+    view = view_of(observed(manifest, node_object("a", gpus=8), workload))
+    memory, seen = Memory(), []
+    for now in (0.0, 15.0, 31.0):
+        planned = plan_fleet(view, _reported(30), memory, now, time_limit=2.0)
+        memory = planned.memory
+        seen.append(planned.desired[LARGE])
+    assert seen == [1, 1, 4]
+
+
 def test_reported_demand_brings_replicas_up() -> None:
     planned = plan_fleet(_view(0), _reported(30), Memory(), 0.0, time_limit=2.0)
     assert planned.basis is Basis.REPORTED
