@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 from typing import NewType
 
 ModelName = NewType("ModelName", str)
@@ -20,10 +21,15 @@ EndpointUrl = NewType("EndpointUrl", str)
 An external one ends in a fragment that names model and variant, since one API serves many models.
 """
 PeriodId = NewType("PeriodId", str)
-"""A period of one policy's budget, such as `ml/assistant/Day/2026-11-22`."""
+"""A period of one policy's accounts, such as `ml/assistant/Day/2026-11-22`."""
+AccountName = NewType("AccountName", str)
+"""One of a policy's accounts, such as `budget`, `share:frontier`, `tenant:acme` or `quota:frontier`."""
+AccountId = NewType("AccountId", str)
+"""An account in one period: `PeriodId`, a slash and `AccountName`."""
 NanoUsd = NewType("NanoUsd", int)
 
 NANO = 1_000_000_000
+RATE_MARK = "!"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,6 +52,30 @@ class VariantKey:
 
     def __str__(self) -> str:
         return f"{self.model}/{self.variant}"
+
+
+def rate_key(variant: VariantKey, what: str) -> VariantKey:
+    """Return what a rate limit of an external variant is leased as; `what`: requests or tokens.
+
+    The mark can not occur in the name of a variant. Its slots are units per minute: see `leasing.rates`.
+    """
+    return VariantKey(variant.model, f"{variant.variant}{RATE_MARK}{what}")
+
+
+def is_rate(variant: VariantKey) -> bool:
+    """Return whether `variant` stands for a rate limit: no request is sent there."""
+    return RATE_MARK in variant.variant
+
+
+def account_id(period: PeriodId, name: AccountName) -> AccountId:
+    return AccountId(f"{period}/{name}")
+
+
+@lru_cache(maxsize=1 << 14)
+def account_parts(account: AccountId) -> tuple[PeriodId, AccountName]:
+    """Return period and name of an account; the name is empty if `account` is not an id of ours."""
+    namespace, policy, length, starts, name = (*account.split("/", 4), "", "", "", "", "")[:5]
+    return PeriodId(f"{namespace}/{policy}/{length}/{starts}"), AccountName(name)
 
 
 def leased_endpoint(url: EndpointUrl, variant: VariantKey) -> EndpointUrl:

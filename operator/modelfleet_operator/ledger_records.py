@@ -1,4 +1,4 @@
-"""Stage publish: budget ledgers as ConfigMaps, one per policy and period.
+"""Stage publish: ledgers as ConfigMaps, one per policy and period, each with all accounts of that period.
 
 In: the publisher's reads and writes. Out: compare-and-swap writes of records in the policy's namespace. They
 are not owned by the policy: deleting and creating it again must not grant a period's money twice.

@@ -1,4 +1,4 @@
-"""Stage publish: keeps the budgets' ledgers in step with the lease book.
+"""Stage publish: keeps the policies' ledgers in step with the lease book.
 
 In come the records that the book needs read or written; out goes what the store holds. `publish.py` starts
 these; a leader that finds another one's epoch in a ledger ends.
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from modelfleet_core.leasing.grants import LeaseBook
 from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord
-from modelfleet_core.leasing.purse import ForeignEpochError
+from modelfleet_core.leasing.period_accounts import ForeignEpochError
 from modelfleet_core.values import ObjectKey, PeriodId
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ import grpc.aio
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand import DemandClass, SharedDemand
 from modelfleet_core.demand.meter import DemandMeter
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows, held_by
@@ -357,17 +358,18 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     def usage(self, policy: ObjectKey) -> Usage | None:
         """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""
-        purse = self._book.purse(policy) if self._book is not None else None
+        accounts = self._book.budget(policy) if self._book is not None else None
+        purse = accounts.purse(BUDGET) if accounts is not None else None
         budget = self._documents.policies[policy][0].budget if policy in self._documents.policies else None
-        if purse is None or budget is None:
+        if accounts is None or purse is None or budget is None:
             return None
         return Usage(
-            period=purse.period.id,
-            starts=purse.period.starts,
-            ends=purse.period.ends,
+            period=accounts.period.id,
+            starts=accounts.period.starts,
+            ends=accounts.period.ends,
             limit=budget.limit,
             granted=NanoUsd(purse.committed),
-            spent=purse.spent,
+            spent=NanoUsd(purse.spent),
         )
 
     def sidecars(self) -> tuple[SidecarView, ...]:

@@ -19,16 +19,17 @@ from modelfleet_core.leasing.messages import (
     Bid,
     Document,
     Grant,
+    Need,
     Report,
     SidecarId,
     SlotState,
     Want,
 )
 from modelfleet_core.values import (
+    AccountId,
     EndpointUrl,
     ModelName,
     ObjectKey,
-    PeriodId,
     TaskName,
     TierName,
 )
@@ -59,12 +60,12 @@ def report_from(message: capacity_pb2.LeaseReport) -> Report:
             for slot in bounds.bounded("slots", message.slots)
         },
         accounts={
-            PeriodId(bounds.text("accounts.period", account.period)): AccountState(
-                granted=bounds.money("accounts.granted", account.granted),
-                spent=bounds.money("accounts.spent", account.spent),
-                reserved=bounds.money("accounts.reserved", account.reserved),
-                returned=bounds.money("accounts.returned", account.returned),
-                wanted=bounds.money("accounts.wanted", account.wanted),
+            AccountId(bounds.text("accounts.account", account.account)): AccountState(
+                granted=bounds.amount("accounts.granted", account.granted),
+                spent=bounds.amount("accounts.spent", account.spent),
+                reserved=bounds.amount("accounts.reserved", account.reserved),
+                returned=bounds.amount("accounts.returned", account.returned),
+                need=_need(account.need) if account.HasField("need") else None,
             )
             for account in bounds.bounded("accounts", message.accounts)
         },
@@ -111,9 +112,9 @@ def grant_to(grant: Grant) -> capacity_pb2.LeaseGrant:
             slots=slot.slots,
             floor=slot.floor,
         )
-    for period, account in grant.accounts.items():
+    for key, account in grant.accounts.items():
         message.accounts.add(
-            period=period,
+            account=key,
             granted=account.granted,
             keep=account.keep,
             limit=account.limit,
@@ -184,6 +185,16 @@ def _document(document: Document | None) -> capacity_pb2.Document | None:
     if document is None:
         return None
     return capacity_pb2.Document(version=document.version, manifest=document.manifest)
+
+
+def _need(message: capacity_pb2.AccountNeed) -> Need | None:
+    need = Need(
+        total=bounds.amount("accounts.need.total", message.total),
+        first=bounds.amount("accounts.need.first", message.first),
+        weight=_finite("accounts.need.weight", message.weight),
+        price=_any_finite("accounts.need.price", message.price),
+    )
+    return need if 0 < need.first <= need.total else None
 
 
 def _demand(message: capacity_pb2.Demand) -> DemandReport:

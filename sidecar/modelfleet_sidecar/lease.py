@@ -25,10 +25,10 @@ from modelfleet_core.demand.sketch import NO_DEMAND, Sketch
 from modelfleet_core.errors import SpecError
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import Document, Grant, SidecarId, Want
+from modelfleet_core.leasing.messages import Document, Grant, Need, SidecarId, Want
 from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, VariantKey
+from modelfleet_core.values import AccountName, ModelName, TaskName, TierName, VariantKey
 
 from modelfleet_sidecar.wire import grant_from, report_to
 
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 REPORT_INTERVAL = 1.0
 """Seconds between reports that nothing presses for, unless the leader asks for more."""
-PRESSING_DELAY = 0.01
+PRESSING_DELAY = 0.001
 """Seconds that a pressing report waits for others to join it."""
 UNUSED_AFTER = 0.2
 """Seconds after which smaller wants are reported: a slot unused for that long may go to others."""
@@ -108,6 +108,7 @@ class LeaseClient:
         self._next_report = 0.0
         self._report_moved = asyncio.Event()
         self._changed = asyncio.Event()
+        self._giving_back: asyncio.TimerHandle | None = None
         self._farewell: int | None = None
         """Sequence of the report that gave everything back."""
         self._farewell_heard = False
@@ -116,19 +117,28 @@ class LeaseClient:
         """Return seconds on the clock that `holding` goes by."""
         return self._clock()
 
-    def want(self, wants: Mapping[VariantKey, Want], money: NanoUsd) -> None:
-        """Tell the leader what could be used now; at once if it is more than is held, else after a while.
-
-        `money`: what waiting requests would reserve.
-        """
+    def want(self, wants: Mapping[VariantKey, Want], needs: Mapping[AccountName, Need]) -> None:
+        """Tell the leader what could be used now; at once if it is more than is held, else after a while."""
         before = self.holding.wanted()
-        self.holding.want(wants, money)
+        self.holding.want(wants, needs)
+        self.give_back()
         if self.holding.wanted() == before:
             return
         if self.holding.short(self._clock()):
             self._press()
         else:
             self._report_within(UNUSED_AFTER)
+
+    def give_back(self) -> None:
+        """Give back what is unused for too long, now and when it is due next."""
+        now = self._clock()
+        self.holding.give_back(now)
+        due = self.holding.next_give_back(now)
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+            self._giving_back = None
+        if due is not None:
+            self._giving_back = asyncio.get_running_loop().call_later(due - now, self.give_back)
 
     def record(
         self,
@@ -173,7 +183,7 @@ class LeaseClient:
         `run` must go on meanwhile. Returns False if that took more than `timeout` seconds; the leader then
         counts this sidecar's slots as held until the lease and its longest request are over.
         """
-        self.holding.leave()
+        self.holding.leave(self._clock())
         self._press()
         try:
             async with asyncio.timeout(timeout):
@@ -271,7 +281,7 @@ class LeaseClient:
         if grant.policy is not None:
             self._versions["policy"] = grant.policy.version
             self.policy = _read("policy", grant.policy, parse_policy) or self.policy
-        self.holding.budgeted = self.policy is None or self.policy.budget is not None
+        self.holding.follow(self.policy)
 
     def _press(self) -> None:
         self._report_within(PRESSING_DELAY)

@@ -12,7 +12,7 @@ from modelfleet.v1 import capacity_pb2
 from modelfleet_core.leasing import bounds
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.messages import AccountGrant, Ask, Document, Grant, Report, SlotGrant
-from modelfleet_core.values import EndpointUrl, PeriodId, VariantKey
+from modelfleet_core.values import AccountId, EndpointUrl, VariantKey
 
 MAX_MANIFEST = 1 << 20
 MAX_MONEY = (1 << 63) - 1
@@ -32,12 +32,12 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
             bounds.slots("slots.slots", slot.slots),
             bounds.slots("slots.floor", slot.floor),
         )
-    accounts: dict[PeriodId, AccountGrant] = {}
+    accounts: dict[AccountId, AccountGrant] = {}
     for account in bounds.bounded("accounts", message.accounts):
-        accounts[PeriodId(bounds.text("accounts.period", account.period))] = AccountGrant(
-            granted=bounds.money("accounts.granted", account.granted),
-            keep=bounds.money("accounts.keep", account.keep),
-            limit=bounds.money("accounts.limit", account.limit),
+        accounts[AccountId(bounds.text("accounts.account", account.account))] = AccountGrant(
+            granted=bounds.amount("accounts.granted", account.granted),
+            keep=bounds.amount("accounts.keep", account.keep),
+            limit=bounds.amount("accounts.limit", account.limit),
             ends_in=_seconds("accounts.ends_in_ns", account.ends_in_ns),
             allowance=_price("accounts.allowance", account.allowance)
             if account.HasField("allowance")
@@ -91,14 +91,22 @@ def report_to(report: Report) -> capacity_pb2.LeaseReport:
     )
     for endpoint, slot in report.slots.items():
         message.slots.add(endpoint=endpoint, in_flight=slot.in_flight, kept=slot.kept)
-    for period, account in report.accounts.items():
+    for key, account in report.accounts.items():
+        need = account.need
         message.accounts.add(
-            period=period,
+            account=key,
             granted=account.granted,
             spent=min(account.spent, MAX_MONEY),
             reserved=min(account.reserved, MAX_MONEY),
             returned=account.returned,
-            wanted=min(account.wanted, MAX_MONEY),
+            need=capacity_pb2.AccountNeed(
+                total=min(need.total, MAX_MONEY),
+                first=min(need.first, MAX_MONEY),
+                weight=need.weight,
+                price=need.price,
+            )
+            if need is not None
+            else None,
         )
     for variant, want in report.wants.items():
         told = message.wants.add(model=variant.model, variant=variant.variant, slots=want.slots)

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from modelfleet_core.demand.sketch import NO_DEMAND
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import (
     AccountGrant,
     AccountState,
+    Ask,
     Grant,
     Report,
     SidecarId,
@@ -19,7 +21,16 @@ from modelfleet_core.leasing.messages import (
     Want,
 )
 from modelfleet_core.manifests import document, parse_policy
-from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import (
+    AccountId,
+    EndpointUrl,
+    ModelName,
+    NanoUsd,
+    ObjectKey,
+    PeriodId,
+    VariantKey,
+    account_id,
+)
 
 from support.manifests import fleet_manifest, policy_manifest
 
@@ -30,8 +41,9 @@ POD_A = EndpointUrl("http://10.0.0.1:8000")
 POD_B = EndpointUrl("http://10.0.0.2:8000")
 ONE = SidecarId("ml", "one", "uid-one", "1")
 TWO = SidecarId("ml", "two", "uid-two", "1")
-TODAY = PeriodId("ml/assistant/Day/2026-11-25")
-YESTERDAY = PeriodId("ml/assistant/Day/2026-11-24")
+DAY = PeriodId("ml/assistant/Day/2026-11-25")
+TODAY = account_id(DAY, BUDGET)
+YESTERDAY = account_id(PeriodId("ml/assistant/Day/2026-11-24"), BUDGET)
 AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TTL = 30.0
 LONGEST = 120.0
@@ -39,16 +51,20 @@ LIMIT = NanoUsd(60 * 10**9)
 
 
 def money(granted: int, *, keep: int = 10**12, ends_in: float = 1000.0) -> AccountGrant:
-    return AccountGrant(NanoUsd(granted), NanoUsd(keep), LIMIT, ends_in)
+    return AccountGrant(granted, keep, LIMIT, ends_in)
 
 
 def grant(
     sequence: int,
     slots: Mapping[EndpointUrl, int] | None = None,
-    accounts: Mapping[PeriodId, AccountGrant] | None = None,
+    accounts: Mapping[AccountId, AccountGrant] | None = None,
     *,
     epoch: int = 1,
     sent_at: float = 0.0,
+    floors: Mapping[EndpointUrl, int] | None = None,
+    variants: Mapping[EndpointUrl, VariantKey] | None = None,
+    asks: Mapping[VariantKey, Ask] | None = None,
+    linger: Mapping[VariantKey, float] | None = None,
 ) -> Grant:
     return Grant(
         epoch=epoch,
@@ -56,13 +72,18 @@ def grant(
         answers=1,
         report_sent_at=sent_at,
         ttl=TTL,
-        slots={endpoint: SlotGrant(LARGE, count) for endpoint, count in (slots or {}).items()},
+        slots={
+            endpoint: SlotGrant((variants or {}).get(endpoint, LARGE), count, (floors or {}).get(endpoint, 0))
+            for endpoint, count in (slots or {}).items()
+        },
         accounts=accounts or {},
         slot_prices={},
         money_price=0.0,
         fleet=None,
         policy=None,
         refusal="",
+        asks=asks or {},
+        linger=linger or {},
     )
 
 
@@ -74,7 +95,7 @@ def report(
     epoch: int = 1,
     applied: int = 0,
     wants: int = 0,
-    accounts: Mapping[PeriodId, AccountState] | None = None,
+    accounts: Mapping[AccountId, AccountState] | None = None,
     leaving: bool = False,
     versions: tuple[str, str] = ("", ""),
 ) -> Report:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from modelfleet_core.values import ModelName, NanoUsd, VariantKey
+from modelfleet_core.values import ModelName, VariantKey
 
 MAX_ENTRIES = 10_000
 MAX_TEXT = 1_024
@@ -54,7 +54,8 @@ def slots(field: str, count: int) -> int:
     return count
 
 
-def money(field: str, amount: int) -> NanoUsd:
-    if amount < 0:
-        raise WireError(field, f"money must not be negative, is {amount}")
-    return NanoUsd(amount)
+def amount(field: str, count: int) -> int:
+    """Check an amount of an account: nano-USD or requests."""
+    if count < 0:
+        raise WireError(field, f"must not be negative, is {count}")
+    return count

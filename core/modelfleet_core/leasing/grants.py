@@ -20,11 +20,11 @@ from datetime import datetime
 from modelfleet_core.leasing.exchange import Exchange
 from modelfleet_core.leasing.holders import Follows, Holder
 from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord
-from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId, SlotGrant
-from modelfleet_core.leasing.purse import Purse
-from modelfleet_core.leasing.slots import UPSTREAM_NOTICES, Capacity, counts_rate, floors
-from modelfleet_core.leasing.takeover import LATER, Takeover
-from modelfleet_core.leasing.treasury import Treasury, presses
+from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId
+from modelfleet_core.leasing.period_accounts import PeriodAccounts
+from modelfleet_core.leasing.slots import UPSTREAM_NOTICES, Capacity, counts_rate
+from modelfleet_core.leasing.takeover import LATER, Blocked, Takeover
+from modelfleet_core.leasing.treasury import Treasury
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
@@ -81,8 +81,7 @@ class LeaseBook:
         """The most slots of one sidecar that outlast its lease."""
         self._started_at = now
         self._takeover = Takeover.of(may_hold)
-        self._blocked: tuple[bool, bool, int] = (True, True, 1)
-        """Whether slots of servers and rates may be held by unheard pods, and by how many."""
+        self._blocked = Blocked(True, True, 1)
         self._documents = Documents({}, {})
         self._prices = Prices({}, {})
         self._treasury = Treasury(epoch)
@@ -108,19 +107,7 @@ class LeaseBook:
             self._news[holder.id] = holder
 
     def _set_live(self) -> None:
-        recovering, rates_recovering, unheard = self._blocked
-        self._exchange.set_live(
-            {
-                endpoint: self._takeover.most(
-                    endpoint,
-                    slots,
-                    recovering=rates_recovering if counts_rate(endpoint) else recovering,
-                    unheard=unheard,
-                    floor=self._floor,
-                )
-                for endpoint, slots in self._exchange.published.items()
-            }
-        )
+        self._exchange.set_live(self._takeover.live(self._exchange.published, self._blocked, self._floor))
 
     def set_documents(self, documents: Documents) -> None:
         """Take over the accepted fleets and policies."""
@@ -240,11 +227,10 @@ class LeaseBook:
                 continue
             if holder.heard_at <= silent_since:
                 self._pass_over(holder)
-            over = max(holder.lease_until, holder.heard_at) + self._longest
-            if holder.gone_at is not None and now >= min(over, holder.gone_at):
-                self._lapse(holder, now, rates=now < min(over, holder.gone_at) + LATER, floors=False)
-            elif now >= over:
-                self._lapse(holder, now, rates=now < over + LATER, floors=True)
+            over = holder.over(self._longest)
+            if now >= over:
+                gone = holder.gone_at is not None
+                self._lapse(holder, now, rates=now < over + LATER, floors=not gone)
             elif holder.report.leaving and not holder.connected and not holder.counted:
                 self._lapse(holder, now, rates=False, floors=False)
 
@@ -308,9 +294,17 @@ class LeaseBook:
         """Return the slots that may be in use, by endpoint; also at endpoints that are not live any more."""
         return self._exchange.held
 
-    def purse(self, policy: ObjectKey) -> Purse | None:
-        """Return a policy's money in the present period; None: no budget, or its ledger is not open yet."""
-        return self._treasury.purse(policy)
+    def budget(self, policy: ObjectKey) -> PeriodAccounts | None:
+        """Return the period of a policy's budget; None: it has no budget, or its ledger is not open yet."""
+        return self._treasury.budget(policy)
+
+    def forecast(self, policy: ObjectKey) -> str:
+        """Return the view of past demand that the ledger of a policy's budget holds; empty: none."""
+        return self._treasury.forecast(policy)
+
+    def set_forecast(self, policy: ObjectKey, forecast: str) -> None:
+        """Store a view of past demand with the next write of the budget's ledger."""
+        self._treasury.set_forecast(policy, forecast)
 
     @property
     def report_every(self) -> float:
@@ -362,10 +356,9 @@ class LeaseBook:
         Each counts as held from now on, so each must be sent, in this order.
         """
         self._look_around(now)
-        for sidecar in self._treasury.divide():
-            holder = self._holders[sidecar]
-            if sidecar not in self._news and presses(holder, self._treasury.accounts(holder)):
-                self._news[sidecar] = holder
+        for sidecar in self._treasury.divide(now):
+            if sidecar in self._holders:
+                self._news[sidecar] = self._holders[sidecar]
         self._news |= self._exchange.serve(
             now,
             lambda holder: holder.id in ready and holder.unacknowledged < MOST_UNACKNOWLEDGED,
@@ -383,7 +376,8 @@ class LeaseBook:
     def _look_around(self, now: float) -> None:
         """Find out what older leases still block."""
         if any(self._blocked):
-            blocked = (self.recovering(now), self.recovering(now - LATER), self._takeover.unheard(now))
+            unheard = self._takeover.unheard(now)
+            blocked = Blocked(self.recovering(now), self.recovering(now - LATER), unheard)
             if blocked != self._blocked:
                 self._blocked = blocked
                 self._set_live()
@@ -395,9 +389,8 @@ class LeaseBook:
     def _grant(self, holder: Holder, now: float) -> Grant:
         """Return the holder's next grant, counted as held."""
         follows = holder.follows if isinstance(holder.follows, Follows) else None
-        policy = self._documents.policies[follows.policy][0] if follows is not None else None
-        slots = self._slots(holder, follows, policy)
-        fleet_sent, policy_sent = self._documents_for(holder, follows)
+        policy, document = self._documents.policies[follows.policy] if follows is not None else (None, None)
+        slots = self._exchange.grantable(holder, policy.floor if policy is not None and self._floor else None)
         moves = {endpoint: granted.slots for endpoint, granted in slots.items()} != holder.told
         asks, linger = self._exchange.asks(holder)
         grant = Grant(
@@ -410,8 +403,10 @@ class LeaseBook:
             accounts=self._treasury.accounts(holder),
             slot_prices=self._prices.slots.get(follows.fleet, {}) if follows is not None else {},
             money_price=self._prices.money.get(follows.policy, 0.0) if follows is not None else 0.0,
-            fleet=fleet_sent,
-            policy=policy_sent,
+            fleet=holder.lacks_fleet(self._documents.fleets.get(follows.fleet))
+            if follows is not None
+            else None,
+            policy=holder.lacks_policy(document),
             refusal=holder.follows if isinstance(holder.follows, str) else "",
             asks=asks,
             linger=linger,
@@ -422,40 +417,6 @@ class LeaseBook:
             self._exchange.recount(holder)
             self._exchange.weigh(holder, now)
         return grant
-
-    def _slots(
-        self, holder: Holder, follows: Follows | None, policy: Policy | None
-    ) -> Mapping[EndpointUrl, SlotGrant]:
-        if follows is None or policy is None:
-            return {}
-        slots: dict[EndpointUrl, int] = {}
-        for endpoint, target in holder.target.items():
-            told = holder.told.get(endpoint, 0)
-            if target > told:
-                # While more is held than is live only recalls go out: not even a lost grant is made again.
-                most = holder.counted.get(endpoint, 0) + self._exchange.room(endpoint)
-                target = min(target, max(told, most)) if self._exchange.room(endpoint) >= 0 else told
-            if target > 0:
-                slots[endpoint] = target
-        floor = floors(slots, policy.floor(sum(slots.values()))) if self._floor else {}
-        granted = {}
-        for endpoint, count in slots.items():
-            market = self._exchange.market(follows.fleet, endpoint)
-            if market is not None:
-                granted[endpoint] = SlotGrant(market.variant, count, floor.get(endpoint, 0))
-        return granted
-
-    def _documents_for(
-        self, holder: Holder, follows: Follows | None
-    ) -> tuple[Document | None, Document | None]:
-        """Return the fleet's and the policy's document where the sidecar has neither got nor been sent it."""
-        if follows is None:
-            return None, None
-        fleet = self._documents.fleets.get(follows.fleet)
-        policy = self._documents.policies[follows.policy][1]
-        if fleet is not None and fleet.version in (holder.report.fleet_version, holder.fleet_sent):
-            fleet = None
-        return fleet, None if policy.version in (holder.report.policy_version, holder.policy_sent) else policy
 
 
 def _nowhere(endpoint: EndpointUrl) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from modelfleet_core.demand.sketch import NO_DEMAND
-from modelfleet_core.leasing.messages import Grant, Report, SidecarId, SlotState
-from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId, SlotState
+from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,25 @@ class Holder:
         state = self.report.slots.get(endpoint)
         return state.in_flight if state is not None else 0
 
-    def free_money(self, period: PeriodId) -> int:
-        """Return the money that its newest report shows as free."""
-        state = self.report.accounts.get(period)
-        return state.granted - state.returned - state.spent - state.reserved if state is not None else 0
+    def lacks_fleet(self, document: Document | None) -> Document | None:
+        """Return the fleet's document if the sidecar has neither got it nor been sent it."""
+        if document is None or document.version in (self.report.fleet_version, self.fleet_sent):
+            return None
+        return document
+
+    def lacks_policy(self, document: Document | None) -> Document | None:
+        """Return the policy's document if the sidecar has neither got it nor been sent it."""
+        if document is None or document.version in (self.report.policy_version, self.policy_sent):
+            return None
+        return document
+
+    def over(self, longest: float) -> float:
+        """Return when nothing but floors may be in use, not even those where its pod is known to be gone.
+
+        `longest`: seconds of the longest request.
+        """
+        ends = max(self.lease_until, self.heard_at) + longest
+        return ends if self.gone_at is None else min(ends, self.gone_at)
 
     def keep_only(self, stays: Callable[[EndpointUrl], bool], *, floors: bool) -> None:
         """Count nothing as held any more but what lies at endpoints where `stays`, and the floors."""

@@ -1,84 +1,49 @@
 """Stage forward, the sidecar's side of a lease: what this sidecar may use now.
 
-In come the leader's grants; out go reservations of one slot and money, and reports to the leader.
-`lease.py` of the sidecar moves the messages; `grants.py` is the leader's side.
+In come the leader's grants; out go reservations of one slot, units of rates and money, and reports to the
+leader. `lease.py` of the sidecar moves the messages; `grants.py` is the leader's side.
 
-    kept = max(applied grant, in flight)                      per endpoint, as the leader must count it
-    lease ends at report_sent_at + ttl x (1 - DRIFT)          on this sidecar's own clock
-    spent + reserved <= granted - returned                    per budget period, always
+    kept = max(applied grant less what was given back, in flight)    per endpoint, as the leader counts it
+    lease ends at report_sent_at + ttl x (1 - DRIFT)                 on this sidecar's own clock
+    spent + reserved <= granted - returned                           per account and period, always
 
-Slots end with the lease; money ends only with its period.
+Slots end with the lease, but for their floor; money ends only with its period.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from types import MappingProxyType
 
 from modelfleet_core.demand.sketch import DemandReport
-from modelfleet_core.leasing.messages import (
-    AccountState,
-    Grant,
-    Report,
-    SidecarId,
-    SlotGrant,
-    SlotState,
-    Want,
-)
-from modelfleet_core.values import EndpointUrl, NanoUsd, PeriodId, VariantKey
+from modelfleet_core.leasing.accounts import BUDGET, counts_requests
+from modelfleet_core.leasing.held_lease import HeldLease
+from modelfleet_core.leasing.held_money import HeldAccount, HeldMoney
+from modelfleet_core.leasing.messages import AccountState, Grant, Need, Report, SidecarId, Want
+from modelfleet_core.leasing.rates import HeldRate, Taken
+from modelfleet_core.leasing.reservations import EXPIRED, REPEATED, Refused, Reservation, Settlement, Short
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import AccountId, AccountName, EndpointUrl, NanoUsd, TierName, VariantKey
 
-DRIFT = 0.01
-"""How far two clocks may drift apart over a lease."""
+MOST_EXPIRED = 10_000
+"""Reservations remembered as expired, for callers that settle late."""
 
-
-class Refused(Enum):
-    """Why nothing was reserved. More may come: `want` what is missing and wait for a change."""
-
-    NO_LEASE = "NoLease"
-    """None was granted yet, it ended, or this sidecar is leaving."""
-    NO_SLOT = "NoSlot"
-    """All slots that the lease gives at this endpoint are in use."""
-    NO_MONEY = "NoMoney"
-    """The money granted in this period does not cover the amount."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """One slot at `endpoint` and `amount` of money (nothing when the policy has no budget)."""
-
-    id: int
-    endpoint: EndpointUrl
-    variant: VariantKey
-    period: PeriodId | None
-    """The period that pays; None: the policy has no budget."""
-    amount: NanoUsd
-    deadline: float
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What settling did. `first` is False when the reservation was settled before: nothing changed."""
-
-    first: bool
-    charged: NanoUsd
-    excess: NanoUsd
-    """Part of `charged` above the reserve; not 0 only if a model server broke the limits sent to it."""
+_NO_RATES: Mapping[EndpointUrl, int] = MappingProxyType({})
+_NO_LEASE = Refused(Short.LEASE)
+_NO_SLOT = Refused(Short.SLOT)
 
 
 @dataclass(slots=True)
-class _Account:
-    granted: int = 0
-    spent: int = 0
-    reserved: int = 0
-    returned: int = 0
-    keep: int = 0
-    limit: int = 0
-    ends_at: float = 0.0
+class _Open:
+    """A reservation that is not settled, and what it took."""
 
-    @property
-    def free(self) -> int:
-        return max(0, self.granted - self.returned - self.spent - self.reserved)
+    reservation: Reservation
+    charged: list[tuple[HeldAccount, int]]
+    taken: list[tuple[HeldRate, Taken]]
+    tier: TierName | None
 
 
 class Holding:
@@ -91,19 +56,23 @@ class Holding:
         self.sidecar = sidecar
         self.epoch = 0
         self.applied = 0
-        self.lease_ends = float("-inf")
-        self.leaving = False
-        self.budgeted = True
-        """Whether the policy has a budget; without a policy money is refused."""
+        self.lease = HeldLease()
         self._pressing = pressing
-        self._slots: dict[EndpointUrl, SlotGrant] = {}
-        self._in_flight: dict[EndpointUrl, int] = {}
-        self._accounts: dict[PeriodId, _Account] = {}
-        self._reservations: dict[int, Reservation] = {}
+        self._budgeted = True
+        self._money = HeldMoney()
+        self._open: dict[int, _Open] = {}
+        self._expired: deque[int] = deque(maxlen=MOST_EXPIRED)
         self._next_reservation = 1
         self._reports = 0
         self._wants: dict[VariantKey, Want] = {}
-        self._wanted_money = 0
+        self._needs: dict[AccountName, Need] = {}
+
+    # Grants.
+
+    def follow(self, policy: Policy | None) -> None:
+        """Go by `policy` from now on; None: none is known, so no slot outlives its lease."""
+        self._budgeted = policy is None or policy.budget is not None
+        self.lease.follow(policy)
 
     def adopt(self, epoch: int) -> bool:
         """Follow the leader of `epoch` from now on; False (and no change) if it is an older one."""
@@ -116,195 +85,220 @@ class Holding:
         """Take over a newer grant of the adopted epoch; False (and no change) if it is not one."""
         if grant.epoch != self.epoch or grant.sequence <= self.applied:
             return False
-        before = {endpoint: granted.slots for endpoint, granted in self._slots.items()}
         self.applied = grant.sequence
-        self.lease_ends = grant.report_sent_at + grant.ttl * (1 - DRIFT)
-        self._slots = {} if self.leaving else dict(grant.slots)
-        self._apply_accounts(grant, now)
-        changed = before != {endpoint: granted.slots for endpoint, granted in self._slots.items()}
-        if changed or any(
-            account.free > self._kept_money(account, now) for account in self._accounts.values()
-        ):
+        changed = self.lease.apply(grant, now)
+        in_use = {account.id for one in self._open.values() for account, _ in one.charged}
+        self._money.apply(grant.accounts, grant.report_sent_at, now, in_use)
+        if changed or any(account.free > self._kept(account, now) for account in self._money):
             self._pressing()
         return True
 
-    def _apply_accounts(self, grant: Grant, now: float) -> None:
-        for period, granted in grant.accounts.items():
-            account = self._accounts.setdefault(period, _Account())
-            account.granted = max(account.granted, granted.granted)
-            account.keep = granted.keep
-            account.limit = granted.limit
-            account.ends_at = grant.report_sent_at + granted.ends_in
-        in_use = {reservation.period for reservation in self._reservations.values()}
-        for period in [period for period in self._accounts if period not in grant.accounts]:
-            # The leader stops listing an account only after its period ended, so it never comes back.
-            if period not in in_use:
-                del self._accounts[period]
-            else:
-                self._accounts[period].keep = 0
-                self._accounts[period].ends_at = min(self._accounts[period].ends_at, now)
+    # What may be used.
+
+    @property
+    def leaving(self) -> bool:
+        return self.lease.leaving
 
     def live(self, now: float) -> bool:
-        """Return whether the lease gives slots now."""
-        return now < self.lease_ends and not self.leaving
+        """Return whether the lease gives slots now; floors apart."""
+        return self.lease.live(now)
 
-    def free(self, now: float) -> Mapping[EndpointUrl, int]:
-        """Return the slots not in use by leased endpoint; all 0 after the lease ended."""
-        live = self.live(now)
-        return {
-            endpoint: max(0, granted.slots - self._in_flight.get(endpoint, 0)) if live else 0
-            for endpoint, granted in self._slots.items()
-        }
+    def free(self, now: float, tier: TierName | None = None) -> Mapping[EndpointUrl, int]:
+        """Return the slots not in use by leased endpoint; after the lease what a floor leaves to `tier`."""
+        return self.lease.free(now, tier)
+
+    def free_units(self, now: float, tier: TierName | None = None) -> Mapping[EndpointUrl, int]:
+        """Return the units not in use of every limit by the minute that is leased."""
+        return self.lease.free_units(now, tier)
 
     def variant_of(self, endpoint: EndpointUrl) -> VariantKey | None:
         """Return the variant behind a leased endpoint; None: not leased."""
-        granted = self._slots.get(endpoint)
-        return granted.variant if granted is not None else None
+        return self.lease.variant_of(endpoint)
 
     def in_flight(self) -> Mapping[EndpointUrl, int]:
-        return dict(self._in_flight)
+        return self.lease.in_flight()
 
-    def _current(self, now: float) -> tuple[PeriodId, _Account] | None:
-        open_accounts = [
-            (period, account) for period, account in self._accounts.items() if now < account.ends_at
-        ]
-        return max(open_accounts, key=lambda item: item[1].ends_at, default=None)
+    def room(self, now: float) -> Mapping[AccountName, int]:
+        """Return what each account has free now; one that is not there has nothing."""
+        accounts = ((name, self._money.present(name, now)) for name in self._money.names())
+        return {name: account.free for name, account in accounts if account is not None}
 
     def money(self, now: float) -> NanoUsd | None:
-        """Return the money that can be reserved now; None: the policy has no budget."""
-        if not self.budgeted:
+        """Return the money of the budget that can be reserved now; None: the policy has no budget."""
+        if not self._budgeted:
             return None
-        current = self._current(now)
-        return NanoUsd(current[1].free if current is not None else 0)
+        account = self._money.present(BUDGET, now)
+        return NanoUsd(account.free if account is not None else 0)
 
-    def period_ends(self, now: float) -> float | None:
-        """Return when the present budget period ends; None: no account is open."""
-        current = self._current(now)
-        return current[1].ends_at if current is not None else None
+    def allowance(self, now: float) -> float:
+        """Return the USD per second that should be spent on average; infinite: no pacing."""
+        account = self._money.present(BUDGET, now)
+        return account.allowance if account is not None else math.inf
 
-    def periods(self) -> frozenset[PeriodId]:
-        """Return the periods it has an account of."""
-        return frozenset(self._accounts)
+    def period_ends(self, now: float, account: AccountName = BUDGET) -> float | None:
+        """Return when an account's present period ends; None: it has none."""
+        present = self._money.present(account, now)
+        return present.ends_at if present is not None else None
 
-    def _kept_money(self, account: _Account, now: float) -> int:
-        """Return how much free money of an account need not be given back."""
-        if self.leaving or now >= account.ends_at:
-            return 0
-        return max(account.keep, self._wanted_money)
+    def limit(self, now: float, account: AccountName) -> int | None:
+        """Return an account's limit in the present period, over all sidecars; None: it has none."""
+        present = self._money.present(account, now)
+        return present.limit if present is not None else None
 
-    def account(self, period: PeriodId) -> AccountState | None:
-        """Return one account as a report would show it, without wants; None: not known (any more)."""
-        account = self._accounts.get(period)
-        return _state(account, 0) if account is not None else None
+    def accounts(self) -> frozenset[AccountId]:
+        """Return the accounts it has, also those of periods that are over."""
+        return frozenset(self._money.by_id)
+
+    def account(self, account: AccountId) -> AccountState | None:
+        """Return one account as a report would show it, without need; None: not known (any more)."""
+        held = self._money.by_id.get(account)
+        return held.state(None) if held is not None else None
+
+    # Reservations.
 
     def reserve(
-        self, now: float, endpoint: EndpointUrl, amount: NanoUsd, deadline: float
+        self,
+        now: float,
+        endpoint: EndpointUrl,
+        amount: NanoUsd,
+        deadline: float,
+        *,
+        charges: Mapping[AccountName, int],
+        tier: TierName | None = None,
+        rates: Mapping[EndpointUrl, int] = _NO_RATES,
     ) -> Reservation | Refused:
-        """Take one slot at `endpoint` and `amount` of money, both or nothing.
+        """Take one slot at `endpoint`, `charges` of each account and the units `rates`: all or nothing.
 
-        Until it is settled the reservation counts; after `deadline` `expire` settles it at its reserve.
+        `amount`: upper bound of the cost, `charges` of the accounts that count money. Until it is settled the
+        reservation counts; after `deadline` `expire` settles it at its reserve.
         """
-        granted = self._slots.get(endpoint)
-        if granted is None or not self.live(now):
-            return Refused.NO_LEASE
-        in_flight = self._in_flight.get(endpoint, 0)
-        if in_flight >= granted.slots:
-            return Refused.NO_SLOT
-        period: PeriodId | None = None
-        if self.budgeted:
-            current = self._current(now)
-            if current is None or current[1].free < amount:
-                return Refused.NO_MONEY
-            period = current[0]
-            current[1].reserved += amount
-        reservation = Reservation(self._next_reservation, endpoint, granted.variant, period, amount, deadline)
-        self._next_reservation += 1
-        self._in_flight[endpoint] = in_flight + 1
-        self._reservations[reservation.id] = reservation
+        lease = self.lease
+        held = lease.slots.get(endpoint)
+        if held is None or lease.leaving:
+            return _NO_LEASE
+        most = lease.most(held, now, tier)
+        if held.in_flight >= most:
+            return _NO_SLOT if most else _NO_LEASE
+        for limit, units in rates.items():
+            rate = lease.rates.get(limit)
+            if rate is not None:
+                rate.release(now)
+            if rate is None or rate.in_use + units > lease.most(rate, now, tier):
+                return Refused(Short.RATE, endpoint=limit)
+        charged: list[tuple[HeldAccount, int]] = []
+        for name, charge in charges.items():
+            account = self._money.present(name, now)
+            if account is None or account.free < charge:
+                return Refused(Short.ACCOUNT, account=name)
+            charged.append((account, charge))
+        number = self._next_reservation
+        self._next_reservation = number + 1
+        for account, charge in charged:
+            account.reserved += charge
+        lease.take(held, tier)
+        reservation = Reservation(
+            number, endpoint, held.variant, amount, tuple([account.id for account, _ in charged]), deadline
+        )
+        taken = [(lease.rates[limit], lease.rates[limit].take(now, units)) for limit, units in rates.items()]
+        self._open[number] = _Open(reservation, charged, taken, tier)
         return reservation
 
-    def settle(self, reservation_id: int, actual: NanoUsd | None) -> Settlement:
-        """Book `actual` (None: not known, so the whole reserve) and free the slot and the rest."""
-        reservation = self._reservations.pop(reservation_id, None)
-        if reservation is None:
-            return Settlement(first=False, charged=NanoUsd(0), excess=NanoUsd(0))
-        charged = reservation.amount if actual is None else actual
-        if reservation.period is not None:
-            account = self._accounts[reservation.period]
-            account.reserved -= reservation.amount
-            account.spent += charged
-            if account.free > max(account.keep, self._wanted_money):
-                self._pressing()  # another sidecar may wait for this money
-        self._leave_slot(reservation.endpoint)
-        return Settlement(first=True, charged=charged, excess=NanoUsd(max(0, charged - reservation.amount)))
+    def settle(self, reservation_id: int, actual: NanoUsd | None, now: float) -> Settlement:
+        """Book `actual` (None: not known, so the whole reserve), in quotas one request, and free the rest."""
+        one = self._open.pop(reservation_id, None)
+        if one is None:
+            return EXPIRED if reservation_id in self._expired else REPEATED
+        amount = one.reservation.amount
+        charged = amount if actual is None else actual
+        for account, reserved in one.charged:
+            account.reserved -= reserved
+            account.spent += reserved if actual is None or counts_requests(account.name) else actual
+        self._leave(one, now)
+        return Settlement(first=True, charged=charged, excess=NanoUsd(max(0, charged - amount)))
 
-    def _leave_slot(self, endpoint: EndpointUrl) -> None:
-        granted = self._slots.get(endpoint)
-        left = self._in_flight[endpoint] - 1
-        if left:
-            self._in_flight[endpoint] = left
-        else:
-            del self._in_flight[endpoint]
-        if left >= (granted.slots if granted is not None else 0):
-            self._pressing()  # a recalled slot came back: another sidecar may wait for it
+    def cancel(self, reservation_id: int, now: float) -> Settlement:
+        """Give back all that a request took which was never sent."""
+        one = self._open.pop(reservation_id, None)
+        if one is None:
+            return EXPIRED if reservation_id in self._expired else REPEATED
+        for account, reserved in one.charged:
+            account.reserved -= reserved
+        for rate, taken in one.taken:
+            rate.untake(taken)
+        self._leave(one, now)
+        return Settlement(first=True, charged=NanoUsd(0), excess=NanoUsd(0))
+
+    def _leave(self, one: _Open, now: float) -> None:
+        """Free the slot; press for a report if another sidecar may wait for what came free."""
+        goes_back = self.lease.leave_slot(one.reservation.endpoint, one.tier, now, self._wants)
+        if goes_back or any(account.free > self._kept(account, now) for account, _ in one.charged):
+            self._pressing()
 
     def expire(self, now: float) -> tuple[tuple[Reservation, Settlement], ...]:
         """Settle every reservation past its deadline at its reserve."""
-        late = [reservation for reservation in self._reservations.values() if reservation.deadline <= now]
-        return tuple((reservation, self.settle(reservation.id, None)) for reservation in late)
-
-    def leave(self) -> None:
-        """Take no new reservation; slots and free money go back with the next report."""
-        self.leaving = True
-        self._slots = {}
-        self._wants = {}
-        self._wanted_money = 0
+        late = [one.reservation for one in self._open.values() if one.reservation.deadline <= now]
+        self._expired.extend(reservation.id for reservation in late)
+        return tuple((reservation, self.settle(reservation.id, None, now)) for reservation in late)
 
     def idle(self) -> bool:
         """Return whether nothing is reserved."""
-        return not self._reservations
+        return not self._open
 
-    def want(self, wants: Mapping[VariantKey, Want], money: NanoUsd) -> None:
-        """Say what could be used now.
+    # Giving back.
 
-        `money`: what waiting requests would reserve.
-        """
+    def leave(self, now: float) -> None:
+        """Take no new reservation; slots and free money go back with the next report."""
+        self.lease.leave(now)
+        self._wants = {}
+        self._needs = {}
+
+    def give_back(self, now: float) -> bool:
+        """Lower the slots that are unused for too long and, where others wait, those that nothing here waits
+        for, as `want` said; a newer grant may raise them again. Returns whether any went."""
+        gone = self.lease.give_back(now, self._wants)
+        if gone:
+            self._pressing()
+        return gone
+
+    def next_give_back(self, now: float) -> float | None:
+        """Return when `give_back` is due next; None: not before something changes."""
+        return self.lease.next_give_back(now)
+
+    def _kept(self, account: HeldAccount, now: float) -> int:
+        """Return how much free money of an account need not be given back."""
+        if self.leaving or now >= account.ends_at or account.keep <= 0:
+            return 0
+        need = self._needs.get(account.name)
+        return account.keep if need is None else max(account.keep, need.total)
+
+    # Reports.
+
+    def want(self, wants: Mapping[VariantKey, Want], needs: Mapping[AccountName, Need]) -> None:
+        """Say what could be used now, and what waiting requests would charge."""
         if not self.leaving:
             self._wants = {variant: want for variant, want in wants.items() if want.slots > 0}
-            self._wanted_money = money
+            self._needs = {name: need for name, need in needs.items() if need.total > 0}
 
-    def wanted(self) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
+    def wanted(self) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]:
         """Return what `want` said last."""
-        return dict(self._wants), NanoUsd(self._wanted_money)
+        return dict(self._wants), dict(self._needs)
 
     def short(self, now: float) -> bool:
         """Return whether more slots of a variant, or more money, are wanted than the lease gives."""
-        given: dict[VariantKey, int] = {}
-        for granted in self._slots.values():
-            given[granted.variant] = given.get(granted.variant, 0) + granted.slots
-        money = self.money(now)
-        return any(want.slots > given.get(variant, 0) for variant, want in self._wants.items()) or (
-            money is not None and self._wanted_money > money
-        )
+        given = self.lease.given()
+        if any(want.slots > given.get(variant, 0) for variant, want in self._wants.items()):
+            return True
+        room = self.room(now)
+        return any(need.total > room.get(name, 0) for name, need in self._needs.items())
 
-    def report(
-        self,
-        now: float,
-        *,
-        demand: DemandReport,
-        fleet_version: str,
-        policy_version: str,
-    ) -> Report:
+    def report(self, now: float, *, demand: DemandReport, fleet_version: str, policy_version: str) -> Report:
         """Return the next report. Free money above what the leader lets keep is given back with it."""
-        if not self.live(now):
-            # An ended lease is given up for good: the leader may have lent its slots to others by now.
-            self._slots = {}
-        current = self._current(now)
-        accounts: dict[PeriodId, AccountState] = {}
-        for period, account in self._accounts.items():
-            is_current = current is not None and period == current[0]
-            account.returned += max(0, account.free - self._kept_money(account, now))
-            accounts[period] = _state(account, max(0, self._wanted_money - account.free) if is_current else 0)
+        self.lease.lapse(now)
+        accounts: dict[AccountId, AccountState] = {}
+        for account in self._money:
+            account.returned += max(0, account.free - self._kept(account, now))
+            need = self._needs.get(account.name) if now < account.ends_at else None
+            accounts[account.id] = account.state(need)
         self._reports += 1
         return Report(
             sidecar=self.sidecar,
@@ -312,7 +306,7 @@ class Holding:
             sequence=self._reports,
             applied=self.applied,
             sent_at=now,
-            slots=self.report_slots(),
+            slots=self.lease.states(now),
             accounts=accounts,
             wants=dict(self._wants),
             demand=demand,
@@ -320,23 +314,3 @@ class Holding:
             policy_version=policy_version,
             leaving=self.leaving,
         )
-
-    def report_slots(self) -> dict[EndpointUrl, SlotState]:
-        """Return what a report says of every endpoint leased or in use."""
-        states = {}
-        for endpoint in self._slots.keys() | self._in_flight.keys():
-            granted = self._slots.get(endpoint)
-            in_flight = self._in_flight.get(endpoint, 0)
-            kept = max(granted.slots if granted is not None else 0, in_flight)
-            states[endpoint] = SlotState(in_flight=in_flight, kept=kept)
-        return states
-
-
-def _state(account: _Account, wanted: int) -> AccountState:
-    return AccountState(
-        granted=NanoUsd(account.granted),
-        spent=NanoUsd(account.spent),
-        reserved=NanoUsd(account.reserved),
-        returned=NanoUsd(account.returned),
-        wanted=NanoUsd(wanted),
-    )

@@ -1,7 +1,7 @@
-"""Stage publish: the budget's account of what was ever granted, one record per policy and period.
+"""Stage publish: the account of what was ever granted, one record per policy and period.
 
-In come a policy's budget and the wall clock's time; out go the period it falls in and the record to store
-before money is granted. `purse.py` decides what to grant; the operator's ledger store writes the record.
+In come the length of a policy's period and the wall clock's time; out go the period it falls in and the
+record to store before anything is granted. `purse.py` decides what to grant; the operator's store writes it.
 
 The watermark is written ahead in chunks: it is never below what sidecars may have spent or may still spend,
 so that a leader that knows nothing else may grant `limit - watermark` and never more.
@@ -9,12 +9,15 @@ so that a leader that knows nothing else may grant `limit - watermark` and never
 
 from __future__ import annotations
 
+import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.policy import Period
-from modelfleet_core.values import NanoUsd, ObjectKey, PeriodId
+from modelfleet_core.values import AccountName, ObjectKey, PeriodId
 
 CHUNKS = 128
 """A chunk is this part of the limit: the most that a failover leaves idle, and writes per period."""
@@ -22,9 +25,10 @@ CHUNKS = 128
 
 @dataclass(frozen=True, slots=True)
 class BudgetPeriod:
-    """One period of one policy's budget; `starts` and `ends` in UTC, `ends` excluded."""
+    """One period of a policy's accounts; `starts` and `ends` in UTC, `ends` excluded."""
 
     id: PeriodId
+    length: Period
     starts: datetime
     ends: datetime
 
@@ -52,21 +56,28 @@ def budget_period(policy: ObjectKey, period: Period, at: datetime) -> BudgetPeri
         case Period.MONTH:
             starts = midnight.replace(day=1)
             ends = (starts + timedelta(days=31)).replace(day=1)
-    return BudgetPeriod(PeriodId(f"{policy}/{period.value}/{starts:{_STARTS[period]}}"), starts, ends)
+    found = PeriodId(f"{policy}/{period.value}/{starts:{_STARTS[period]}}")
+    return BudgetPeriod(found, period, starts, ends)
 
 
-def ended(period: PeriodId, at: datetime) -> bool:
-    """Return whether the period with this id is over at `at`; False for an id that is not one of ours."""
+def period_of(period: PeriodId) -> BudgetPeriod | None:
+    """Return the period with this id; None: it is not an id of ours."""
     parts = period.split("/")
     if len(parts) != 4:
-        return False
+        return None
     namespace, name, kind, starts = parts
     try:
         length = Period(kind)
         start = datetime.strptime(starts, _STARTS[length]).replace(tzinfo=UTC)
     except ValueError:
-        return False
-    return at >= budget_period(ObjectKey(namespace, name), length, start).ends
+        return None
+    return budget_period(ObjectKey(namespace, name), length, start)
+
+
+def ended(period: PeriodId, at: datetime) -> bool:
+    """Return whether the period with this id is over at `at`; False for an id that is not one of ours."""
+    found = period_of(period)
+    return found is not None and at >= found.ends
 
 
 _STARTS = {
@@ -78,28 +89,42 @@ _STARTS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """What a ledger says of one account, in its unit."""
+
+    watermark: int
+    """Nothing beyond this may have been granted and not returned."""
+    spent: int
+    """A view for people and for pacing after a failover; limits never rest on it."""
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerRecord:
-    """What is stored of one policy and period."""
+    """What is stored of one policy and period: all accounts whose periods are of that length."""
 
     policy: ObjectKey
     period: PeriodId
     epoch: int
     """Of the leader that wrote it."""
-    watermark: NanoUsd
-    """Nothing beyond this may have been granted and not returned."""
-    spent: NanoUsd
-    """A view for people and for pacing after a failover; limits never rest on it."""
+    accounts: Mapping[AccountName, Stored]
+    """Also those that the policy does not declare any more: it may declare them again."""
     version: str | None
     """The store's version of the record that this one replaces; None: there is none yet."""
+    forecast: str = ""
+    """A view of past demand, as `demand.forecast` writes it; no limit rests on it."""
 
     def data(self) -> dict[str, str]:
         """Return the record as text fields, as a ConfigMap holds them."""
+        accounts = {
+            name: {"watermark": stored.watermark, "spent": stored.spent}
+            for name, stored in sorted(self.accounts.items())
+        }
         return {
             "policy": str(self.policy),
             "period": self.period,
             "epoch": str(self.epoch),
-            "watermarkNanoUsd": str(self.watermark),
-            "spentNanoUsd": str(self.spent),
+            "accounts": json.dumps(accounts, indent=1),
+            "forecast": self.forecast,
         }
 
 
@@ -111,23 +136,33 @@ def record_from(data: Mapping[str, str], version: str) -> LedgerRecord:
             policy=ObjectKey(namespace, name),
             period=PeriodId(data["period"]),
             epoch=int(data["epoch"]),
-            watermark=NanoUsd(int(data["watermarkNanoUsd"])),
-            spent=NanoUsd(int(data["spentNanoUsd"])),
+            accounts=_stored(data),
             version=version,
+            forecast=data.get("forecast", ""),
         )
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"a budget ledger can not be read ({error!r}); restore it from a backup") from error
-    if not (namespace and name) or min(record.epoch, record.watermark, record.spent) < 0:
+    amounts = [amount for stored in record.accounts.values() for amount in (stored.watermark, stored.spent)]
+    if not (namespace and name) or min(record.epoch, *amounts, 0) < 0:
         raise ValueError(f"a budget ledger holds impossible values: {dict(data)}; restore it from a backup")
     return record
 
 
-def chunk(limit: NanoUsd) -> int:
-    """Return the money by which watermarks rise."""
+def _stored(data: Mapping[str, str]) -> dict[AccountName, Stored]:
+    if "accounts" not in data:  # written when the budget was the only account
+        return {BUDGET: Stored(int(data["watermarkNanoUsd"]), int(data["spentNanoUsd"]))}
+    return {
+        AccountName(name): Stored(operator.index(entry["watermark"]), operator.index(entry["spent"]))
+        for name, entry in json.loads(data["accounts"]).items()
+    }
+
+
+def chunk(limit: int) -> int:
+    """Return the amount by which watermarks rise."""
     return max(1, limit // CHUNKS)
 
 
-def watermark_for(committed: int, watermark: int, limit: NanoUsd) -> int:
+def watermark_for(committed: int, watermark: int, limit: int) -> int:
     """Return the watermark to write so that `committed` may be granted.
 
     It stays while it covers `committed` with at most two chunks to spare; else it becomes `committed` and a

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelfleet_core.demand.sketch import DemandReport
-from modelfleet_core.values import EndpointUrl, NanoUsd, PeriodId, VariantKey
+from modelfleet_core.values import AccountId, EndpointUrl, VariantKey
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -32,14 +32,33 @@ class SlotState:
 
 
 @dataclass(frozen=True, slots=True)
-class AccountState:
-    """Money of one period in nano-USD, cumulative except `reserved` and `wanted`."""
+class Need:
+    """What waiting requests would charge one account."""
 
-    granted: NanoUsd
-    spent: NanoUsd
-    reserved: NanoUsd
-    returned: NanoUsd
-    wanted: NanoUsd
+    total: int
+    """All of them together."""
+    first: int
+    """The one to be served first: less than this is of no use."""
+    weight: float
+    price: float
+    """What the first one loses if it is not served, as `Bid` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountState:
+    """One account in nano-USD, or in requests if it is a quota; cumulative except `reserved` and `need`."""
+
+    granted: int
+    spent: int
+    reserved: int
+    returned: int
+    need: Need | None = None
+    """Free money included; None: nothing waits for this account."""
+
+    @property
+    def free(self) -> int:
+        """What new requests may reserve."""
+        return max(0, self.granted - self.returned - self.spent - self.reserved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +92,7 @@ class Report:
     sent_at: float
     """Seconds on the sidecar's monotonic clock that counts suspend."""
     slots: Mapping[EndpointUrl, SlotState]
-    accounts: Mapping[PeriodId, AccountState]
+    accounts: Mapping[AccountId, AccountState]
     wants: Mapping[VariantKey, Want]
     demand: DemandReport
     fleet_version: str
@@ -91,11 +110,11 @@ class SlotGrant:
 
 @dataclass(frozen=True, slots=True)
 class AccountGrant:
-    granted: NanoUsd
+    granted: int
     """Cumulative within the period."""
-    keep: NanoUsd
-    """The sidecar gives back free money above this."""
-    limit: NanoUsd
+    keep: int
+    """The sidecar gives back free money above this and above its need; 0: all free money, needed or not."""
+    limit: int
     ends_in: float
     """Seconds until the period ends."""
     allowance: float = math.inf
@@ -128,7 +147,7 @@ class Grant:
     """Echo of the answered report's `sent_at`: the lease ends there + `ttl`."""
     ttl: float
     slots: Mapping[EndpointUrl, SlotGrant]
-    accounts: Mapping[PeriodId, AccountGrant]
+    accounts: Mapping[AccountId, AccountGrant]
     slot_prices: Mapping[VariantKey, float]
     """Quality per slot-second."""
     money_price: float

@@ -1,37 +1,33 @@
-"""Stage publish: the money of one policy in one budget period, as the leader divides it.
+"""Stage publish: one account in one period, as the leader divides it over sidecars.
 
-In come the sidecars' accounts and the ledger's record; out go cumulative grants, what each may keep, and the
-record to write before more is granted. `grants.py` puts them into leases.
+In come the sidecars' accounts and what the ledger covers; out go cumulative grants and what each may keep.
+`period_accounts.py` keeps the ledger; amounts are nano-USD, or requests if the account is a quota.
 
     committed = max(watermark inherited, sum of net at first report) + sum of changes of net since
     net       = max(granted - returned, spent)      of one sidecar
     granted only while committed <= min(limit, every watermark that may be stored)
 
 So whatever an earlier leader granted counts as spent until the sidecar that has it gives it back, and what a
-vanished sidecar did not return is spent.
+vanished sidecar did not return is spent. What is scarce is granted in whole needs: who bids more first, then
+who waits for longer; what one holds and can not use is called back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord, watermark_for
-from modelfleet_core.leasing.messages import AccountGrant, AccountState, SidecarId
-from modelfleet_core.leasing.slots import water_fill
-from modelfleet_core.values import NanoUsd, ObjectKey
+from modelfleet_core.leasing.messages import AccountState, Need, SidecarId
 
 AHEAD = 10.0
 """Seconds of recent spend that a busy sidecar holds, so that few requests wait for money."""
 MEMORY = 10.0
 """Seconds over which recent spend and need fade."""
-VIEW_INTERVAL = 30.0
-"""Seconds between writes that only lower the watermark or bring the view of spend up to date."""
-
-
-class ForeignEpochError(Exception):
-    """The ledger was written by another leader: this one must stop."""
+UNUSED = 1.0
+"""Seconds after which scarce money that is free although requests wait for it lacks something else there."""
+BARRED = 2.0
+"""Seconds for which others come first then."""
 
 
 @dataclass(slots=True)
@@ -45,57 +41,95 @@ class _Account:
     base_spent: int
     heard_at: float
     reserved: int = 0
-    wanted_free: int = 0
-    """Free money that waiting requests need, what it had free at its report included."""
+    need: Need | None = None
     rate: float = 0.0
-    """Recent spend, nano-USD per second."""
-    need: float = 0.0
-    """Recent largest sum of reserved and wanted, fading."""
+    """Recent spend per second."""
+    recent: float = 0.0
+    """Recent largest sum of what was reserved and needed, fading."""
     keep: int = 0
     gone: bool = False
+    taking: bool = False
+    waits_since: float = math.inf
+    """Since when it lacks money; infinite: it does not."""
+    used_at: float = 0.0
+    """When it last got money or reserved some."""
+    barred_until: float = 0.0
 
     @property
     def net(self) -> int:
         return max(self.granted - self.returned, self.spent)
 
     @property
+    def counted(self) -> int:
+        """What counts as spent."""
+        return self.net if self.gone else self.spent
+
+    @property
     def free(self) -> int:
         """Also money that the sidecar has not heard of yet."""
         return max(0, self.granted - self.returned - self.spent - self.reserved)
 
-
-class Purse:
-    """Times are seconds on the leader's monotonic clock; money is nano-USD."""
-
-    def __init__(
-        self, policy: ObjectKey, period: BudgetPeriod, epoch: int, stored: LedgerRecord | None
-    ) -> None:
-        """Take over what an older leader stored, if anything; else raises `ForeignEpochError`."""
-        if stored is not None and stored.epoch >= epoch:
-            raise ForeignEpochError(
-                f"the ledger of {period.id} is of epoch {stored.epoch}, this leader's is {epoch}: "
-                "another leads"
-            )
-        self.policy = policy
-        self.period = period
-        self.epoch = epoch
-        self._stored = stored
-        self._opened = False
-        self._pending: LedgerRecord | None = None
-        self._inherited = stored.watermark if stored is not None else 0
-        self._inherited_spent = stored.spent if stored is not None else 0
-        self._accounts: dict[SidecarId, _Account] = {}
-        self._past = _Account(0, 0, 0, 0, 0, 0.0, gone=True)
-        """Sums of closed accounts."""
-        self._wanted_watermark = 0
-        self._written_at = -math.inf
-        self._doubtful: list[int] = []
-        """Watermarks of writes that failed but may still arrive, until a later write overtakes them."""
+    @property
+    def needed(self) -> int:
+        """Free money that waiting requests need."""
+        return self.need.total if self.need is not None else 0
 
     @property
-    def opened(self) -> bool:
-        """Whether this leader's epoch is stored."""
-        return self._opened
+    def lacks(self) -> int:
+        """What the first waiting request needs beyond what is free."""
+        return max(0, self.need.first - self.free) if self.need is not None else 0
+
+
+class Purse:
+    """Times are seconds on the leader's monotonic clock."""
+
+    def __init__(self, watermark: int, spent: int) -> None:
+        """Take over what an older leader stored."""
+        self._inherited = watermark
+        self._inherited_spent = spent
+        self._accounts: dict[SidecarId, _Account] = {}
+        # Running sums over all accounts, those that were closed included.
+        self._base_net = self._net = self._base_spent = self._counted = 0
+        self._limit = 0
+        self._asks: dict[SidecarId, int] = {}
+        self._heard: set[SidecarId] = set()
+        """Whose account may have changed since the last `divide`."""
+        self.scarce = False
+        """Whether less is left than is asked for."""
+        self.needs_watermark = 0
+        """What the ledger should cover for all that is asked for."""
+
+    @property
+    def committed(self) -> int:
+        """Upper bound of what was and may still be spent."""
+        return max(self._inherited, self._base_net) + self._net - self._base_net
+
+    @property
+    def spent(self) -> int:
+        """What was spent as far as known, and all that vanished sidecars did not return."""
+        return max(self._inherited_spent, self._base_spent) + self._counted - self._base_spent
+
+    def inherit(self, watermark: int, spent: int) -> None:
+        """Another leader stored more meanwhile."""
+        self._inherited = max(self._inherited, watermark)
+        self._inherited_spent = max(self._inherited_spent, spent)
+
+    def knows(self, sidecar: SidecarId) -> bool:
+        return sidecar in self._accounts
+
+    def granted(self, sidecar: SidecarId) -> int:
+        """Return all that was granted to a sidecar, returned money included."""
+        account = self._accounts.get(sidecar)
+        return account.granted if account is not None else 0
+
+    def keep(self, sidecar: SidecarId) -> int:
+        account = self._accounts.get(sidecar)
+        return account.keep if account is not None else 0
+
+    def free(self, sidecar: SidecarId) -> int:
+        """Return the money a sidecar has for new requests, what it has not heard of yet included."""
+        account = self._accounts.get(sidecar)
+        return account.free if account is not None else 0
 
     def hear(self, sidecar: SidecarId, state: AccountState | None, now: float) -> None:
         """Take over a sidecar's account from its newest report; None: it has none yet."""
@@ -103,41 +137,46 @@ class Purse:
         account = self._accounts.get(sidecar)
         if account is None:
             net = max(state.granted - state.returned, state.spent)
-            self._accounts[sidecar] = account = _Account(
-                state.granted, state.returned, state.spent, net, state.spent, now
-            )
+            account = _Account(state.granted, state.returned, state.spent, net, state.spent, now)
+            self._accounts[sidecar] = account
+            self._base_net += net
+            self._base_spent += state.spent
+        else:
+            self._count(account, -1)
         elapsed = now - account.heard_at
         fading = math.exp(-elapsed / MEMORY)
         if elapsed > 0:
             rate = max(0, state.spent - account.spent) / elapsed
             account.rate = account.rate * fading + rate * (1 - fading)
+        if state.spent + state.reserved > account.spent + account.reserved:
+            account.used_at = now
         account.heard_at = now
         account.gone = False
         account.granted = max(account.granted, state.granted)
         account.returned = max(account.returned, state.returned)
         account.spent = max(account.spent, state.spent)
         account.reserved = state.reserved
-        had_free = max(0, state.granted - state.returned - state.spent - state.reserved)
-        account.wanted_free = had_free + state.wanted if state.wanted > 0 else 0
-        account.need = max(account.need * fading, state.reserved + account.wanted_free)
+        account.need = state.need
+        account.recent = max(account.recent * fading, state.reserved + account.needed)
+        self._count(account, 1)
+        self._heard.add(sidecar)
 
-    def knows(self, sidecar: SidecarId) -> bool:
-        return sidecar in self._accounts
-
-    def granted(self, sidecar: SidecarId) -> NanoUsd:
-        """Return all that was granted to a sidecar in this period, returned money included."""
-        account = self._accounts.get(sidecar)
-        return NanoUsd(account.granted if account is not None else 0)
-
-    def free(self, sidecar: SidecarId) -> NanoUsd:
-        """Return the money a sidecar has for new requests, what it has not heard of yet included."""
-        account = self._accounts.get(sidecar)
-        return NanoUsd(account.free if account is not None else 0)
+    def take(self, sidecar: SidecarId, *, taking: bool) -> None:
+        """Say whether a sidecar heard before can hear of more money; else all free money is called back."""
+        account = self._accounts[sidecar]
+        if account.taking != taking:
+            account.taking = taking
+            self._heard.add(sidecar)
 
     def lose(self, sidecar: SidecarId) -> None:
         """Count what a vanished sidecar did not return as spent (until it is heard again)."""
-        if sidecar in self._accounts:
-            self._accounts[sidecar].gone = True
+        account = self._accounts.get(sidecar)
+        if account is not None:
+            self._count(account, -1)
+            account.gone = True
+            account.need = None
+            self._count(account, 1)
+            self._heard.add(sidecar)
 
     def close(self, sidecar: SidecarId) -> None:
         """Forget a sidecar that is gone for good but for its sums, so that long periods gather no accounts.
@@ -146,144 +185,134 @@ class Purse:
         """
         account = self._accounts.pop(sidecar, None)
         if account is not None:
-            past = self._past
-            past.base_net += account.base_net
-            past.base_spent += account.base_spent
-            past.granted += account.net
-            past.spent += account.net
+            self._counted += account.net - account.counted
+            self._heard.discard(sidecar)
+            self._asks.pop(sidecar, None)
 
-    @property
-    def committed(self) -> int:
-        """Upper bound of what was and may still be spent."""
-        accounts = (self._past, *self._accounts.values())
-        base = sum(account.base_net for account in accounts)
-        return max(self._inherited, base) + sum(account.net - account.base_net for account in accounts)
+    def _count(self, account: _Account, sign: int) -> None:
+        self._net += sign * account.net
+        self._counted += sign * account.counted
 
-    @property
-    def spent(self) -> NanoUsd:
-        """What was spent as far as known, and all that vanished sidecars did not return."""
-        accounts = (self._past, *self._accounts.values())
-        base = sum(account.base_spent for account in accounts)
-        since = sum(
-            (account.net if account.gone else account.spent) - account.base_spent for account in accounts
-        )
-        return NanoUsd(max(self._inherited_spent, base) + since)
+    # Dividing.
 
-    def divide(self, limit: NanoUsd, takers: Collection[SidecarId]) -> None:
-        """Grant money on demand to `takers`, sidecars that can hear of it, and set what everyone keeps."""
-        free_targets = {sidecar: self._target(sidecar) for sidecar in takers}
-        asks = {
-            sidecar: target - self._accounts[sidecar].free
-            for sidecar, target in free_targets.items()
-            if self._accounts[sidecar].free < self._least(sidecar)
-        }
+    def divide(self, limit: int, covered: int, now: float) -> frozenset[SidecarId]:
+        """Grant on demand and set what everyone keeps; return who should hear of it at once.
+
+        `covered`: the least watermark that the store may hold. Only accounts heard since the last call are
+        looked at, and while money is scarce all.
+        """
+        changed = limit != self._limit
+        self._limit = limit
+        for sidecar in self._heard:
+            self._look_at(sidecar, now)
         left = limit - self.committed
-        if sum(asks.values()) > left:  # only what waiting requests need, shared equally
-            asks = {
-                sidecar: max(0, self._accounts[sidecar].wanted_free - self._accounts[sidecar].free)
-                for sidecar in asks
-            }
-        scarce = sum(asks.values()) > left  # idle money is called back
-        for sidecar, account in self._accounts.items():
-            if sidecar not in free_targets:
-                account.keep = 0
-            elif scarce:
-                account.keep = account.wanted_free
-            else:  # twice the target, and falling by halves, so that money does not go back and forth
-                keep = int(max(account.wanted_free, 2 * AHEAD * account.rate, account.need))
-                if not account.keep / 2 < keep <= account.keep:
-                    account.keep = keep
-        self._wanted_watermark = min(max(limit, self.committed), self.committed + sum(asks.values()))
-        grantable = min(left, self._covered() - self.committed)
-        for sidecar, share in water_fill(asks, grantable, {}).items():
-            self._accounts[sidecar].granted += share
+        was_scarce = self.scarce
+        self.scarce = sum(self._asks.values()) > left
+        everyone = changed or self.scarce or was_scarce
+        looked_at = self._accounts.keys() if everyone else self._heard & self._accounts.keys()
+        before = {sidecar: self._accounts[sidecar].keep for sidecar in looked_at}
+        asks = self._asks
+        if self.scarce:
+            asks = {sidecar: self._accounts[sidecar].needed for sidecar in asks}
+        self.needs_watermark = min(max(limit, self.committed), self.committed + sum(asks.values()))
+        told = self._grant(min(left, covered - self.committed), now)
+        for sidecar in looked_at:
+            account = self._accounts[sidecar]
+            account.keep = self._kept(account, now)
+            lowered = account.keep < before[sidecar] or (self.scarce and not was_scarce)
+            if lowered and account.keep < account.free and (self.scarce or not account.taking):
+                told.add(sidecar)
+        self._heard = set()
+        return frozenset(told)
 
-    def _least(self, sidecar: SidecarId) -> float:
-        account = self._accounts[sidecar]
-        return max(account.wanted_free, AHEAD / 2 * account.rate)
+    def _look_at(self, sidecar: SidecarId, now: float) -> None:
+        """Note what a sidecar asks for."""
+        account = self._accounts.get(sidecar)
+        self._asks.pop(sidecar, None)
+        if account is None:
+            return
+        least = max(account.needed, AHEAD / 2 * account.rate)
+        if account.taking and account.free < least:
+            target = int(max(account.needed, AHEAD * account.rate, account.recent - account.reserved))
+            self._asks[sidecar] = target - account.free
+        if account.taking and account.lacks:
+            account.waits_since = min(account.waits_since, now)
+        else:
+            account.waits_since = math.inf
 
-    def _target(self, sidecar: SidecarId) -> int:
-        account = self._accounts[sidecar]
-        return int(max(account.wanted_free, AHEAD * account.rate, account.need - account.reserved))
-
-    def _covered(self) -> int:
-        """Return the lowest watermark that the store may hold."""
-        if not self._opened or self._stored is None:
-            return 0
-        under_way = self._pending.watermark if self._pending is not None else self._stored.watermark
-        return min(self._stored.watermark, under_way, *self._doubtful)
-
-    def due(self, limit: NanoUsd, now: float, *, exact: bool = False) -> LedgerRecord | None:
-        """Return the record to write now, if any; it counts as under way until `written` or `found`.
-
-        `exact` leaves no chunk to spare: for a leader that stops granting.
-        """
-        if self._pending is not None:
-            return None
-        watermark = self._stored.watermark if self._stored is not None else 0
-        needed = max(self.committed, self._wanted_watermark)
-        wanted = self.committed if exact else watermark_for(needed, watermark, limit)
-        view_due = now >= self._written_at + VIEW_INTERVAL
-        changed = (
-            wanted > watermark
-            or (wanted < watermark and (exact or view_due))
-            or (self._stored is not None and self._stored.spent != self.spent and view_due)
-        )
-        if self._opened and not self._doubtful and not changed:
-            return None
-        self._pending = LedgerRecord(
-            policy=self.policy,
-            period=self.period.id,
-            epoch=self.epoch,
-            watermark=NanoUsd(wanted),
-            spent=self.spent,
-            version=self._stored.version if self._stored is not None else None,
-        )
-        self._written_at = now
-        return self._pending
-
-    def written(self, version: str) -> None:
-        """The record under way is stored, as `version`."""
-        if self._pending is None:
-            raise RuntimeError(f"no record of {self.period.id} is under way")
-        self._stored = replace(self._pending, version=version)
-        self._pending = None
-        self._doubtful = []
-        self._opened = True
-
-    def found(self, stored: LedgerRecord | None) -> None:
-        """After a failed write: this is what the store holds now.
-
-        Raises `ForeignEpochError` if another leader wrote it.
-        """
-        if stored is not None and stored.epoch > self.epoch:
-            raise ForeignEpochError(
-                f"the ledger of {self.period.id} is of epoch {stored.epoch}, this leader's is {self.epoch}: "
-                "another leads"
+    def _grant(self, grantable: int, now: float) -> set[SidecarId]:
+        if sum(self._asks.values()) <= grantable:
+            shares = dict(self._asks)
+        else:
+            shares = _whole_needs(
+                ((sidecar, self._accounts[sidecar]) for sidecar in self._asks), grantable, self._coming(), now
             )
-        if stored is not None and stored.epoch < self.epoch:
-            if self._opened:
-                raise ForeignEpochError(
-                    f"the ledger of {self.period.id} went back to epoch {stored.epoch} from {self.epoch}: "
-                    "a leader that should have stopped goes on writing, or it was restored from a backup"
-                )
-            self._inherited = max(self._inherited, stored.watermark)
-            self._inherited_spent = max(self._inherited_spent, stored.spent)
-        if self._pending is not None:
-            self._doubtful.append(self._pending.watermark)
-        self._pending = None
-        self._stored = stored
-        self._opened = stored is not None and stored.epoch == self.epoch
+        for sidecar, share in shares.items():
+            account = self._accounts[sidecar]
+            self._count(account, -1)
+            account.granted += share
+            self._count(account, 1)
+            account.used_at = now
+            self._look_at(sidecar, now)
+        return set(shares)
 
-    def grant(self, sidecar: SidecarId, limit: NanoUsd, ends_in: float) -> AccountGrant:
-        """Return the account of a sidecar heard before."""
-        account = self._accounts[sidecar]
-        return AccountGrant(
-            granted=NanoUsd(account.granted),
-            keep=NanoUsd(account.keep),
-            limit=limit,
-            ends_in=max(0.0, ends_in),
+    def _coming(self) -> int:
+        """Return the free money that was called back and is not here yet."""
+        if not self.scarce:
+            return 0
+        return sum(
+            max(0, account.free - account.keep) for account in self._accounts.values() if account.taking
         )
 
+    def _kept(self, account: _Account, now: float) -> int:
+        if not account.taking:
+            return 0
+        if not self.scarce:  # twice the target, and falling by halves, so that it does not go back and forth
+            keep = int(max(account.needed, 2 * AHEAD * account.rate, account.recent))
+            return account.keep if account.keep / 2 < keep <= account.keep else keep
+        if account.need is None or account.lacks:
+            return 0  # a part of a need is of no use
+        if now - account.used_at >= UNUSED:  # its requests lack something else, such as a slot
+            account.barred_until = now + BARRED
+            account.used_at = now
+            return 0
+        return account.needed if now >= account.barred_until else 0
 
-_EMPTY = AccountState(NanoUsd(0), NanoUsd(0), NanoUsd(0), NanoUsd(0), NanoUsd(0))
+
+def _whole_needs(
+    asking: Iterable[tuple[SidecarId, _Account]], grantable: int, coming: int, now: float
+) -> dict[SidecarId, int]:
+    """Return what each of `asking` gets of `grantable`: what its first request needs, then whole multiples.
+
+    Who does not fit lets others pass, unless what is `coming` back makes it fit.
+    """
+    shares: dict[SidecarId, int] = {}
+    queue = sorted(
+        ((sidecar, account, account.need) for sidecar, account in asking if account.need is not None),
+        key=lambda one: (
+            now < one[1].barred_until,
+            -one[2].weight,
+            -one[2].price,
+            one[1].waits_since,
+            one[0],
+        ),
+    )
+    for sidecar, account, _ in queue:  # the first waiting request of each
+        if 0 < account.lacks <= grantable:
+            shares[sidecar] = account.lacks
+            grantable -= account.lacks
+        elif grantable < account.lacks <= grantable + coming:
+            return shares
+    for place, (sidecar, account, need) in enumerate(queue):  # the rest in equal parts
+        given = shares.get(sidecar, 0)
+        if account.free + given < need.first:
+            continue
+        needs = max(1, grantable // (len(queue) - place) // need.first)
+        more = min(needs * need.first, need.total - account.free - given)
+        if 0 < more <= grantable:
+            shares[sidecar] = given + more
+            grantable -= more
+    return shares
+
+
+_EMPTY = AccountState(0, 0, 0, 0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.grants import UPSTREAM_NOTICES, Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import held_by
-from modelfleet_core.leasing.messages import AccountState
-from modelfleet_core.values import NanoUsd
+from modelfleet_core.leasing.messages import AccountState, Need
+from modelfleet_core.values import account_id
 from support.lease_values import (
     AT,
     FLEET,
@@ -196,7 +197,7 @@ def test_an_account_is_listed_until_its_period_is_over_and_nothing_is_left_in_it
     ((policy, today),) = book.unopened(AT)
     book.open(policy, today, None, 0)
     open_ledgers(book, 0)
-    state = AccountState(NanoUsd(0), NanoUsd(0), NanoUsd(0), NanoUsd(0), NanoUsd(50))
+    state = AccountState(0, 0, 0, 0, Need(50, 50, 1.0, 0.5))
     hear(book, report(ONE, 1, accounts={TODAY: state}), 0)
     granted(book, 0)
     open_ledgers(book, 1)
@@ -206,14 +207,14 @@ def test_an_account_is_listed_until_its_period_is_over_and_nothing_is_left_in_it
     ((policy, period),) = book.unopened(tomorrow)
     book.open(policy, period, None, 2)
     open_ledgers(book, 2)
-    busy = AccountState(NanoUsd(50), NanoUsd(1), NanoUsd(9), NanoUsd(0), NanoUsd(0))
+    busy = AccountState(50, 1, 9, 0)
     hear(book, report(ONE, 2, {POD_A: 4}, applied=2, accounts={TODAY: busy}), 2)
     listed = granted(book, 2)[ONE].accounts
     assert (listed[TODAY].keep, listed[TODAY].ends_in) == (0, 0.0)
-    assert listed[period.id].ends_in > 0
-    done = replace(busy, spent=NanoUsd(10), reserved=NanoUsd(0), returned=NanoUsd(40))
-    hear(book, report(ONE, 3, {POD_A: 4}, applied=3, accounts={TODAY: done}), 3)
-    assert TODAY not in granted(book, 3)[ONE].accounts
+    assert listed[account_id(period.id, BUDGET)].ends_in > 0
+    done = replace(busy, spent=10, reserved=0, returned=40)
+    hear(book, report(ONE, 9, {POD_A: 4}, applied=3, accounts={TODAY: done}), 9)
+    assert TODAY not in granted(book, 9)[ONE].accounts
     assert book.unopened(AT) == ()  # a clock put back opens no closed period
 
 

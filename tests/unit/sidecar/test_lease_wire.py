@@ -16,12 +16,13 @@ from modelfleet_core.leasing.messages import (
     Ask,
     Bid,
     Document,
+    Need,
     SlotGrant,
     SlotState,
     Want,
 )
 from modelfleet_core.manifests import parse_fleet
-from modelfleet_core.values import ModelName, NanoUsd, TaskName, TierName, leased_endpoint
+from modelfleet_core.values import ModelName, TaskName, TierName, leased_endpoint
 from modelfleet_operator import wire as operator_wire
 from modelfleet_sidecar import wire as sidecar_wire
 from support.lease_values import LARGE, ONE, POD_A, POD_B, TODAY, grant, money, report
@@ -44,7 +45,7 @@ REPORT = replace(
     report(ONE, 9, applied=4, wants=3, leaving=True, versions=("f", "p")),
     slots={POD_A: SlotState(2, 5)},
     wants={LARGE: Want(3, (Bid(4.0, 0.5, 2), Bid(1.0, -0.25, 1)))},
-    accounts={TODAY: AccountState(NanoUsd(9), NanoUsd(8), NanoUsd(7), NanoUsd(6), NanoUsd(5))},
+    accounts={TODAY: AccountState(9, 8, 7, 6, Need(5, 2, 4.0, -0.5))},
     demand=DemandReport(
         models=(ModelName("large"), ModelName("small")),
         cells=((TierName("gold"), TaskName("")),),

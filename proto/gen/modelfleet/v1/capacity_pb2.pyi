@@ -211,17 +211,18 @@ Global___Bid: _TypeAlias = Bid  # noqa: Y015
 
 @_typing.final
 class AccountState(_message.Message):
-    """money in nano-USD, cumulative within the period"""
+    """nano-USD, of quotas requests; cumulative within the period"""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PERIOD_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     GRANTED_FIELD_NUMBER: _builtins.int
     SPENT_FIELD_NUMBER: _builtins.int
     RESERVED_FIELD_NUMBER: _builtins.int
     RETURNED_FIELD_NUMBER: _builtins.int
-    WANTED_FIELD_NUMBER: _builtins.int
-    period: _builtins.str
+    NEED_FIELD_NUMBER: _builtins.int
+    account: _builtins.str
+    """namespace/policy/length/start/name"""
     granted: _builtins.int
     """highest cumulative grant seen"""
     spent: _builtins.int
@@ -229,25 +230,60 @@ class AccountState(_message.Message):
     """now"""
     returned: _builtins.int
     """given back for good"""
-    wanted: _builtins.int
-    """more that it could use now"""
+    @_builtins.property
+    def need(self) -> Global___AccountNeed:
+        """absent: nothing waits for it"""
+
     def __init__(
         self,
         *,
-        period: _builtins.str = ...,
+        account: _builtins.str = ...,
         granted: _builtins.int = ...,
         spent: _builtins.int = ...,
         reserved: _builtins.int = ...,
         returned: _builtins.int = ...,
-        wanted: _builtins.int = ...,
+        need: Global___AccountNeed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["need", b"need"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "period", b"period", "reserved", b"reserved", "returned", b"returned", "spent", b"spent", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "granted", b"granted", "need", b"need", "reserved", b"reserved", "returned", b"returned", "spent", b"spent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AccountState: _TypeAlias = AccountState  # noqa: Y015
+
+@_typing.final
+class AccountNeed(_message.Message):
+    """what waiting requests would charge, free money included"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    first: _builtins.int
+    """the one to be served first: less is of no use"""
+    weight: _builtins.float
+    """of its tier"""
+    price: _builtins.float
+    """quality that it loses if it is not served"""
+    def __init__(
+        self,
+        *,
+        total: _builtins.int = ...,
+        first: _builtins.int = ...,
+        weight: _builtins.float = ...,
+        price: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "price", b"price", "total", b"total", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccountNeed: _TypeAlias = AccountNeed  # noqa: Y015
 
 @_typing.final
 class Demand(_message.Message):
@@ -484,21 +520,21 @@ Global___Linger: _TypeAlias = Linger  # noqa: Y015
 
 @_typing.final
 class AccountGrant(_message.Message):
-    """nano-USD"""
+    """nano-USD, of quotas requests"""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    PERIOD_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
     GRANTED_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     ENDS_IN_NS_FIELD_NUMBER: _builtins.int
     ALLOWANCE_FIELD_NUMBER: _builtins.int
-    period: _builtins.str
+    account: _builtins.str
     granted: _builtins.int
     """cumulative"""
     keep: _builtins.int
-    """give back free money above this"""
+    """give back free money above this and the need; 0: all of it"""
     limit: _builtins.int
     """of the whole policy"""
     ends_in_ns: _builtins.int
@@ -508,7 +544,7 @@ class AccountGrant(_message.Message):
     def __init__(
         self,
         *,
-        period: _builtins.str = ...,
+        account: _builtins.str = ...,
         granted: _builtins.int = ...,
         keep: _builtins.int = ...,
         limit: _builtins.int = ...,
@@ -517,7 +553,7 @@ class AccountGrant(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allowance", b"_allowance", "allowance", b"allowance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowance", b"_allowance", "allowance", b"allowance", "ends_in_ns", b"ends_in_ns", "granted", b"granted", "keep", b"keep", "limit", b"limit", "period", b"period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allowance", b"_allowance", "account", b"account", "allowance", b"allowance", "ends_in_ns", b"ends_in_ns", "granted", b"granted", "keep", b"keep", "limit", b"limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allowance: _TypeAlias = _typing.Literal["allowance"]  # noqa: Y015
     _WhichOneofArgType__allowance: _TypeAlias = _typing.Literal["_allowance", b"_allowance"]  # noqa: Y015
