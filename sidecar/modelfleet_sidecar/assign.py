@@ -15,9 +15,18 @@ from modelfleet_core.batching.outcome import Placed
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import Want
+from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import NANO, ModelName, NanoUsd, TaskName, TierName, VariantKey, base_url
+from modelfleet_core.values import (
+    NANO,
+    AccountName,
+    ModelName,
+    NanoUsd,
+    TaskName,
+    TierName,
+    VariantKey,
+    base_url,
+)
 
 from modelfleet_sidecar.decision import Considered, Decision
 from modelfleet_sidecar.prospect import Prospect
@@ -39,7 +48,7 @@ class Lease(Protocol):
     def money_price(self) -> float: ...
     @property
     def refusal(self) -> str: ...
-    def want(self, wants: Mapping[VariantKey, Want], money: NanoUsd) -> None: ...
+    def want(self, wants: Mapping[VariantKey, Want], needs: Mapping[AccountName, Need]) -> None: ...
     def record(self, tier: TierName, task: TaskName, offers: Mapping[ModelName, ModelOffer]) -> None: ...
     async def wait_change(self, timeout: float) -> bool: ...
 

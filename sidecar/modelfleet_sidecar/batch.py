@@ -236,7 +236,7 @@ class Batcher:
             except Failure as failure:
                 self._end(ticket, failure)
                 continue
-            if self._queue.renew(ticket, new.candidate, now):
+            if self._queue.renew(ticket, new.candidate):
                 waiting.prospect = new
             else:  # it is in the batch that is out
                 whole = False

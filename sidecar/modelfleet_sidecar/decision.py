@@ -41,6 +41,8 @@ class Ask:
     arrived: float
     deadline: float
     """The caller's, at most the policy's longest request from `arrived`."""
+    tenant: str | None = None
+    """The declared tenant that its headers name."""
     routed: bool = False
     """The caller sends the request itself and settles later; otherwise the sidecar forwards it."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from modelfleet_core.batching.outcome import Certificate, GivenUp
 from modelfleet_core.batching.placing import solve
 from modelfleet_core.batching.wanting import Claim, claim
-from modelfleet_core.values import VariantKey
+from modelfleet_core.values import AccountName, VariantKey
 
 from modelfleet_sidecar.assign import Lease, decision_of
 from modelfleet_sidecar.batch import Batcher, stopwatch
@@ -121,23 +121,24 @@ class OfflineBatches:
         first = min(seen.candidate.latest_start for seen in prospects)
         end = min(self._clock() + TOP_UP_PATIENCE, first - MARGIN)
         slots = Counter(variant for one in claims for variant, _ in one.bids)
-        money = sum(one.money for one in claims)
+        charges = Counter[AccountName]()
+        for one in claims:
+            charges.update(one.charges)
         name = id(claims)
         self._batcher.queue.claim_jointly(name, claims)
         self._batcher.tell()
         try:
-            while self._lacks(slots, money) and (left := end - self._clock()) > 0:
+            while self._lacks(slots, charges) and (left := end - self._clock()) > 0:
                 await self._lease.wait_change(left)
         finally:
             self._batcher.queue.claim_jointly(name, ())
             self._batcher.tell()
 
-    def _lacks(self, wanted: Counter[VariantKey], wanted_money: int) -> bool:
+    def _lacks(self, wanted: Counter[VariantKey], charges: Counter[AccountName]) -> bool:
         now = self._clock()
         holding = self._lease.holding
         free: Counter[VariantKey] = Counter()
         for endpoint, slots in holding.free(now).items():
             if (variant := holding.variant_of(endpoint)) is not None:
                 free[variant] += slots
-        money = holding.money(now)
-        return bool(wanted - free) or (money is not None and wanted_money > money)
+        return bool(wanted - free or charges - Counter(holding.room(now)))

@@ -15,8 +15,10 @@ from modelfleet_core.catalog import Fleet, Model
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.estimation.estimate import Estimate
 from modelfleet_core.estimation.profile import RequestProfile, profile
+from modelfleet_core.leasing.accounts import accounts_of, charges
+from modelfleet_core.leasing.rates import rate_uses
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ModelName, NanoUsd, TaskName, VariantKey
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
 from modelfleet_sidecar.chat import AUTO
 from modelfleet_sidecar.decision import Ask
@@ -60,12 +62,15 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
         seen_output_tokens=estimator.output_tokens(),
     )
     seen = replace(seen, input_tokens_bound=seen.input_tokens_bound + call.hidden_tokens)
+    accounts = accounts_of(policy)
+    rates: list[Mapping[EndpointUrl, int]] = []
     rows: list[tuple[VariantKey, float, float, float, NanoUsd, int, str]] = []
     for model, estimate in zip(fleet.models, estimator.estimate(seen, fleet), strict=True):
         room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
         why = "Pinned" if call.model not in (AUTO, model.name) else "" if room else "ContextLength"
         for variant in model.variants:
             seconds = variant.latency.service_time(estimate.output_tokens)
+            rates.append(rate_uses(variant, seen.input_tokens_bound + room * call.choices))
             rows.append((variant.key, estimate.quality, estimate.cost, seconds, estimate.reserve, room, why))
     if all(row[6] for row in rows):
         whose = "any model" if call.model == AUTO else f"model {call.model!r}"
@@ -91,6 +96,13 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
         reserve=reserve,
         excluded_by=excluded_by,
         routed=ask.routed,
+        charges=tuple(
+            charges(accounts, variant.model, ask.tenant, amount)
+            for variant, amount in zip(variants, reserve, strict=True)
+        )
+        if accounts
+        else (),
+        rates=tuple(rates) if any(rates) else (),
     )
     return Prospect(ask, fleet, policy, seen, candidate, output_limit)
 

@@ -151,6 +151,7 @@ class Router:
             task=TaskName(named) if named in tasks else None,
             arrived=now,
             deadline=now + left,
+            tenant=policy.tenant_of(headers),
             routed=routed,
         )
 
@@ -320,7 +321,7 @@ class Router:
         return self._open.pop(reservation, None)
 
     def _settle(self, decision: Decision, actual: NanoUsd | None) -> NanoUsd:
-        settlement = self._lease.holding.settle(decision.reservation, actual)
+        settlement = self._lease.holding.settle(decision.reservation, actual, self._clock())
         if self._close(decision.reservation) is None or not settlement.first:
             entry = self._decisions.find(decision.id)
             return entry.cost if entry is not None and entry.cost is not None else NanoUsd(0)
@@ -334,7 +335,7 @@ class Router:
 
     def _release(self, decision: Decision) -> None:
         """Give back what a decision holds whose caller went away before it got it."""
-        self._lease.holding.settle(decision.reservation, NanoUsd(0))
+        self._lease.holding.cancel(decision.reservation, self._clock())
         self._batcher.look_again()
 
 

@@ -18,10 +18,12 @@ from modelfleet_core.catalog import (
     Variant,
 )
 from modelfleet_core.demand import ModelOffer
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import AccountGrant, Grant, SidecarId, SlotGrant, Want
+from modelfleet_core.leasing.messages import AccountGrant, Grant, Need, SidecarId, SlotGrant, Want
 from modelfleet_core.policy import Batching, Budget, Limits, Period, PodSelector, Policy, Tier
 from modelfleet_core.values import (
+    AccountName,
     EndpointUrl,
     ModelName,
     NanoUsd,
@@ -30,6 +32,7 @@ from modelfleet_core.values import (
     TaskName,
     TierName,
     VariantKey,
+    account_id,
 )
 from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.server import ModelServer, ServerSettings
@@ -38,7 +41,7 @@ from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.settings import Address, Settings
 
 ANYWHERE = Address("127.0.0.1", 0)
-PERIOD = PeriodId("Day/2026-11-22")
+PERIOD = PeriodId("ml/assistant/Day/2026-11-22")
 FAST = LatencyProfile(ttft=2.0, per_token=1.0, load=0.0)
 SLOW = LatencyProfile(ttft=20.0, per_token=50.0, load=0.0)
 CRAWLING = LatencyProfile(ttft=20.0, per_token=1000.0, load=0.0)
@@ -126,7 +129,7 @@ class GivenLease:
         self.refusal = ""
         self.connected = True
         self.wants: Mapping[VariantKey, Want] = {}
-        self.wanted_money = NanoUsd(0)
+        self.needs: Mapping[AccountName, Need] = {}
         self.demand: list[tuple[TierName, TaskName, Mapping[ModelName, ModelOffer]]] = []
         self._changed = asyncio.Event()
 
@@ -137,7 +140,9 @@ class GivenLease:
         account = None
         if money is not None:
             account = AccountGrant(granted=money, keep=money, limit=money, ends_in=3600.0)
-        self.holding.budgeted = money is not None
+            if self.policy is not None and self.policy.budget is None:
+                self.policy = replace(self.policy, budget=Budget(money, Period.DAY))
+        self.holding.follow(self.policy)
         now = boot_clock()
         applied = self.holding.apply(
             Grant(
@@ -147,7 +152,7 @@ class GivenLease:
                 report_sent_at=now,
                 ttl=ttl,
                 slots=slots,
-                accounts={} if account is None else {PERIOD: account},
+                accounts={} if account is None else {account_id(PERIOD, BUDGET): account},
                 slot_prices=self.slot_prices,
                 money_price=self.money_price,
                 fleet=None,
@@ -163,8 +168,8 @@ class GivenLease:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def want(self, wants: Mapping[VariantKey, Want], money: NanoUsd) -> None:
-        self.wants, self.wanted_money = wants, money
+    def want(self, wants: Mapping[VariantKey, Want], needs: Mapping[AccountName, Need]) -> None:
+        self.wants, self.needs = wants, needs
 
     def record(self, tier: TierName, task: TaskName, offers: Mapping[ModelName, ModelOffer]) -> None:
         self.demand.append((tier, task, offers))
@@ -181,7 +186,7 @@ class GivenLease:
         await asyncio.Event().wait()
 
     async def drain(self, timeout: float = 5.0) -> bool:
-        self.holding.leave()
+        self.holding.leave(boot_clock())
         return self.holding.idle()
 
 

@@ -5,12 +5,18 @@ In: estimates of a request, from the sidecar's `prospect` or a simulation. Out: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
-from modelfleet_core.values import NanoUsd, TierName, VariantKey
+from modelfleet_core.values import AccountName, EndpointUrl, NanoUsd, TierName, VariantKey
 
 SETTLED_BY = 10.0
 """Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
+
+
+_NO_CHARGES: Mapping[AccountName, int] = MappingProxyType({})
+_NO_RATES: Mapping[EndpointUrl, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +44,10 @@ class Candidate:
     """(m,) why the variant can never serve this request; empty: it could. At least one could."""
     routed: bool = False
     """Its caller asks the model, in time of its own, and settles later."""
-    tenant: str = ""
+    charges: tuple[Mapping[AccountName, int], ...] = ()
+    """(m,) what each variant charges which accounts (`leasing.accounts.charges`); empty: none anywhere."""
+    rates: tuple[Mapping[EndpointUrl, int], ...] = ()
+    """(m,) units of limits by the minute (`leasing.rates.rate_uses`); empty: none anywhere."""
     latest_start: float = field(init=False)
     """When even the fastest variant would come too late."""
 
@@ -52,3 +61,11 @@ class Candidate:
     def held_until(self, now: float) -> float:
         """Return when a reservation made now is given up by itself."""
         return now + self.longest if self.routed else self.deadline + SETTLED_BY
+
+    def charged(self, j: int) -> Mapping[AccountName, int]:
+        """Return what variant `j` reserves in which accounts."""
+        return self.charges[j] if self.charges else _NO_CHARGES
+
+    def rated(self, j: int) -> Mapping[EndpointUrl, int]:
+        """Return the units of limits by the minute that variant `j` takes."""
+        return self.rates[j] if self.rates else _NO_RATES

@@ -11,7 +11,7 @@ from enum import Enum
 from modelfleet_core.assignment.result import Termination
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.worth import Look
-from modelfleet_core.leasing.holding import Reservation
+from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.values import VariantKey
 
 
@@ -77,7 +77,7 @@ class GivenUp:
     candidate: Candidate
     why: Why
     short: str
-    """What it lacked, `worth.NO_SLOT` or `worth.NO_MONEY`."""
+    """What it lacked: `worth.NO_SLOT`, `worth.NO_MONEY`, another account or a limit by the minute."""
 
 
 Outcome = Placed | GivenUp

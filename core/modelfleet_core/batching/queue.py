@@ -14,11 +14,11 @@ from modelfleet_core.batching.outcome import GivenUp, Outcome, Why
 from modelfleet_core.batching.placing import Batch, Placer, Solved
 from modelfleet_core.batching.wanting import Claim, claim, wants
 from modelfleet_core.batching.window import Step, Window
-from modelfleet_core.batching.worth import NO_MONEY, Look
+from modelfleet_core.batching.worth import NO_SLOT, Look
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import Want
+from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.policy import Batching
-from modelfleet_core.values import EndpointUrl, NanoUsd, VariantKey
+from modelfleet_core.values import AccountName, EndpointUrl, VariantKey
 
 DEADLINE_MARGIN = 0.02
 """Seconds that assigning and forwarding need before a request's latest start."""
@@ -33,8 +33,10 @@ _IDLE = Step(dispatch=False, wake_at=None)
 @dataclass(slots=True, eq=False)
 class _Waiting:
     candidate: Candidate
-    look: Look
-    claim: Claim
+    look: Look | None = None
+    """As of when it was last looked at."""
+    claim: Claim | None = None
+    """What it wants of the leader; None: to be found out."""
     passed_over: int = 0
     """Batches that found no place for it."""
     counted: bool = True
@@ -97,17 +99,17 @@ class Queue:
         self._window = _window(batching)
         for waiting in self._waiting.values():
             waiting.counted = True
-            self._step = self._window.arrive(now, waiting.candidate.latest_start)
+            self._take(self._window.arrive(now, waiting.candidate.latest_start))
 
     def arrive(self, ticket: int, candidate: Candidate, now: float) -> None:
         """A request came. A ticket must not be in use."""
-        look = self.placer.look(candidate, now)
+        self.placer.offer(candidate)
         if not self._waiting:
             self._looked = now
-        self._waiting[ticket] = _Waiting(candidate, look, claim(candidate, look, anything=False))
-        self._step = self._window.arrive(now, candidate.latest_start)
+        self._waiting[ticket] = _Waiting(candidate)
+        self._take(self._window.arrive(now, candidate.latest_start))
 
-    def renew(self, ticket: int, candidate: Candidate, now: float) -> bool:
+    def renew(self, ticket: int, candidate: Candidate) -> bool:
         """Take a new view of a waiting request, since the fleet or the policy changed.
 
         Returns whether it waits; one in the batch that is out is to be renewed after `commit`.
@@ -115,9 +117,7 @@ class Queue:
         waiting = self._waiting.get(ticket)
         if waiting is None:
             return False
-        waiting.candidate = candidate
-        waiting.look = self.placer.look(candidate, now)
-        waiting.claim = claim(candidate, waiting.look, anything=waiting.passed_over > 1)
+        waiting.candidate, waiting.look, waiting.claim = candidate, None, None
         return True
 
     def leave(self, ticket: int, now: float) -> bool:
@@ -126,13 +126,13 @@ class Queue:
             return True
         waiting = self._waiting.pop(ticket, None)
         if waiting is not None and waiting.counted:
-            self._step = self._window.leave(now)
+            self._take(self._window.leave(now))
         return waiting is not None
 
     def changed(self, now: float) -> None:
         """A slot or money came free, or a new grant: what was passed over may find a place."""
         if self._waiting:
-            self._step = self._window.capacity_changed(now)
+            self._take(self._window.capacity_changed(now))
 
     def due(self, now: float) -> Batch | None:
         """Return what is to be solved and committed now; None: nothing yet.
@@ -144,26 +144,35 @@ class Queue:
         if not self._step.dispatch and self._waiting:
             if now >= self._looked + LOOK_AGAIN:
                 self._looked = now
-                self._step = self._window.capacity_changed(now)
+                self._take(self._window.capacity_changed(now))
             elif self._step.wake_at is not None and self._step.wake_at <= now:
-                self._step = self._window.tick(now)
+                self._take(self._window.tick(now))
         if not self._step.dispatch:
             return None
         return self._pick(now)
 
+    def _take(self, step: Step) -> None:
+        """Follow the window, unless it has called for a batch already: that call stands."""
+        if not self._step.dispatch:
+            self._step = step
+
     def _pick(self, now: float) -> Batch:
         """Take the next batch out of the queue: of what has a place, the heaviest first, then the oldest."""
         self._looked = now
+        self._step = _IDLE
+        for _ in range(self._window.waiting):
+            self._window.leave(now)  # it came after the window called for the batch, and is in it
+        seen: list[tuple[Candidate, Look]] = []
         for waiting in self._waiting.values():
             waiting.counted = False
             waiting.look = self.placer.look(waiting.candidate, now)
-        tickets = list(self._waiting)
-        placeable = self.placer.placeable(
-            [(waiting.candidate, waiting.look) for waiting in self._waiting.values()], now
-        )
-        ready = [ticket for ticket, could in zip(tickets, placeable, strict=True) if could]
+            seen.append((waiting.candidate, waiting.look))
+        # One that is alone need not be looked at twice: solving finds out whether it has a place.
+        placeable = self.placer.placeable(seen, now) if len(seen) > 1 else [True] * len(seen)
+        ready = [ticket for ticket, could in zip(self._waiting, placeable, strict=True) if could]
         ready.sort(key=lambda ticket: self._order(self._waiting[ticket].candidate))
-        chosen = ready[: self._batching.max_size]
+        # After the lease each tier has a floor of its own, so requests are placed one by one.
+        chosen = ready[: self._batching.max_size if self._holding.live(now) else 1]
         self._out = {ticket: self._waiting.pop(ticket) for ticket in chosen}
         self._left = tuple(self._waiting)
         self._more = len(ready) > len(chosen)
@@ -171,7 +180,7 @@ class Queue:
             chosen,
             [waiting.candidate for waiting in self._out.values()],
             now,
-            looks=[waiting.look for waiting in self._out.values()],
+            looks=[waiting.look for waiting in self._out.values() if waiting.look is not None],
         )
 
     @staticmethod
@@ -211,11 +220,11 @@ class Queue:
                 continue
             waiting.passed_over += 1
             waiting.counted = True
-            waiting.claim = claim(waiting.candidate, waiting.look, anything=waiting.passed_over > 1)
+            waiting.claim = None
             deadlines.append(waiting.candidate.latest_start)
         self._step = self._window.finish(now, binding=binding, deferred=deadlines)
         if again and not self._step.dispatch:
-            self._step = self._window.capacity_changed(now)
+            self._take(self._window.capacity_changed(now))
         return tuple(outcomes)
 
     def fail(self) -> tuple[int, ...]:
@@ -233,19 +242,32 @@ class Queue:
             patient = now - candidate.arrived < BUDGET_PATIENCE
             if now >= candidate.latest_start:
                 why = Why.TOO_LATE
-            elif patient or self.placer.short_of(candidate, now, self.placer.reserved()) != NO_MONEY:
+            elif patient or why is not Why.NO_MONEY or not self._hopeless(candidate, now):
                 return None
         return GivenUp(ticket, candidate, why, short)
 
-    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
+    def _hopeless(self, candidate: Candidate, now: float) -> bool:
+        """Return whether some account covers the request not even if all that is reserved came back."""
+        return self.placer.short_of(candidate, now, self.placer.reserved()) not in ("", NO_SLOT)
+
+    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]:
         """Return what could be used now, slots in flight included, and what the waiting would reserve."""
         in_flight: dict[VariantKey, int] = {}
         for endpoint, slots in self._holding.in_flight().items():
             if (variant := self._holding.variant_of(endpoint)) is not None:
                 in_flight[variant] = in_flight.get(variant, 0) + slots
-        alone = [waiting.claim for waiting in (*self._waiting.values(), *(self._out or {}).values())]
+        alone = [
+            self._claim(waiting, now) for waiting in (*self._waiting.values(), *(self._out or {}).values())
+        ]
         joint = [one for claims in self._claims.values() for one in claims]
         return wants([*alone, *joint], in_flight)
+
+    def _claim(self, waiting: _Waiting, now: float) -> Claim:
+        if waiting.claim is None:
+            if waiting.look is None:
+                waiting.look = self.placer.look(waiting.candidate, now)
+            waiting.claim = claim(waiting.candidate, waiting.look, anything=waiting.passed_over > 1)
+        return waiting.claim
 
     def claim_jointly(self, ticket: int, claims: Sequence[Claim]) -> None:
         """Want slots also for a joint batch, which does not wait in the queue; none: no more."""

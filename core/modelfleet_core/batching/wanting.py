@@ -1,6 +1,7 @@
 """Stage batch, upwards: what waits here would pay for slots, for the leader to compare with others.
 
-In: `Candidate`s that wait, with their `Look`. Out: `Want`s with bids, and money. Next: the lease's report.
+In: `Candidate`s that wait, with their `Look`. Out: `Want`s with bids, and `Need`s of accounts.
+Next: the lease's report.
 """
 
 from __future__ import annotations
@@ -11,49 +12,67 @@ from dataclasses import dataclass
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.worth import Look
 from modelfleet_core.leasing.bounds import MAX_BIDS
-from modelfleet_core.leasing.messages import Bid, Want
-from modelfleet_core.values import NanoUsd, VariantKey
+from modelfleet_core.leasing.messages import Bid, Need, Want
+from modelfleet_core.values import AccountName, VariantKey
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claim:
-    """A slot of each of some variants, though any one would do, and money."""
+    """A slot of each of some variants, though any one would do, and what the favourite charges."""
 
     weight: float
     bids: tuple[tuple[VariantKey, float], ...]
-    """Variants and the weighted quality that is lost without a slot there."""
-    money: NanoUsd
+    """Variants and the weighted quality that is lost without a slot there; the favourite first."""
+    charges: Mapping[AccountName, int]
+
+
+def bid(candidate: Candidate, look: Look, j: int) -> float:
+    """Return the weighted quality that a request loses if it gets no slot of variant `j`.
+
+    That is what the variant is worth above the request's next best chance: for the favourite another variant
+    at its published price, or no answer; for others to wait on. Both grow as time runs out.
+    """
+    values = look.values
+    price = values[j] + look.defer
+    if j == look.favourite:
+        others = [values[k] for k, why in enumerate(look.excluded) if not why and k != j]
+        price = max(price, values[j] - max([-candidate.shed_penalty, *others]))
+    return max(0.0, price)
 
 
 def claim(candidate: Candidate, look: Look, *, anything: bool) -> Claim:
-    """Return what one request asks for: its favourite; with `anything`, all that is better than waiting on.
-
-    A bid is what the variant is worth above the request's next best chance: for the favourite another
-    variant at its published price, or no answer; for others to wait on. Both grow as time runs out.
-    """
-    values, best = look.values, look.favourite
-    others = [values[j] for j, why in enumerate(look.excluded) if not why and j != best]
-    chance = max([-candidate.shed_penalty, *others])
-    bids = [(candidate.variants[best], max(0.0, values[best] - chance, values[best] + look.defer))]
-    if anything:
-        bids += [(candidate.variants[j], values[j] + look.defer) for j in look.worthwhile if j != best]
-    return Claim(candidate.weight, tuple(bids), candidate.reserve[best])
+    """Return what one request asks for: its favourite; with `anything`, all that is better than waiting."""
+    best = look.favourite
+    wanted = [best, *(j for j in look.worthwhile if j != best)] if anything else [best]
+    return Claim(
+        candidate.weight,
+        tuple([(candidate.variants[j], bid(candidate, look, j)) for j in wanted]),
+        candidate.charged(best),
+    )
 
 
 def wants(
     claims: Iterable[Claim], in_flight: Mapping[VariantKey, int]
-) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
-    """Return what could be used now, slots `in_flight` included, and what the waiting would reserve."""
+) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]:
+    """Return what could be used now, slots `in_flight` included, and what the waiting would charge."""
     prices: dict[VariantKey, list[tuple[float, float]]] = {}
-    money = 0
+    needs: dict[AccountName, Need] = {}
     for one in claims:
-        money += one.money
         for variant, price in one.bids:
             prices.setdefault(variant, []).append((one.weight, price))
+        for name, charge in one.charges.items():
+            known = needs.get(name)
+            mine = Need(charge, charge, one.weight, one.bids[0][1])
+            needs[name] = mine if known is None else _joined(known, mine)
     return {
         variant: Want(in_flight.get(variant, 0) + len(prices.get(variant, ())), bids(prices.get(variant, [])))
         for variant in {**in_flight, **prices}
-    }, NanoUsd(money)
+    }, needs
+
+
+def _joined(known: Need, mine: Need) -> Need:
+    first = mine if (mine.weight, mine.price) > (known.weight, known.price) else known
+    return Need(known.total + mine.total, first.first, first.weight, first.price)
 
 
 def bids(prices: list[tuple[float, float]]) -> tuple[Bid, ...]:

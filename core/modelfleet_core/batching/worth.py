@@ -7,13 +7,14 @@ In: a `Candidate`, published prices, the time. Out: a `Look`. Next: `placing` an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modelfleet_core.assignment.problem import LARGEST
 from modelfleet_core.batching.candidate import Candidate
 
-NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR = "NoFreeSlot", "Budget", "TooLate", "TooDear"
+NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR, PACING = "NoFreeSlot", "Budget", "TooLate", "TooDear", "Pacing"
 """Why a variant can not be chosen now; other words in `excluded_by` hold however long a request waits."""
 
 PATIENCE = 5.0
@@ -51,30 +52,44 @@ def look(
     now: float,
     *,
     waits: bool = True,
+    spare: float = math.inf,
 ) -> Look:
     """Look at one request; what does not find a place `waits`, or else is refused.
+
+    `spare`: USD that pacing lets spend above the cheapest way to answer; at 0 only cheapest ways are left.
 
     A slot that nobody takes is lost, money is not: so a price of slots never stands against serving at all,
     but what costs more at the price of money than no answer loses is left to other requests.
     """
-    weight = candidate.weight
-    kept = [weight * q - money_price * c for q, c in zip(candidate.quality, candidate.cost, strict=True)]
-    values = tuple(
-        k - price * s for k, price, s in zip(kept, slot_prices, candidate.service_time, strict=True)
+    weight, cost = candidate.weight, candidate.cost
+    left = math.inf if candidate.routed else candidate.deadline - now
+    kept: list[float] = []
+    values: list[float] = []
+    excluded: list[str] = []
+    usable: list[int] = []
+    columns = zip(
+        candidate.quality, cost, candidate.service_time, slot_prices, candidate.excluded_by, strict=True
     )
-    left = float("inf") if candidate.routed else candidate.deadline - now
-    late = [
-        why or ("" if seconds <= left else TOO_LATE)
-        for why, seconds in zip(candidate.excluded_by, candidate.service_time, strict=True)
-    ]
-    dearest = max((k for k, why in zip(kept, late, strict=True) if not why), default=0.0)
-    least = min(-candidate.shed_penalty, dearest)
-    excluded = tuple(why or (TOO_DEAR if k < least else "") for why, k in zip(late, kept, strict=True))
-    usable = [j for j, why in enumerate(excluded) if not why]
+    for j, (quality, usd, seconds, slot_price, why) in enumerate(columns):  # one pass: every request pays it
+        keeps = weight * quality - money_price * usd
+        kept.append(keeps)
+        values.append(keeps - slot_price * seconds)
+        if not why:
+            if seconds <= left:
+                usable.append(j)
+            else:
+                why = TOO_LATE
+        excluded.append(why)
+    if usable and (money_price > 0 or spare <= 0):
+        least = min(-candidate.shed_penalty, max([kept[j] for j in usable]))
+        cheapest = min([cost[j] for j in usable]) if spare <= 0 else math.inf
+        for j in usable:
+            excluded[j] = TOO_DEAR if kept[j] < least else PACING if cost[j] > cheapest else ""
+        usable = [j for j in usable if not excluded[j]]
     anyway = usable or [j for j, why in enumerate(candidate.excluded_by) if not why] or range(len(values))
     return Look(
-        values=values,
-        excluded=excluded,
+        values=tuple(values),
+        excluded=tuple(excluded),
         favourite=max(anyway, key=values.__getitem__, default=-1),
         defer=_defer(candidate, values, usable, now, waits),
     )
