@@ -70,18 +70,11 @@ def _table(scene: Scene, lines: Sequence[Line], tightness: float, share: float) 
     name, quality, cost = scene.constant
     table = Table(
         title=f"T = {tightness:g}, batches of {BATCH}; the best single model: 1 at cost {1 / share:.2f}",
-        caption=f"slots: {favourites}; {scene.slots.sum()} in all.\n"
+        caption=f"Most slots: {favourites}; {scene.slots.sum()} in all.\n"
         f"Best constant model within the budget, with slots for all: {name}, {quality:.4f} at {cost:.2f}.",
     )
-    for column in (
-        "method",
-        "quality, share of best single",
-        "ours minus it, points",
-        "95 %",
-        "cost",
-        "unserved",
-    ):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    for column in ("method", "quality", "ours minus it", "95 % interval", "cost", "unserved"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for line in lines:
         table.add_row(
             line.name,
