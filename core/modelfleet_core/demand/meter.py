@@ -113,14 +113,11 @@ class DemandMeter:
         newer = arrivals > self._total[rows]
         if not newer.all():
             rows, arrivals, sums = rows[newer], arrivals[newer], sums[newer]
-        if known.number in self._waiting:
-            self._fade(now)
-            self._fold()
         if first:
             self._known[rows[:, None], columns] = sums
         else:
             self._arrived[rows] += arrivals - self._total[rows]
-            self._waiting[known.number] = (rows, columns, sums)
+            self._wait(known.number, rows, columns, sums)
         self._total[rows] = arrivals
 
     def classes(
@@ -139,6 +136,25 @@ class DemandMeter:
         return self._read(policies, known, now, MOST_DIVIDED)
 
     # Reports.
+
+    def _wait(self, sidecar: int, rows: IntArray, columns: IntArray, sums: FloatArray) -> None:
+        """Keep sums for the next reading; of rows that wait already the newer ones count."""
+        waiting = self._waiting.get(sidecar)
+        if waiting is not None:
+            older = np.isin(waiting[0], rows, invert=True)
+            if waiting[1] is not columns:
+                every = np.arange(self._known.shape[1])
+                waiting = waiting[0], every, self._whole(*waiting)
+                columns, sums = every, self._whole(rows, columns, sums)
+            rows = np.concatenate([waiting[0][older], rows])
+            sums = np.concatenate([waiting[2][older], sums])
+        self._waiting[sidecar] = (rows, columns, sums)
+
+    def _whole(self, rows: IntArray, columns: IntArray, sums: FloatArray) -> FloatArray:
+        """Return sums of all models; those that a report does not know have not changed."""
+        whole = self._known[rows]
+        whole[:, columns] = sums
+        return whole
 
     def _enter(self, now: float) -> _Sidecar:
         number = len(self._heard_at)
