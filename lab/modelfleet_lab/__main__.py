@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   modelfleet demo --seed 7                other questions at other times
   modelfleet demo --data DIR --trace FILE real questions, recorded outcomes, the times of your trace
   modelfleet plan -f FLEET --demand 20    what a fleet would run for 20 requests a second, and why
+  modelfleet simulate --faults some       leases, prices and limits of many sidecars in virtual time
 """
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.catalog import Fleet
+from modelfleet_core.leasing.accounts import accounts_of, charges
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import TaskName, VariantKey
 
@@ -24,6 +25,11 @@ class Offers:
         self._load = load
         self._reserve = tuple(model.pricing.cost(INPUT_TOKENS, MOST_TOKENS) for model in fleet.models)
         self._possible = ("",) * len(self.variants)
+        accounts = accounts_of(policy)
+        self._charges = tuple(
+            charges(accounts, model.name, None, reserve)
+            for model, reserve in zip(fleet.models, self._reserve, strict=True)
+        )
 
     def task(self, request: int) -> TaskName:
         return TaskName(TASKS[self._load.task[request]])
@@ -44,4 +50,5 @@ class Offers:
             service_time=tuple(load.service[request].tolist()),
             reserve=self._reserve,
             excluded_by=self._possible,
+            charges=self._charges,
         )

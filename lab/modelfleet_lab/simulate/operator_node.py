@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -19,14 +19,16 @@ from modelfleet_core.allocation.stabilise import Stabiliser
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import DemandClass
 from modelfleet_core.demand.meter import DemandMeter
-from modelfleet_core.division.problem import DivisionProblem
+from modelfleet_core.division.problem import problem_of
+from modelfleet_core.division.result import Division
 from modelfleet_core.division.solver import divide
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord
 from modelfleet_core.leasing.messages import Report, SidecarId
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, PoolName, VariantKey, usd
+from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, PoolName, VariantKey, usd
 
 from modelfleet_lab.simulate.events import Alarm, Timeline
 from modelfleet_lab.simulate.fleet import DOCUMENT, FLEET, POLICY
@@ -77,9 +79,7 @@ class LedgerStore:
             return None
         self._writes += 1
         version = str(self._writes)
-        self.records[record.period] = LedgerRecord(
-            record.policy, record.period, record.epoch, record.watermark, record.spent, version
-        )
+        self.records[record.period] = replace(record, version=version)
         return version
 
 
@@ -127,6 +127,7 @@ class OperatorNode:
         self._passed_at = float("-inf")
         self._woken: Alarm | None = None
         self._stabiliser = Stabiliser(setting.fleet.scaling.scale_down_stabilization)
+        self._division: Division | None = None
         self.alive = True
         self.prices: Mapping[VariantKey, float] = {}
         self._tick()
@@ -229,35 +230,37 @@ class OperatorNode:
     # Prices and plans.
 
     def _demand(self) -> tuple[DemandClass, ...]:
-        follows = {holder.id: POLICY for holder in self.book.holders() if holder.retired_at is None}
-        return self._meter.classes(follows, {POLICY: self._setting.policy}, self._timeline.now)
+        return self._meter.classes(self._follows(), {POLICY: self._setting.policy}, self._timeline.now)
+
+    def _follows(self) -> dict[SidecarId, ObjectKey]:
+        return {holder.id: POLICY for holder in self.book.holders() if holder.retired_at is None}
 
     def _price(self) -> None:
         if not self.alive:
             return
         with self._cpu.of("demand"):
-            classes = self._demand()
-        problem = DivisionProblem(
-            fleet=self._setting.fleet,
-            classes=classes,
-            slots={key: sum(endpoints.values()) for key, endpoints in self._live.items()},
-            budget_rate=self._budget_rate(),
-        )
+            shared = self._meter.shared(self._follows(), {POLICY: self._setting.policy}, self._timeline.now)
+        slots = {key: sum(endpoints.values()) for key, endpoints in self._live.items()}
         with self._cpu.of("divide"):
-            division = divide(problem, time_limit=TIME_LIMIT)
+            problem = problem_of(self._setting.fleet, shared, slots, self._budget_rate())
+            division = self._division = divide(problem, warm=self._division)
         self.prices = division.slot_prices
-        self.book.set_prices(Prices({FLEET: division.slot_prices}, dict(division.money_prices)))
+        with self._cpu.of("prices"):
+            self.book.set_prices(Prices({FLEET: division.slot_prices}, dict(division.money_prices)))
+            if division.targets is not None:
+                self.book.set_targets(FLEET, division.targets.by_sidecar())
         self._wake()
         self._timeline.after(PRICE_EVERY, self._price)
 
     def _budget_rate(self) -> dict[ObjectKey, float]:
-        purse = self.book.purse(POLICY)
+        accounts = self.book.budget(POLICY)
+        purse = accounts.purse(BUDGET) if accounts is not None else None
         budget = self._setting.policy.budget
-        if purse is None or budget is None:
+        if accounts is None or purse is None or budget is None:
             return {}
         at = self._setting.wall + timedelta(seconds=self._timeline.now)
-        left = max(0.0, usd(budget.limit) - usd(purse.spent))
-        return {POLICY: left / max(1.0, (purse.period.ends - at).total_seconds())}
+        left = max(0.0, usd(budget.limit) - usd(NanoUsd(purse.spent)))
+        return {POLICY: left / max(1.0, (accounts.period.ends - at).total_seconds())}
 
     def _plan(self) -> None:
         if not self.alive:

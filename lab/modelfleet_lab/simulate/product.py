@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from modelfleet_core.batching.outcome import Placed as PlacedRequest
 from modelfleet_core.batching.placing import solve
 from modelfleet_core.batching.queue import Queue
-from modelfleet_core.leasing.holding import Reservation
-from modelfleet_core.leasing.messages import Want
+from modelfleet_core.leasing.messages import Need, Want
+from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.policy import Batching
-from modelfleet_core.values import NanoUsd, VariantKey
+from modelfleet_core.values import AccountName, VariantKey
 
 from modelfleet_lab.simulate.offers import Offers
 from modelfleet_lab.simulate.sidecar_node import Lease, Placed
@@ -59,7 +59,7 @@ class ProductQueue:
                     given_up.append(outcome.ticket)
         return Placed(placed, given_up, self._queue.wake_at)
 
-    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
+    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]:
         return self._queue.wants(now)
 
     def _publish(self) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.leasing.holding import Reservation
-from modelfleet_core.leasing.messages import Bid, Want
-from modelfleet_core.values import EndpointUrl, NanoUsd, VariantKey, usd
+from modelfleet_core.leasing.messages import Bid, Need, Want
+from modelfleet_core.leasing.reservations import Reservation
+from modelfleet_core.values import AccountName, EndpointUrl, VariantKey, usd
 
 from modelfleet_lab.methods import BatchView, Method
 from modelfleet_lab.simulate.offers import Offers
@@ -98,13 +98,15 @@ class MethodQueue:
         endpoint, slots = free.most_common(1)[0]
         if slots <= 0:
             return None
-        held = self._lease.holding.reserve(now, endpoint, one.reserve[j], one.held_until(now))
+        held = self._lease.holding.reserve(
+            now, endpoint, one.reserve[j], one.held_until(now), charges=one.charged(j), tier=one.tier
+        )
         if not isinstance(held, Reservation):
             return None
         free[endpoint] -= 1
         return held
 
-    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], NanoUsd]:
+    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]:
         holding = self._lease.holding
         in_use: Counter[VariantKey] = Counter()
         for endpoint, slots in holding.in_flight().items():
@@ -122,4 +124,9 @@ class MethodQueue:
                 for weight, count in sorted(tiers.items(), reverse=True)
             )
             wants[variant] = Want(in_use[variant] + len(self._queue), bids)
-        return wants, NanoUsd(sum(max(one.reserve) for one in self._queue.values()))
+        needs: dict[AccountName, Need] = {}
+        for one in self._queue.values():
+            for name, charge in one.charged(one.reserve.index(max(one.reserve))).items():
+                total = needs[name].total if name in needs else 0
+                needs[name] = Need(total + charge, charge, one.weight, one.weight)
+        return wants, needs

@@ -16,9 +16,10 @@ from typing import Protocol
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.demand.cells import cluster
 from modelfleet_core.demand.sketch import NO_DEMAND, Sketch
-from modelfleet_core.leasing.holding import Holding, Reservation
-from modelfleet_core.leasing.messages import Ask, Grant, SidecarId, Want
-from modelfleet_core.values import EndpointUrl, NanoUsd, VariantKey
+from modelfleet_core.leasing.holding import Holding
+from modelfleet_core.leasing.messages import Grant, Need, SidecarId, Want
+from modelfleet_core.leasing.reservations import Reservation
+from modelfleet_core.values import AccountName, EndpointUrl, NanoUsd, VariantKey
 
 from modelfleet_lab.simulate.events import Alarm, Timeline
 from modelfleet_lab.simulate.fates import Fates
@@ -44,8 +45,6 @@ class Lease:
     holding: Holding
     slot_prices: Mapping[VariantKey, float] = field(default_factory=dict)
     money_price: float = 0.0
-    asks: Mapping[VariantKey, Ask] = field(default_factory=dict)
-    linger: Mapping[VariantKey, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Decider(Protocol):
     def look(self, now: float) -> Placed:
         """Reserve what can be placed now; called after each of these, and when `wake_at` has come."""
 
-    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], NanoUsd]: ...
+    def wants(self, now: float) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]: ...
     @property
     def waiting(self) -> Sequence[int]: ...
 
@@ -88,7 +87,6 @@ class Surroundings:
     """Makes a request to a server; the call is made there at its end: whether it is whole, and its price."""
     deadline: Callable[[int], float]
     fates: Fates
-    budgeted: bool
 
 
 class SidecarNode:
@@ -111,7 +109,7 @@ class SidecarNode:
         pod = f"pod-{self.number}"
         self.id = SidecarId("ml", pod, self.uid, f"boot-{self._boot}")
         self.holding = Holding(self.id, pressing=self._press)
-        self.holding.budgeted = self._around.budgeted
+        self.holding.follow(self._around.offers.policy)
         self.lease = Lease(self.holding)
         self.decider = self._around.decider(self.lease)
         self._link: Link | None = None
@@ -122,6 +120,7 @@ class SidecarNode:
         self._next_report = float("inf")
         self._report_alarm: Alarm | None = None
         self._wake: Alarm | None = None
+        self._unused: Alarm | None = None
         self._jobs: dict[int, tuple[int, Job, Alarm]] = {}
         self._connect()
 
@@ -138,7 +137,7 @@ class SidecarNode:
             self._around.fates.failed(request, "Crash", now)
             self._timeline.after(self._around.latency, partial(self._around.servers.cancel, job))
         self._jobs = {}
-        for pending in (self._report_alarm, self._wake):
+        for pending in (self._report_alarm, self._wake, self._unused):
             if pending is not None:
                 pending.cancel()
         if self._link is not None:
@@ -198,19 +197,16 @@ class SidecarNode:
         if not self.up or link is not self._link or self._late(lambda: self.take(link, grant)):
             return
         self._sketch.answered(grant.answers)
-        before = self.holding.report_slots()
+        before = {endpoint: held.slots for endpoint, held in self.holding.lease.slots.items()}
         now = self._timeline.now
         if not self.holding.apply(grant, now):
             return
         self._failures = 0
         self.lease.slot_prices = grant.slot_prices
         self.lease.money_price = grant.money_price
-        self.lease.asks = grant.asks
-        self.lease.linger = grant.linger
         self._report_every = max(REPORT_INTERVAL, grant.report_every)
         gained = (
-            max(0, granted.slots - (before[endpoint].kept if endpoint in before else 0))
-            for endpoint, granted in grant.slots.items()
+            max(0, granted.slots - before.get(endpoint, 0)) for endpoint, granted in grant.slots.items()
         )
         self._around.fates.moved(sum(gained))
         self.decider.changed(now)
@@ -252,6 +248,17 @@ class SidecarNode:
         self.holding.want(*self.decider.wants(now))
         if self.holding.wanted() != before:
             self._report_at(now + (PRESSING_DELAY if self.holding.short(now) else UNUSED_AFTER))
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Lower what is unused for too long, and what others pay more for."""
+        if not self.up or self._late(self._give_back):
+            return
+        self.holding.give_back(self._timeline.now)
+        if self._unused is not None:
+            self._unused.cancel()
+        due = self.holding.next_give_back(self._timeline.now)
+        self._unused = self._timeline.at(due, self._give_back) if due is not None else None
 
     # Requests.
 
@@ -322,8 +329,8 @@ class SidecarNode:
             return
         request, _, limit = self._jobs.pop(reservation.id)
         limit.cancel()
-        self.holding.settle(reservation.id, charged)
         now = self._timeline.now
+        self.holding.settle(reservation.id, charged, now)
         if whole:
             self._around.fates.answered(request, now)
         else:

@@ -13,7 +13,7 @@ from itertools import groupby
 from random import Random
 
 from modelfleet_core.catalog import Fleet
-from modelfleet_core.leasing.holders import held_by
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.values import EndpointUrl, NanoUsd, VariantKey
 
 from modelfleet_lab.simulate.bound import Capacity
@@ -119,7 +119,6 @@ class World:
             job=self._job,
             deadline=lambda request: float(load.deadline[request]),
             fates=self._fates,
-            budgeted=self._budget is not None,
         )
         self._sidecars = [SidecarNode(number, around) for number in range(scenario.sidecars)]
 
@@ -156,7 +155,7 @@ class World:
             overloaded=self._servers.overloaded,
             billed=self._servers.billed,
             budget=self._budget,
-            granted=max((record.watermark for record in records), default=NanoUsd(0)),
+            granted=max((record.accounts[BUDGET].watermark for record in records), default=0),
             seconds=timeline.now,
         )
 
@@ -248,7 +247,7 @@ class World:
             Sample(
                 at=self._timeline.now,
                 live=sum(self._servers.live(j) for j in models),
-                held=sum(held_by(leader.book.holders()).values()) if leader is not None else 0,
+                held=sum(leader.book.held().values()) if leader is not None else 0,
                 in_flight=sum(self._servers.in_flight(j) for j in models),
                 waiting=sum(len(node.decider.waiting) for node in self._sidecars if node.up),
                 reports=self._network.traffic.reports,
