@@ -19,7 +19,7 @@ from modelfleet_lab.methods.per_query import Constant, Priced
 
 DEAREST = 1e9
 """Quality per USD at which nothing but free models is chosen."""
-_STEPS = 25
+_STEPS = 15
 _RISES = (0.02, 0.05, 0.1, 0.2, 0.4)
 _POWERS = (1.0, 2.0, 4.0)
 _PRICES_ONLY = 0.2
