@@ -12,14 +12,28 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from modelfleet_core.demand.sketch import NO_DEMAND
+from modelfleet_core.leasing.accounts import BUDGET, Account, accounts_of, charges, counts_requests
 from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.holders import Follows, held_by
-from modelfleet_core.leasing.holding import Holding, Reservation
+from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.ledger import LedgerRecord
-from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId, Want
-from modelfleet_core.leasing.purse import ForeignEpochError
+from modelfleet_core.leasing.messages import Bid, Document, Grant, Need, Report, SidecarId, Want
+from modelfleet_core.leasing.period_accounts import ForeignEpochError
+from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.manifests import parse_policy
-from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.policy import Policy, Stale, Staleness
+from modelfleet_core.values import (
+    AccountId,
+    AccountName,
+    EndpointUrl,
+    ModelName,
+    NanoUsd,
+    ObjectKey,
+    PeriodId,
+    TierName,
+    VariantKey,
+    account_parts,
+)
 
 from support.manifests import policy_manifest
 
@@ -31,8 +45,15 @@ ENDPOINTS = {EndpointUrl("http://a"): LARGE, EndpointUrl("http://b"): LARGE, End
 TTL = 10.0
 LONGEST = 20.0
 LIMIT = 60
+SHARE, TENANT, QUOTA = AccountName("share:large"), AccountName("tenant:acme"), AccountName("quota:Day:large")
+TIERS = (TierName("gold"), TierName("bronze"))
 START = datetime(2026, 11, 22, 12, 58, tzinfo=UTC)
 NOTICES = 5.0
+
+
+def promise(account: AccountName) -> str:
+    """Return the guarantee that speaks of an account."""
+    return "G3" if account == BUDGET else "G4"
 
 
 class BrokenPromiseError(AssertionError):
@@ -49,7 +70,7 @@ class Process:
     stalled: bool = False
     settled: list[int] = field(default_factory=list)
     live: dict[int, Reservation] = field(default_factory=dict)
-    spent: dict[PeriodId, int] = field(default_factory=dict)
+    spent: dict[AccountId, int] = field(default_factory=dict)
 
     def clock(self, now: float) -> float:
         return self.offset + self.rate * now
@@ -68,15 +89,32 @@ class Ghost:
     until: float
 
 
-def documents() -> Documents:
+def policy_of(then: Stale) -> Policy:
+    """Return a policy with an account of every kind, in periods of an hour and of a day."""
     manifest = policy_manifest()
-    manifest["spec"]["limits"]["maxRequest"] = f"{LONGEST:g}s"
+    spec = manifest["spec"]
+    spec["limits"]["maxRequest"] = f"{LONGEST:g}s"
+    spec["budget"]["shares"] = [{"models": ["large"], "max": "50%"}]
+    spec["tenants"] = {"header": "x-tenant", "declared": [{"name": "acme", "max": "40%"}]}
+    spec["quotas"] = [{"models": ["large"], "requests": 25, "period": "Day"}]
+    spec["staleness"] = {"then": then.value}
+    if then is Stale.FLOOR:
+        spec["tiers"][0]["floor"], spec["tiers"][1]["floor"] = 2, 1
     policy = parse_policy(manifest)
     assert policy.budget is not None
-    budget = replace(policy.budget, limit=NanoUsd(LIMIT))
-    return Documents(
-        {FLEET: Document("f1", b"{}")}, {POLICY: (replace(policy, budget=budget), Document("p1", b"{}"))}
+    return replace(
+        policy,
+        budget=replace(policy.budget, limit=NanoUsd(LIMIT)),
+        staleness=Staleness(max_age=TTL, then=then),
     )
+
+
+def amounts_of(reservation: Reservation, charged: int) -> dict[AccountId, int]:
+    """Return what a request that costs `charged` is booked in each account of its reservation."""
+    return {
+        account: 1 if counts_requests(account_parts(account)[1]) else charged
+        for account in reservation.accounts
+    }
 
 
 class LeaseWorld:
@@ -85,7 +123,11 @@ class LeaseWorld:
     def __init__(self, seed: int, *, sidecars: int = 3) -> None:
         self.random = random.Random(seed)
         self.now = 100.0
-        self.documents = documents()
+        self.policy = policy_of(self.random.choice(list(Stale)))
+        self.accounts: dict[AccountName, Account] = {one.name: one for one in accounts_of(self.policy)}
+        self.documents = Documents(
+            {FLEET: Document("f1", b"{}")}, {POLICY: (self.policy, Document("p1", b"{}"))}
+        )
         self.capacity = {endpoint: self.random.randint(1, 4) for endpoint in ENDPOINTS}
         self.allowed = dict(self.capacity)
         self.ledger: dict[PeriodId, LedgerRecord] = {}
@@ -98,7 +140,7 @@ class LeaseWorld:
         self.reports: list[Report] = []
         self.grants: list[tuple[SidecarId, Grant]] = []
         self.ghosts: list[Ghost] = []
-        self.dead_money: dict[PeriodId, int] = {}
+        self.dead_money: dict[AccountId, int] = {}
         self.epoch = 0
         self.reserved_ever = 0
         self.faults = True
@@ -124,6 +166,7 @@ class LeaseWorld:
         self.processes[sidecar] = Process(
             Holding(sidecar), self.random.uniform(-50, 50), self.random.uniform(0.996, 1.004)
         )
+        self.processes[sidecar].holding.follow(self.policy)
         self.connect(self.processes[sidecar])
 
     def crash(self, sidecar: SidecarId) -> None:
@@ -133,14 +176,14 @@ class LeaseWorld:
             if reservation.deadline > process.clock(self.now):
                 until = self.now + self.random.uniform(0, NOTICES * 0.99)
                 self.ghosts.append(Ghost(reservation.endpoint, until))
-            if reservation.period is not None:
-                self._lose(reservation.period, reservation.amount)
-        for period, spent in process.spent.items():
-            self._lose(period, spent)
+            for account, amount in amounts_of(reservation, reservation.amount).items():
+                self._lose(account, amount)
+        for account, spent in process.spent.items():
+            self._lose(account, spent)
         self.grants = [(to, grant) for to, grant in self.grants if to != sidecar]
 
-    def _lose(self, period: PeriodId, amount: int) -> None:
-        self.dead_money[period] = self.dead_money.get(period, 0) + amount
+    def _lose(self, account: AccountId, amount: int) -> None:
+        self.dead_money[account] = self.dead_money.get(account, 0) + amount
 
     def delete_pod(self, uid: str) -> None:
         """The pod goes and the API server says so."""
@@ -242,28 +285,37 @@ class LeaseWorld:
 
     def reserve(self, process: Process) -> None:
         now = process.clock(self.now)
-        free = [endpoint for endpoint, slots in process.holding.free(now).items() if slots > 0]
+        tier = self.random.choice(TIERS)
+        free = [endpoint for endpoint, slots in process.holding.free(now, tier).items() if slots > 0]
         if not free:
             return
         amount = NanoUsd(self.random.randint(0, 6))
         endpoint = self.random.choice(free)
         deadline = now + self.random.uniform(0, LONGEST * 0.99)
-        taken = process.holding.reserve(now, endpoint, amount, deadline)
+        tenant = self.random.choice([None, "acme"])
+        charged = charges(self.accounts.values(), ENDPOINTS[endpoint].model, tenant, amount)
+        taken = process.holding.reserve(now, endpoint, amount, deadline, charges=charged, tier=tier)
         if isinstance(taken, Reservation):
             self.reserved_ever += 1
             process.live[taken.id] = taken
 
+    def cancel(self, process: Process, reservation: Reservation) -> None:
+        """The request was never sent."""
+        process.holding.cancel(reservation.id, process.clock(self.now))
+        del process.live[reservation.id]
+
     def settle(self, process: Process, reservation: Reservation, actual: NanoUsd | None) -> None:
-        first = process.holding.settle(reservation.id, actual)
-        again = process.holding.settle(reservation.id, actual)
+        now = process.clock(self.now)
+        first = process.holding.settle(reservation.id, actual, now)
+        again = process.holding.settle(reservation.id, actual, now)
         if not first.first or again.first or again.charged:
             raise BrokenPromiseError("G11: settling twice counted twice")
         self._book(process, reservation, first.charged)
 
     def _book(self, process: Process, reservation: Reservation, charged: int) -> None:
         del process.live[reservation.id]
-        if reservation.period is not None:
-            process.spent[reservation.period] = process.spent.get(reservation.period, 0) + charged
+        for account, amount in amounts_of(reservation, charged).items():
+            process.spent[account] = process.spent.get(account, 0) + amount
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -311,14 +363,31 @@ class LeaseWorld:
             self.reserve(process)
         elif chance < 0.80 and process.live:
             reservation = self.random.choice(list(process.live.values()))
+            if self.random.random() < 0.1:
+                self.cancel(process, reservation)
+                return
             known = self.random.random() < 0.7
             actual = NanoUsd(self.random.randint(0, reservation.amount)) if known else None
             self.settle(process, reservation, actual)
         elif chance < 0.93:
-            wants = {variant: Want(self.random.randint(0, 6)) for variant in (LARGE, SMALL)}
-            process.holding.want(wants, NanoUsd(self.random.choice([0, 0, 3, 6, 12, 40])))
+            process.holding.want(
+                {variant: self._want() for variant in (LARGE, SMALL)},
+                self._needs(),
+            )
+            process.holding.give_back(process.clock(self.now))
         else:
             self.connect(process)
+
+    def _want(self) -> Want:
+        slots = self.random.randint(0, 6)
+        return Want(slots, (Bid(1.0, self.random.random(), slots),) if slots else ())
+
+    def _needs(self) -> dict[AccountName, Need]:
+        """Return what requests of about the same amounts would charge most of the accounts."""
+        total = self.random.choice([0, 0, 3, 6, 12, 40])
+        first = self.random.randint(0, total)
+        chosen = [name for name in self.accounts if self.random.random() < 0.9]
+        return {name: Need(total, first, 1.0, self.random.random()) for name in chosen}
 
     def misfortune(self) -> None:
         chance = self.random.random()
@@ -336,7 +405,7 @@ class LeaseWorld:
             self.delete_pod(sidecar.uid)
             self.start(f"pod-after-{self.boots}")
         elif chance < 0.72 and sidecar is not None:
-            self.processes[sidecar].holding.leave()
+            self.processes[sidecar].holding.leave(self.processes[sidecar].clock(self.now))
         elif chance < 0.90 and sidecar is not None:
             process = self.processes[sidecar]
             process.stalled = not process.stalled
@@ -358,16 +427,26 @@ class LeaseWorld:
             for reservation in process.live.values():
                 running[reservation.endpoint] += reservation.deadline > now
             most = running
-            if holding.live(now):
-                for endpoint, state in holding.report_slots().items():
-                    most[endpoint] = max(most[endpoint], state.kept)
-            for grant in self.applicable(sidecar, holding):
-                if now < grant.report_sent_at + grant.ttl and not holding.leaving:
+            if not holding.leaving:
+                for endpoint, held in holding.lease.slots.items():
+                    most[endpoint] = max(most[endpoint], held.slots if holding.live(now) else held.floor)
+                for grant in self.applicable(sidecar, holding):
+                    live = now < grant.report_sent_at + grant.ttl
                     for endpoint, granted in grant.slots.items():
-                        most[endpoint] = max(most[endpoint], granted.slots)
+                        most[endpoint] = max(most[endpoint], granted.slots if live else granted.floor)
             for endpoint, slots in most.items():
                 total[endpoint] += slots
         return total
+
+    def unheard_floor(self, endpoint: EndpointUrl) -> bool:
+        """Return whether a sidecar that the newest leader has not heard keeps a floor from an older one."""
+        heard = {holder.id for leader in self.leaders[-1:] for holder in leader.book.holders()}
+        floors = (
+            process.holding.lease.slots[endpoint].floor
+            for sidecar, process in self.processes.items()
+            if sidecar not in heard and endpoint in process.holding.lease.slots
+        )
+        return any(floors)
 
     def applicable(self, sidecar: SidecarId, holding: Holding) -> list[Grant]:
         """Return the grants under way that the sidecar would still apply."""
@@ -387,37 +466,44 @@ class LeaseWorld:
                     f"G1, G2: {potential[endpoint]} slots of {endpoint} may be in use, "
                     f"{self.allowed[endpoint]} are live"
                 )
-            if not recovering and all(held.get(endpoint, 0) <= slots for held in counted[-1:]):
+            unseen = recovering or self.unheard_floor(endpoint)
+            if not unseen and all(held.get(endpoint, 0) <= slots for held in counted[-1:]):
                 self.allowed[endpoint] = slots  # the leader saw its recalls heeded: the exception is over
         for period, record in self.ledger.items():
-            if record.watermark > LIMIT:
-                raise BrokenPromiseError(f"G3: the ledger of {period} is over its limit")
+            for name, stored in record.accounts.items():
+                if stored.watermark > self.accounts[name].limit:
+                    raise BrokenPromiseError(f"{promise(name)}: {name} of {period} is over its limit")
         self.check_money()
 
     def check_money(self) -> None:
         total = dict(self.dead_money)
         for sidecar, process in self.processes.items():
-            granted: dict[PeriodId, int] = {}
+            granted: dict[AccountId, int] = {}
             for grant in self.applicable(sidecar, process.holding):
-                for period, account_grant in grant.accounts.items():
-                    granted[period] = max(granted.get(period, 0), account_grant.granted)
-            for period in granted.keys() | process.spent.keys() | process.holding.periods():
-                account = process.holding.account(period)
-                spent = process.spent.get(period, 0)
+                for key, account_grant in grant.accounts.items():
+                    granted[key] = max(granted.get(key, 0), account_grant.granted)
+            for key in granted.keys() | process.spent.keys() | process.holding.accounts():
+                account = process.holding.account(key)
+                spent = process.spent.get(key, 0)
                 if account is None:
-                    total[period] = total.get(period, 0) + max(spent, granted.get(period, 0))
+                    total[key] = total.get(key, 0) + max(spent, granted.get(key, 0))
                     continue
+                broken = promise(account_parts(key)[1])
                 if account.spent + account.reserved > account.granted - account.returned:
-                    raise BrokenPromiseError(f"G3: {sidecar} spends more than was granted: {account}")
+                    raise BrokenPromiseError(f"{broken}: {sidecar} spends more than was granted: {account}")
                 if account.spent != spent:
-                    raise BrokenPromiseError(f"G3: {sidecar} lost track of its spend: {account}, {spent}")
-                net = max(account.granted, granted.get(period, 0)) - account.returned
-                total[period] = total.get(period, 0) + net
-        for period, amount in total.items():
-            watermark = self.ledger[period].watermark if period in self.ledger else 0
+                    raise BrokenPromiseError(
+                        f"{broken}: {sidecar} lost track of its spend: {account}, {spent}"
+                    )
+                net = max(account.granted, granted.get(key, 0)) - account.returned
+                total[key] = total.get(key, 0) + net
+        for key, amount in total.items():
+            period, name = account_parts(key)
+            stored = self.ledger[period].accounts.get(name) if period in self.ledger else None
+            watermark = stored.watermark if stored is not None else 0
             if amount > watermark:
                 raise BrokenPromiseError(
-                    f"G3: {amount} of {period} may be spent, its ledger holds {watermark}"
+                    f"{promise(name)}: {amount} of {key} may be spent, its ledger holds {watermark}"
                 )
 
     def settle_down(self) -> LeaseBook:
@@ -430,7 +516,7 @@ class LeaseWorld:
             self.expire(process)
             for reservation in list(process.live.values()):
                 self.settle(process, reservation, None)
-            process.holding.want({}, NanoUsd(0))
+            process.holding.want({}, {})
         self.rounds(6)
         self.pass_time(TTL + LONGEST + 1)
         self.rounds(12)

@@ -307,8 +307,9 @@ def _whole_needs(
         given = shares.get(sidecar, 0)
         if account.free + given < need.first:
             continue
-        needs = max(1, grantable // (len(queue) - place) // need.first)
-        more = min(needs * need.first, need.total - account.free - given)
+        one = max(1, need.first)
+        needs = max(1, grantable // (len(queue) - place) // one)
+        more = min(needs * one, need.total - account.free - given)
         if 0 < more <= grantable:
             shares[sidecar] = given + more
             grantable -= more
