@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from datetime import UTC, datetime
@@ -22,12 +23,12 @@ from modelfleet_core.demand.meter import DemandMeter
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
-from modelfleet_core.leasing.holders import Follows, held_by
+from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.ledger import BudgetPeriod
 from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
 
 from modelfleet_operator.capacity_views import SidecarView, Slots, Usage
 from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 TTL = 30.0
 TICK = 0.5
 """Seconds between passes when nothing happens: leases run out and periods end."""
-GATHER = 0.005
+GATHER = 0.001
 """Least seconds between passes, so that changes at one moment make one grant."""
 SERVER_OPTIONS = (
     # Sidecars ask by pings whether a silent leader still lives.
@@ -88,6 +89,11 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._documents = Documents({}, {})
         self._prices = Prices({}, {})
         self._streams: dict[SidecarId, Stream] = {}
+        self._boots: dict[str, set[SidecarId]] = {}
+        """The open streams' sidecars by the UID of their pod."""
+        self._ready: set[SidecarId] = set()
+        """Those whose stream has nothing to send."""
+        self._looked_at = -math.inf
         self._meter = DemandMeter()
         self._opening: set[PeriodId] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +116,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._documents = Documents(fleets, policies)
         if self._book is not None:
             self._book.set_documents(self._documents)
+        self._looked_at = -math.inf
         self._follow_anew()
 
     def set_prices(
@@ -119,7 +126,6 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._prices = Prices(slots, money)
         if self._book is not None:
             self._book.set_prices(self._prices)
-        self._wake()
 
     def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None:
         """Say how many slots each sidecar of a fleet would keep busy, which leans slots that are free."""
@@ -203,14 +209,16 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     def _pass(self, book: LeaseBook) -> None:
         now = self._clock()
-        book.prune(now)
-        for policy, period in book.unopened(self._wall_clock()):
-            if period.id not in self._opening:
-                self._opening.add(period.id)
-                self._start(self._open(book, policy, period))
-        ready = {sidecar for sidecar, stream in self._streams.items() if not stream.busy}
-        for sidecar, grant in book.turn(now, ready):
+        if now >= self._looked_at + TICK:
+            self._looked_at = now
+            book.prune(now)
+            for policy, period in book.unopened(self._wall_clock()):
+                if period.id not in self._opening:
+                    self._opening.add(period.id)
+                    self._start(self._open(book, policy, period))
+        for sidecar, grant in book.turn(now, self._ready):
             self._streams[sidecar].offer(grant)
+            self._ready.discard(sidecar)
         for record in book.due(now):
             self._start(write_ledger(self._store, book, record))
 
@@ -268,8 +276,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                         return
                     await context.abort(*step)
                 yield grant_to(step)
-                stream.busy = False
-                self._wake()
+                self._sent(book, stream)
         finally:
             reader.cancel()
             self._part(book, stream)
@@ -286,10 +293,13 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                     raise WireError("identity", "it changed within one stream")
                 if self._streams.get(report.sidecar) is not stream:
                     break
+                new = not book.knows(report.sidecar)
                 if book.hear(report, self._clock()):
-                    book.follow(report.sidecar, self._follows(report.sidecar))
+                    if new:
+                        book.follow(report.sidecar, self._follows(report.sidecar))
                     self._meter.hear(report.sidecar, report.demand, self._clock())
-                    self._wake()
+                    if book.pressed:
+                        self._wake()
         except WireError as error:
             log.warning("a report of %s was refused: %s", stream.sidecar, error)
             stream.end(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -300,19 +310,33 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         if older is not None:
             older.end(grpc.StatusCode.ABORTED, "a newer stream of this sidecar replaced it")
         self._streams[sidecar] = stream
+        self._boots.setdefault(sidecar.uid, set()).add(sidecar)
+        self._ready.add(sidecar)
         book.connect(sidecar)
-        for holder in book.holders():
-            if holder.id.uid == sidecar.uid and holder.id != sidecar and holder.id not in self._streams:
-                book.replaced(holder.id, self._clock())
+        for earlier in book.starts(sidecar.uid):
+            if earlier != sidecar and earlier not in self._streams:
+                book.replaced(earlier, self._clock())
+
+    def _sent(self, book: LeaseBook, stream: Stream) -> None:
+        sidecar = stream.sidecar
+        if sidecar is not None and stream.idle and self._streams.get(sidecar) is stream:
+            self._ready.add(sidecar)
+            if book.pressed:
+                self._wake()
 
     def _part(self, book: LeaseBook, stream: Stream) -> None:
         sidecar = stream.sidecar
         if sidecar is None or self._streams.get(sidecar) is not stream:
             return
         del self._streams[sidecar]
+        self._ready.discard(sidecar)
+        others = self._boots[sidecar.uid]
+        others.discard(sidecar)
         book.part(sidecar)
-        if any(other.uid == sidecar.uid for other in self._streams):
+        if others:
             book.replaced(sidecar, self._clock())
+        else:
+            del self._boots[sidecar.uid]
         self._wake()
 
     # Views.
@@ -347,7 +371,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     def leased(self) -> Slots:
         """Return the slots held at each live endpoint."""
-        held = held_by(self._book.holders()) if self._book is not None else {}
+        held = self._book.held() if self._book is not None else {}
         return {
             fleet: {
                 variant: {endpoint: held.get(endpoint, 0) for endpoint in endpoints}
@@ -355,6 +379,12 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             }
             for fleet, capacity in self._capacity.items()
         }
+
+    def draining(self) -> dict[EndpointUrl, int]:
+        """Return the slots still held at endpoints that are not live any more."""
+        live = {e for variants in self._capacity.values() for slots in variants.values() for e in slots}
+        held = self._book.held() if self._book is not None else {}
+        return {endpoint: slots for endpoint, slots in held.items() if endpoint not in live}
 
     def usage(self, policy: ObjectKey) -> Usage | None:
         """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""

@@ -23,13 +23,16 @@ class Stream:
 
     def __init__(self) -> None:
         self.sidecar: SidecarId | None = None
-        self.busy = False
         self._outbox: deque[Grant] = deque()
         self._end: End | None = None
         self._event = asyncio.Event()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to send."""
+        return not self._outbox
+
     def offer(self, grant: Grant) -> None:
-        self.busy = True
         self._outbox.append(grant)
         self._event.set()
 

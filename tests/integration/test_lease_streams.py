@@ -11,12 +11,13 @@ import grpc.aio
 import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand.sketch import Sketch
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.grants import UPSTREAM_NOTICES
-from modelfleet_core.leasing.holding import Refused, Reservation
-from modelfleet_core.leasing.messages import Want
-from modelfleet_core.values import NANO, NanoUsd
+from modelfleet_core.leasing.messages import Need, Want
+from modelfleet_core.leasing.reservations import Refused, Reservation
+from modelfleet_core.values import NANO, AccountName, NanoUsd
 from modelfleet_operator.ledgers import LeadershipLostError
-from modelfleet_sidecar.lease import boot_clock
+from modelfleet_sidecar.lease import LeaseClient, boot_clock
 from support.leases import (
     FLEET,
     LARGE,
@@ -41,6 +42,18 @@ pytestmark = pytest.mark.integration
 USD = NANO
 
 
+def needs(amount: int) -> dict[AccountName, Need]:
+    """Return that waiting requests would charge `amount` to the budget, the first of them next to nothing."""
+    return {BUDGET: Need(amount, 1, 1.0, 0.0)}
+
+
+def reserve(client: LeaseClient, amount: int) -> Reservation | Refused:
+    """Take a slot at `POD_A` and `amount` of the budget, if there is one, for a minute."""
+    charges = {BUDGET: amount} if client.policy is not None and client.policy.budget is not None else {}
+    now = client.now()
+    return client.holding.reserve(now, POD_A, NanoUsd(amount), now + 60, charges=charges)
+
+
 async def test_idle_sidecars_share_the_slots_so_that_each_can_start_at_once() -> None:
     async with (
         capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
@@ -56,17 +69,39 @@ async def test_idle_sidecars_share_the_slots_so_that_each_can_start_at_once() ->
 
 async def test_a_burst_moves_slots_from_the_idle_to_the_wanting_sidecar_and_back() -> None:
     async with (
-        capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
+        capacity_service(MemoryLedgers(), {POD_A: 8}, budget=None) as service,
         leasing(service, "one") as one,
         leasing(service, "two") as two,
     ):
         await until(two, lambda: total_free(one) == total_free(two) == 4)
-        one.want({LARGE: Want(20)}, NanoUsd(0))
+        one.want({LARGE: Want(20)}, {})
         await until(one, lambda: total_free(one) == 8)
         assert total_free(two) == 0
-        two.want({LARGE: Want(20)}, NanoUsd(0))
-        await until(two, lambda: total_free(two) == 4)
-        assert total_free(one) == 4
+        busy = [reserve(one, 0) for _ in range(8)]
+        two.want({LARGE: Want(3)}, {})
+        one.want({LARGE: Want(8)}, {})
+        for taken in busy[:3]:
+            assert isinstance(taken, Reservation)
+            one.holding.settle(taken.id, None, one.now())
+        one.want({LARGE: Want(5)}, {})
+        await until(two, lambda: total_free(two) == 3)
+        assert sum(one.holding.in_flight().values()) == 5
+
+
+async def test_few_slots_are_borrowed_and_go_back_when_unused() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 2}, budget=None) as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+        leasing(service, "three") as three,
+    ):
+        await until(three, lambda: three.connected)
+        one.want({LARGE: Want(2)}, {})
+        await until(one, lambda: total_free(one) == 2)
+        one.want({}, {})
+        await until(one, lambda: total_free(one) == 0)
+        two.want({LARGE: Want(2)}, {})
+        await until(two, lambda: total_free(two) == 2)
 
 
 async def test_slots_in_flight_stay_held_until_they_come_back() -> None:
@@ -75,16 +110,16 @@ async def test_slots_in_flight_stay_held_until_they_come_back() -> None:
         leasing(service, "one") as one,
         leasing(service, "two") as two,
     ):
-        one.want({LARGE: Want(2)}, NanoUsd(0))
+        one.want({LARGE: Want(2)}, {})
         await until(one, lambda: total_free(one) == 2)
-        busy = [one.holding.reserve(one.now(), POD_A, NanoUsd(0), one.now() + 60) for _ in range(2)]
-        one.want({LARGE: Want(2)}, NanoUsd(0))
-        two.want({LARGE: Want(2)}, NanoUsd(0))
-        await until(one, lambda: one.holding.report_slots()[POD_A].kept == 2 and not total_free(one))
-        assert total_free(two) == 0
+        busy = [reserve(one, 0) for _ in range(2)]
+        one.want({LARGE: Want(2)}, {})
+        two.want({LARGE: Want(2)}, {})
+        await until(one, lambda: LARGE in one.holding.lease._asks)
+        assert (total_free(one), total_free(two)) == (0, 0)
         first = busy[0]
         assert isinstance(first, Reservation)
-        one.holding.settle(first.id, None)
+        one.holding.settle(first.id, None, one.now())
         await until(two, lambda: total_free(two) == 1)
         assert sum(one.holding.in_flight().values()) == 1
 
@@ -110,18 +145,19 @@ async def test_money_comes_on_demand_and_an_exhausted_budget_refuses() -> None:
     ):
         await until(one, lambda: total_free(one) == 4)
         assert free_money(one) == 0
-        one.want({LARGE: Want(1)}, NanoUsd(7 * USD))
+        one.want({LARGE: Want(1)}, needs(7 * USD))
         await until(one, lambda: free_money(one) == 7 * USD)
-        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(7 * USD), one.now() + 60)
+        taken = reserve(one, 7 * USD)
         assert isinstance(taken, Reservation)
-        two.want({LARGE: Want(1)}, NanoUsd(4 * USD))
+        two.want({LARGE: Want(1)}, needs(4 * USD))
         await until(two, lambda: free_money(two) == 3 * USD)
-        refused = two.holding.reserve(two.now(), POD_A, NanoUsd(4 * USD), two.now() + 60)
-        assert refused is Refused.NO_MONEY
+        refused = reserve(two, 4 * USD)
+        assert isinstance(refused, Refused)
+        assert refused.account == BUDGET
         (record,) = store.records.values()
-        assert record.watermark == 10 * USD
-        one.holding.settle(taken.id, NanoUsd(2 * USD))
-        one.want({}, NanoUsd(0))
+        assert record.accounts[BUDGET].watermark == 10 * USD
+        one.holding.settle(taken.id, NanoUsd(2 * USD), one.now())
+        one.want({}, {})
         await until(two, lambda: free_money(two) == 4 * USD)
         usage = service.publisher.usage(POLICY)
         assert usage is not None
@@ -137,7 +173,7 @@ async def test_no_money_leaves_before_the_ledger_holds_it() -> None:
     ):
         await until(one, lambda: total_free(one) == 8)
         store.open.clear()
-        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, needs(5 * USD))
         applied = one.holding.applied
         service.publisher.set_prices({}, {POLICY: 1.0})
         await until(one, lambda: one.holding.applied > applied and one.money_price == 1.0)
@@ -153,15 +189,15 @@ async def test_without_a_budget_there_is_no_account_and_no_limit() -> None:
     ):
         await until(one, lambda: total_free(one) == 8)
         assert free_money(one) is None
-        assert isinstance(one.holding.reserve(one.now(), POD_A, NanoUsd(10**15), one.now() + 1), Reservation)
+        assert isinstance(reserve(one, 10**15), Reservation)
 
 
 async def test_after_a_restart_with_a_new_epoch_leases_form_anew_and_the_ledger_goes_on() -> None:
     store = MemoryLedgers()
     async with capacity_service(store, {POD_A: 8}, budget="10") as first, leasing(first, "one") as one:
-        one.want({LARGE: Want(8)}, NanoUsd(6 * USD))
+        one.want({LARGE: Want(8)}, needs(6 * USD))
         await until(one, lambda: total_free(one) == 8 and free_money(one) == 6 * USD)
-        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(6 * USD), one.now() + 60)
+        taken = reserve(one, 6 * USD)
         assert isinstance(taken, Reservation)
         await first.kill()
         assert total_free(one) == 7  # the lease goes on without its leader
@@ -172,8 +208,8 @@ async def test_after_a_restart_with_a_new_epoch_leases_form_anew_and_the_ledger_
             leasing(second, "two") as two,
         ):
             await until(one, lambda: one.holding.epoch == 2 and one.holding.applied > 0)
-            one.want({}, NanoUsd(0))
-            two.want({LARGE: Want(3)}, NanoUsd(9 * USD))
+            one.want({}, {})
+            two.want({LARGE: Want(3)}, needs(9 * USD))
             await until(two, lambda: (free_money(two) or 0) > 0)
             assert free_money(two) <= 4 * USD  # type: ignore[operator]
             second.publisher.forget("uid-lost")
@@ -186,7 +222,7 @@ async def test_a_new_leader_grants_no_slot_that_someone_unheard_may_hold() -> No
         capacity_service(store, {POD_A: 8}, epoch=2, may_hold=("uid-silent", "uid-one")) as service,
         leasing(service, "one") as one,
     ):
-        one.want({LARGE: Want(8)}, NanoUsd(0))
+        one.want({LARGE: Want(8)}, {})
         await until(one, lambda: one.connected)
         assert total_free(one) == 0
         async with leasing(service, "silent"):
@@ -202,7 +238,7 @@ async def test_a_foreign_epoch_in_the_ledger_ends_leadership() -> None:
         await until(one, lambda: total_free(one) == 8)
         (period,) = store.records
         store.records[period] = replace(store.records[period], epoch=7, version="77")
-        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, needs(5 * USD))
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(LeadershipLostError, match="epoch 7"):
                 await service.run
@@ -218,7 +254,7 @@ async def test_a_leader_that_lost_a_write_reads_the_ledger_anew_and_goes_on() ->
         await until(one, lambda: total_free(one) == 8)
         (period,) = store.records
         store.records[period] = replace(store.records[period], version="5")
-        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, needs(5 * USD))
         await until(one, lambda: free_money(one) == 5 * USD)
         assert not service.run.done()
 
@@ -230,15 +266,15 @@ async def test_a_new_period_opens_a_new_account_and_the_old_money_is_not_carried
         capacity_service(store, {POD_A: 8}, budget="10", wall_clock=lambda: time[0]) as service,
         leasing(service, "one") as one,
     ):
-        one.want({LARGE: Want(1)}, NanoUsd(8 * USD))
+        one.want({LARGE: Want(1)}, needs(8 * USD))
         await until(one, lambda: free_money(one) == 8 * USD)
-        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(8 * USD), one.now() + 60)
+        taken = reserve(one, 8 * USD)
         assert isinstance(taken, Reservation)
         time[0] += timedelta(minutes=1)
-        one.want({LARGE: Want(1)}, NanoUsd(9 * USD))
+        one.want({LARGE: Want(1)}, needs(9 * USD))
         await until(one, lambda: free_money(one) == 9 * USD)
         assert len(store.records) == 2
-        one.holding.settle(taken.id, None)
+        one.holding.settle(taken.id, None, one.now())
         assert free_money(one) == 9 * USD
 
 
@@ -248,9 +284,9 @@ async def test_a_drained_sidecar_gives_everything_back_and_hears_so() -> None:
         leasing(service, "one") as one,
         leasing(service, "two") as two,
     ):
-        one.want({LARGE: Want(8)}, NanoUsd(10 * USD))
+        one.want({LARGE: Want(8)}, needs(10 * USD))
         await until(one, lambda: total_free(one) == 8 and free_money(one) == 10 * USD)
-        two.want({LARGE: Want(8)}, NanoUsd(10 * USD))
+        two.want({LARGE: Want(8)}, needs(10 * USD))
         assert await one.drain(PATIENCE)
         await until(two, lambda: total_free(two) == 8 and free_money(two) == 10 * USD)
 
@@ -285,7 +321,7 @@ async def test_a_restarted_sidecar_gets_what_its_earlier_start_held() -> None:
         async with leasing(service, "one") as one:
             await until(one, lambda: total_free(one) == 8)
         async with leasing(service, "one", boot="2") as again:
-            again.want({LARGE: Want(8)}, NanoUsd(0))
+            again.want({LARGE: Want(8)}, {})
             await until(again, lambda: again.connected)
             assert total_free(again) == 0
             ahead[0] = UPSTREAM_NOTICES
@@ -301,7 +337,7 @@ async def test_a_leader_that_is_not_sure_of_its_leadership_grants_nothing() -> N
         await until(one, lambda: total_free(one) == 8)
         sure[0] = False
         publish_slots(service.publisher, {POD_A: 4})
-        one.want({LARGE: Want(3)}, NanoUsd(0))
+        one.want({LARGE: Want(3)}, {})
         assert not await one.wait_change(0.3)
         sure[0] = True
         await until(one, lambda: total_free(one) == 4)
@@ -346,13 +382,13 @@ async def test_a_sidecar_follows_no_leader_older_than_the_one_it_knows() -> None
 async def test_an_absurd_bill_stops_no_report() -> None:
     store = MemoryLedgers()
     async with capacity_service(store, {POD_A: 8}) as service, leasing(service, "one") as one:
-        one.want({LARGE: Want(1)}, NanoUsd(1))
+        one.want({LARGE: Want(1)}, needs(1))
         await until(one, lambda: (free_money(one) or 0) > 0)
-        taken = one.holding.reserve(one.now(), POD_A, NanoUsd(1), one.now() + 60)
+        taken = reserve(one, 1)
         assert isinstance(taken, Reservation)
-        one.holding.settle(taken.id, NanoUsd(2**70))
+        one.holding.settle(taken.id, NanoUsd(2**70), one.now())
         before = _heard(service, "one")
-        one.want({LARGE: Want(2)}, NanoUsd(0))
+        one.want({LARGE: Want(2)}, {})
         await until(one, lambda: _heard(service, "one") > before + 1)
 
 
@@ -381,11 +417,11 @@ async def test_a_report_that_can_not_be_made_costs_one_stream_and_not_the_lease(
 async def test_a_stopping_leader_leaves_no_spare_money_and_keeps_leases_alive() -> None:
     store = MemoryLedgers()
     async with capacity_service(store, {POD_A: 8}, budget="10") as service, leasing(service, "one") as one:
-        one.want({LARGE: Want(1)}, NanoUsd(5 * USD))
+        one.want({LARGE: Want(1)}, needs(5 * USD))
         await until(one, lambda: free_money(one) == 5 * USD)
         await service.publisher.stop()
         (record,) = store.records.values()
-        assert record.watermark == 5 * USD
+        assert record.accounts[BUDGET].watermark == 5 * USD
         await until(one, lambda: not one.connected)
         assert total_free(one) == 8
 

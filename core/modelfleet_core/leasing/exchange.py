@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from modelfleet_core.leasing.holders import Follows, Holder
 from modelfleet_core.leasing.market import Market, lower
-from modelfleet_core.leasing.messages import Ask, SidecarId
-from modelfleet_core.leasing.slots import Capacity, take
+from modelfleet_core.leasing.messages import Ask, SidecarId, SlotGrant
+from modelfleet_core.leasing.slots import Capacity, floors, take
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
 RETRY = 0.1
@@ -72,11 +72,6 @@ class Exchange:
     def room(self, endpoint: EndpointUrl) -> int:
         """Return how many more slots may be held at an endpoint; negative: too many are."""
         return self.live.get(endpoint, 0) - self.held.get(endpoint, 0)
-
-    def market(self, fleet: ObjectKey, endpoint: EndpointUrl) -> Market | None:
-        """Return the market of a fleet's live endpoint."""
-        known = self._fleets.get(fleet)
-        return known.at.get(endpoint) if known is not None else None
 
     # What the caller learns.
 
@@ -255,6 +250,31 @@ class Exchange:
         touched.update((sidecar, there[sidecar]) for sidecar in recalled)
 
     # What a grant says.
+
+    def grantable(
+        self, holder: Holder, floor: Callable[[int], int] | None
+    ) -> Mapping[EndpointUrl, SlotGrant]:
+        """Return the slots of a sidecar's next grant: its target, as far as there is room.
+
+        `floor` returns how many of all its slots outlast its lease; None: none do.
+        """
+        fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
+        if fleet is None:
+            return {}
+        slots: dict[EndpointUrl, int] = {}
+        for endpoint, target in holder.target.items():
+            told = holder.told.get(endpoint, 0)
+            if target > told:
+                # While more is held than is live only recalls go out: not even a lost grant is made again.
+                room = self.room(endpoint)
+                target = min(target, max(told, holder.counted.get(endpoint, 0) + room)) if room >= 0 else told
+            if target > 0 and endpoint in fleet.at:
+                slots[endpoint] = target
+        floor_at = floors(slots, floor(sum(slots.values()))) if floor is not None else {}
+        return {
+            endpoint: SlotGrant(fleet.at[endpoint].variant, count, floor_at.get(endpoint, 0))
+            for endpoint, count in slots.items()
+        }
 
     def asks(self, holder: Holder) -> tuple[dict[VariantKey, Ask], dict[VariantKey, float]]:
         """Return who waits for what a sidecar has, and how long its unused slots may stay; it is told so."""

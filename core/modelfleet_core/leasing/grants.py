@@ -87,6 +87,7 @@ class LeaseBook:
         self._treasury = Treasury(epoch)
         self._exchange = Exchange()
         self._holders: dict[SidecarId, Holder] = {}
+        self._starts: dict[str, list[SidecarId]] = {}
         self._arrivals = 0
         self._news: dict[SidecarId, Holder] = {}
         """Sidecars that should hear something."""
@@ -130,6 +131,10 @@ class LeaseBook:
         """Take over how many slots of each variant each sidecar's demand is expected to keep in use."""
         self._exchange.set_targets(fleet, busy)
 
+    def set_allowances(self, allowances: Mapping[ObjectKey, Mapping[SidecarId, float]]) -> None:
+        """Take over the USD per second that each sidecar should spend, by policy; told with the next grants."""
+        self._treasury.set_allowances(allowances)
+
     def follow(self, sidecar: SidecarId, follows: Follows | str) -> None:
         """Say which policy a sidecar that has reported follows, or why it gets nothing."""
         holder = self._holders[sidecar]
@@ -168,6 +173,7 @@ class LeaseBook:
         kept = {endpoint: state.kept for endpoint, state in report.slots.items() if state.kept}
         for endpoint, slots in kept.items():
             self._takeover.reported[endpoint] = self._takeover.reported.get(endpoint, 0) + slots
+        self._starts.setdefault(report.sidecar.uid, []).append(report.sidecar)
         self._arrivals += 1
         holder = self._holders[report.sidecar] = Holder(
             id=report.sidecar,
@@ -203,9 +209,8 @@ class LeaseBook:
     def forget(self, uid: str, now: float) -> None:
         """A pod is gone: what its sidecars held is reclaimed once its model servers noticed."""
         self._takeover.settle(uid, now)
-        for holder in self._holders.values():
-            if holder.id.uid == uid:
-                self.replaced(holder.id, now)
+        for sidecar in self.starts(uid):
+            self.replaced(sidecar, now)
 
     def replaced(self, sidecar: SidecarId, now: float) -> None:
         """One start of a sidecar is over, its pod may go on."""
@@ -220,8 +225,7 @@ class LeaseBook:
         for holder in list(self._holders.values()):
             if holder.retired_at is not None:
                 if now >= holder.retired_at + RETIRED_FOR:
-                    del self._holders[holder.id]
-                    self._news.pop(holder.id, None)
+                    self._drop(holder.id)
                     if holder.gone_at is not None:
                         self._treasury.close(holder.id)
                 continue
@@ -233,6 +237,14 @@ class LeaseBook:
                 self._lapse(holder, now, rates=now < over + LATER, floors=not gone)
             elif holder.report.leaving and not holder.connected and not holder.counted:
                 self._lapse(holder, now, rates=False, floors=False)
+
+    def _drop(self, sidecar: SidecarId) -> None:
+        del self._holders[sidecar]
+        self._news.pop(sidecar, None)
+        starts = self._starts[sidecar.uid]
+        starts.remove(sidecar)
+        if not starts:
+            del self._starts[sidecar.uid]
 
     def _lapse(self, holder: Holder, now: float, *, rates: bool, floors: bool) -> None:
         """Count only rates and floors of a sidecar as held any more; without any it is retired."""
@@ -289,6 +301,13 @@ class LeaseBook:
     def holders(self) -> tuple[Holder, ...]:
         """Return all sidecars known, also those whose slots were reclaimed."""
         return tuple(self._holders.values())
+
+    def knows(self, sidecar: SidecarId) -> bool:
+        return sidecar in self._holders
+
+    def starts(self, uid: str) -> tuple[SidecarId, ...]:
+        """Return the starts of one pod's sidecar that are known."""
+        return tuple(self._starts.get(uid, ()))
 
     def held(self) -> Mapping[EndpointUrl, int]:
         """Return the slots that may be in use, by endpoint; also at endpoints that are not live any more."""

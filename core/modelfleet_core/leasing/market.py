@@ -351,8 +351,8 @@ class Market:
     def linger(self, asked: bool) -> float | None:
         """Return the seconds for which unused slots may stay; None: as long as the lease.
 
-        What nobody wants there goes back at once because of the ask itself; a slot that was granted to be used
-        may wait for its batch.
+        What nobody wants there goes back at once because of the ask itself; a slot that was just granted may
+        wait for its batch.
         """
         return UNUSED if asked or self.borrowed else None
 

@@ -9,14 +9,26 @@ every endpoint, for each pod that has neither reported nor gone.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from modelfleet_core.leasing.slots import RATE_NOTICE, UPSTREAM_NOTICES, counts_rate
 from modelfleet_core.values import EndpointUrl
 
 LATER = RATE_NOTICE - UPSTREAM_NOTICES
 """Seconds by which rates come back later than slots of servers."""
+
+
+class Blocked(NamedTuple):
+    """What older leases may still block."""
+
+    servers: bool
+    """Slots of servers may be held by pods that did not report."""
+    rates: bool
+    """Units per minute may be."""
+    unheard: int
+    """Pods that may still hold their floor."""
 
 
 @dataclass(slots=True)
@@ -48,11 +60,19 @@ class Takeover:
         self.over = count == 0 and all(now >= until + LATER for until in self.awaited.values())
         return count
 
-    def most(self, endpoint: EndpointUrl, live: int, *, recovering: bool, unheard: int, floor: float) -> int:
-        """Return how many slots of an endpoint may be held. `floor`: the most that outlasts a lease."""
-        if counts_rate(endpoint) and floor != math.inf:
-            floor = 0
+    def live(
+        self, published: Mapping[EndpointUrl, int], blocked: Blocked, floor: float
+    ) -> dict[EndpointUrl, int]:
+        """Return how many slots of each endpoint may be held. `floor`: the most that outlasts a lease."""
         if "" in self.awaited and floor:
             floor = math.inf  # of nobody knows how many pods
-        beyond = 0.0 if recovering else live - (unheard * floor if unheard else 0.0)
-        return int(max(beyond, min(live, self.reported.get(endpoint, 0))))
+        live: dict[EndpointUrl, int] = {}
+        for endpoint, slots in published.items():
+            rate = counts_rate(endpoint)
+            beyond = float(slots)
+            if blocked.rates if rate else blocked.servers:
+                beyond = 0.0
+            elif blocked.unheard and (not rate or floor == math.inf):
+                beyond -= blocked.unheard * floor
+            live[endpoint] = int(max(beyond, min(slots, self.reported.get(endpoint, 0))))
+        return live
