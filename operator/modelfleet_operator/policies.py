@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NoReturn, Protocol
 
+from modelfleet_core.leasing.accounts import accounts_of
 from modelfleet_core.leasing.holders import Follows
-from modelfleet_core.policy import Policy
+from modelfleet_core.leasing.ledger import budget_period
+from modelfleet_core.policy import Period, Policy
 from modelfleet_core.values import ObjectKey, PeriodId, usd
 
 from modelfleet_operator.capacity_views import SidecarView, Usage
@@ -116,6 +120,7 @@ class Policies:
         writer: StatusWriter[Policy],
         figures: Figures,
         health: Health,
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._world = world
         self._accounts = accounts
@@ -123,7 +128,8 @@ class Policies:
         self._figures = figures
         self._health = health
         self._archive = archive
-        self._tidied: dict[ObjectKey, PeriodId] = {}
+        self._wall_clock = wall_clock
+        self._tidied: dict[tuple[ObjectKey, Period], PeriodId] = {}
 
     async def run(self) -> NoReturn:
         while True:
@@ -143,7 +149,8 @@ class Policies:
                 counts[view.follows.policy] = counts.get(view.follows.policy, 0) + 1
         for gone in self._figures.policies.keys() - present.snapshot.policies.keys():
             del self._figures.policies[gone]
-            self._tidied.pop(gone, None)
+            for length in Period:
+                self._tidied.pop((gone, length), None)
             self._writer.forget(gone)
         for key, declared in present.snapshot.policies.items():
             resolved = present.resolution.policies[key]
@@ -158,14 +165,16 @@ class Policies:
             )
             try:
                 await self._writer.write(declared, policy_body(usage, counts.get(key, 0)), conditions)
-                await self._tidy(key, resolved.policy, usage)
+                await self._tidy(key, resolved.policy)
             except ClusterError as error:
                 log.warning("RoutingPolicy %s: status or ledgers not written, trying again: %s", key, error)
 
-    async def _tidy(self, key: ObjectKey, policy: Policy | None, usage: Usage | None) -> None:
+    async def _tidy(self, key: ObjectKey, policy: Policy | None) -> None:
         """Delete the ledgers of periods that are long over, once in each period."""
-        if policy is None or policy.budget is None or usage is None or self._tidied.get(key) == usage.period:
-            return
-        for period in long_over(key, policy.budget.period, usage.starts):
-            await self._archive.delete(key, period)
-        self._tidied[key] = usage.period
+        at = self._wall_clock()
+        for length in {account.period for account in accounts_of(policy)} if policy is not None else ():
+            present = budget_period(key, length, at)
+            if self._tidied.get((key, length)) != present.id:
+                for period in long_over(key, length, present.starts):
+                    await self._archive.delete(key, period)
+                self._tidied[key, length] = present.id

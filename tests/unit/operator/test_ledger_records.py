@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelfleet_core.leasing.ledger import LedgerRecord, budget_period
+from modelfleet_core.leasing.accounts import BUDGET
+from modelfleet_core.leasing.ledger import LedgerRecord, Stored, budget_period
 from modelfleet_core.policy import Period
-from modelfleet_core.values import NanoUsd, ObjectKey, PeriodId
+from modelfleet_core.values import ObjectKey, PeriodId
 from modelfleet_operator.cluster import Record, Unavailable
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
 from modelfleet_operator.ledger_records import RecordLedgers, ledger_key, long_over
@@ -20,7 +21,7 @@ PERIOD = PeriodId("ml/assistant/Hour/2026-11-22T10")
 
 
 def _record(watermark: int, version: str | None) -> LedgerRecord:
-    return LedgerRecord(POLICY, PERIOD, 1, NanoUsd(watermark), NanoUsd(0), version)
+    return LedgerRecord(POLICY, PERIOD, 1, {BUDGET: Stored(watermark, 0)}, version)
 
 
 async def test_a_ledger_is_read_as_it_was_written() -> None:
@@ -48,7 +49,8 @@ async def test_a_ledger_that_was_deleted_is_not_written_as_if_it_were_there() ->
 
 
 @pytest.mark.parametrize(
-    "change", [{"watermarkNanoUsd": "much"}, {"watermarkNanoUsd": "-1"}, {"period": "x"}]
+    "change",
+    [{"accounts": "much"}, {"accounts": '{"budget": {"watermark": -1, "spent": 0}}'}, {"period": "x"}],
 )
 async def test_a_ledger_changed_by_hand_grants_nothing(change: dict[str, str]) -> None:
     cluster = EmbeddedCluster()

@@ -116,7 +116,9 @@ class _Accounts:
 
 
 async def test_the_status_is_written_and_old_ledgers_go_once_in_a_period() -> None:
-    cluster = EmbeddedCluster([fleet_manifest(), policy_manifest()])
+    manifest = policy_manifest()
+    manifest["spec"]["quotas"] = [{"models": ["large"], "requests": 5, "period": "Day"}]
+    cluster = EmbeddedCluster([fleet_manifest(), manifest])
     observer = observed(
         dict(await cluster.get(Kind.FLEET, CHAT)) | {"kind": "ModelFleet"},
         dict(await cluster.get(Kind.POLICY, ASSISTANT)) | {"kind": "RoutingPolicy"},
@@ -133,16 +135,17 @@ async def test_the_status_is_written_and_old_ledgers_go_once_in_a_period() -> No
         writer=writer,
         figures=figures,
         health=Health(clock=lambda: 0.0, awaited=()),
+        wall_clock=lambda: accounts.at,
     )
     await policies.write(world.now())
     await policies.write(world.now())
     status = mapping(await cluster.get(Kind.POLICY, ASSISTANT), "status")
     assert status["sidecars"] == 1
     assert figures.policies[ASSISTANT].spent == 1.0
-    assert len(accounts.deleted) == 3
+    assert len(accounts.deleted) == 6  # of the hours and of the days
     accounts.at = NOW + timedelta(hours=1)
     await policies.write(world.now())
-    assert len(accounts.deleted) == 6
+    assert len(accounts.deleted) == 9
     observer.apply(event(policy_manifest(), deleted=True))
     await policies.write(world.now())
     assert figures.policies == {}

@@ -68,11 +68,11 @@ def test_a_recreated_object_does_not_inherit_a_spec() -> None:
 
 def test_unknown_fields_are_named_but_do_no_harm() -> None:
     manifest = fleet_manifest()
-    manifest["spec"]["mode"] = "Active"
+    manifest["spec"]["mood"] = "Active"
     accepted = _resolved(observed(manifest)).fleets[CHAT].accepted
     assert accepted.holds
     assert accepted.reason == "UnknownFields"
-    assert "spec.mode" in accepted.message
+    assert "spec.mood" in accepted.message
 
 
 def test_the_younger_of_two_fleets_on_one_deployment_stays_out() -> None:
