@@ -40,20 +40,29 @@ LIMIT = 10.0
 """Seconds that any program may take for one plan."""
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    wall: float
+    cpu: float
+    """Of this process; on a busy machine the wall clock also shows what others do."""
+
+
 @dataclass(slots=True)
 class Runs:
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
 
-    def add(self, seconds: float, objective: float, bound: float) -> None:
-        self.seconds.append(seconds)
+    def add(self, spent: Spent, objective: float, bound: float) -> None:
+        self.seconds.append(spent.wall)
+        self.cpu.append(spent.cpu)
         self.gaps.append(max(0.0, bound - objective) / max(1e-9, abs(bound)))
 
 
-def timed(run: Callable[[], T]) -> tuple[float, T]:
-    start = time.perf_counter()
+def timed(run: Callable[[], T]) -> tuple[Spent, T]:
+    wall, cpu = time.perf_counter(), time.process_time()
     result = run()
-    return time.perf_counter() - start, result
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
 def coefficients(problem: AllocationProblem) -> Worth:
@@ -102,7 +111,7 @@ def measure(seeds: range, rivals: int) -> dict[str, float]:
             within, counted = limits(problem), coefficients(problem)
             building.append(
                 sum(
-                    timed(lambda p=problem, w=within, c=counted, i=i: Program(p, w, c, integer=i))[0]
+                    timed(lambda p=problem, w=within, c=counted, i=i: Program(p, w, c, integer=i))[0].wall
                     for i in (False, True)
                 )
             )
@@ -123,8 +132,8 @@ def measure(seeds: range, rivals: int) -> dict[str, float]:
                         )
                     )
                 runs.add(spent, answer.objective, answer.bound)
-                taken.append(spent)
-            ratios.append(min(taken) / seconds)
+                taken.append(spent.cpu)
+            ratios.append(min(taken) / seconds.cpu)
         print(f"  seed {seed}: p50 {statistics.median(ours.seconds):.3f} s so far", flush=True)
     figures = {"instances": float(len(ours.seconds)), "instances_of_plain_programs": float(len(ratios))}
     for name, runs in (
@@ -137,6 +146,8 @@ def measure(seeds: range, rivals: int) -> dict[str, float]:
         figures |= {
             f"{name}_50x8x64_s_p50": statistics.median(runs.seconds),
             f"{name}_50x8x64_s_p99": percentile(runs.seconds, 0.99),
+            f"{name}_50x8x64_cpu_s_p50": statistics.median(runs.cpu),
+            f"{name}_50x8x64_cpu_s_p99": percentile(runs.cpu, 0.99),
             f"{name}_gap_p50": statistics.median(runs.gaps),
             f"{name}_gap_p99": percentile(runs.gaps, 0.99),
         }
@@ -156,7 +167,8 @@ def main() -> None:
     seeds = range(1, 4) if options.quick else range(1, 27)
     print(f"50 models, 8 pools, 64 classes; {len(seeds) * len(KINDS)} instances, kinds {', '.join(KINDS)}")
     figures = measure(seeds, 1 if options.quick else 5)
-    print(f"\n{'method':<34}{'p50':>10}{'p99':>10}{'gap p50':>11}{'gap p99':>11}")
+    heading = f"{'p50':>9}{'p99':>9}{'CPU p50':>9}{'CPU p99':>9}{'gap p50':>9}{'gap p99':>9}"
+    print(f"\n{'method, seconds':<36}{heading}")
     for name, what in (
         ("allocate", "modelfleet"),
         ("steady", "modelfleet, from its own plan"),
@@ -164,16 +176,16 @@ def main() -> None:
         ("highs", f"plain program, HiGHS, gap {GAP:.1%}"),
         ("greedy", "greedy and swaps, without a program"),
     ):
-        p50, p99 = figures[f"{name}_50x8x64_s_p50"], figures[f"{name}_50x8x64_s_p99"]
-        gaps = f"{figures[f'{name}_gap_p50']:>11.2%}{figures[f'{name}_gap_p99']:>11.2%}"
-        print(f"{what:<34}{p50:>8.3f} s{p99:>8.3f} s{gaps}")
+        times = [figures[f"{name}_50x8x64_{row}"] for row in ("s_p50", "s_p99", "cpu_s_p50", "cpu_s_p99")]
+        gaps = f"{figures[f'{name}_gap_p50']:>9.2%}{figures[f'{name}_gap_p99']:>9.2%}"
+        print(f"{what:<36}" + "".join(f"{value:>9.3f}" for value in times) + gaps)
     print(f"\n{'row':<34}{'required':>10}{'go for':>10}{'measured':>11}")
     p99, gap = figures["allocate_50x8x64_s_p99"], figures["allocate_gap_p99"]
     print(f"{'seconds, p99':<34}{'<= 2':>10}{'0.5':>10}{p99:>11.3f}")
     print(f"{'certified gap, p99':<34}{'<= 0.5%':>10}{'':>10}{gap:>11.2%}")
     print(
         f"of these, building the programs takes {figures['allocate_building_s_p50']:.3f} s; the faster plain "
-        f"program takes {figures['allocate_over_fastest_plain_p50']:.1f} times as long (medians)"
+        f"program takes {figures['allocate_over_fastest_plain_p50']:.1f} times the CPU (medians)"
     )
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(figures, indent=2) + "\n")

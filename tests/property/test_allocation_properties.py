@@ -25,6 +25,8 @@ from support.fleets import demand, external, fleet, key, model, on_pool, pool
 pytestmark = pytest.mark.property
 
 POOLS = ("h100", "l40s")
+RATES = st.just(0.0) | st.floats(1e-4, 50.0)
+"""Requests per second; the operator takes fewer than 1e-4 for none."""
 
 
 @st.composite
@@ -57,7 +59,7 @@ def problems(draw: st.DrawFn, *, most: int = 6) -> AllocationProblem:
             for m in models
             if draw(st.booleans())
         }
-        classes.append(demand(draw(st.floats(0.0, 50.0)), offers, weight=draw(st.sampled_from([1.0, 4.0]))))
+        classes.append(demand(draw(RATES), offers, weight=draw(st.sampled_from([1.0, 4.0]))))
     return AllocationProblem(
         fleet=fleet(
             *models,

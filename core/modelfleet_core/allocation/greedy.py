@@ -14,7 +14,7 @@ from modelfleet_core.allocation.program import SECONDS_PER_HOUR
 from modelfleet_core.allocation.worth import Worth
 from modelfleet_core.values import ModelName, VariantKey
 
-_WORK = 1_500_000
+_WORK = 1_000_000
 """Offers looked at in all: it bounds the time, since one evaluation passes once over all of them."""
 _LEAST_EVALUATIONS = 50
 _GAIN = 1e-9
@@ -83,6 +83,13 @@ class _Evaluator:
                 money[demand.policy] = max(0.0, money[demand.policy] - rate * offer.cost_usd)
             value += rate * gain
         return value
+
+
+def value(
+    problem: AllocationProblem, within: Limits, worth: Worth, replicas: Mapping[VariantKey, int]
+) -> float:
+    """Return what `replicas` are worth at least."""
+    return _Evaluator(problem, within, worth)(replicas)
 
 
 def allocate(

@@ -53,7 +53,7 @@ class Program:
     def __init__(self, problem: AllocationProblem, within: Limits, worth: Worth, *, integer: bool) -> None:
         self._problem = problem
         self._within = within
-        self._integer = integer
+        self.integer = integer
         self._solver = solver = pywraplp.Solver.CreateSolver("SCIP" if integer else "GLOP")
         if integer:
             solver.SetSolverSpecificParametersAsString(_SCIP)
@@ -144,9 +144,9 @@ class Program:
         if status not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
             return None
         optimal = status == pywraplp.Solver.OPTIMAL
-        if not (self._integer or optimal):
+        if not (self.integer or optimal):
             return None  # a linear program cut short has no duals, and its value is no bound
-        linear = not self._integer
+        linear = not self.integer
         seconds, self._told = solver.wall_time() / 1000.0 - self._told, solver.wall_time() / 1000.0
         value = self._objective.Value()
         return ProgramAnswer(

@@ -117,13 +117,8 @@ def allocate(problem: AllocationProblem, *, time_limit: float, gap: float = GAP)
         target, wished, objective = calm.replicas, _wishes(search, calm), calm.objective
         termination = Termination.OPTIMAL
     else:
-        found = search.integer(_begin(search, calm), share=0.7)
-        if found is None:
-            found, termination = _greedy(search), Termination.FALLBACK
-        else:
-            bound = min(bound, found.bound)
-            termination = Termination.OPTIMAL if found.optimal else Termination.FEASIBLE
-            found = _filled(search, found)
+        found, termination = _search_whole(search, calm)
+        bound = min(bound, found.bound)
         target, wished, objective = found.replicas, found.replicas, found.objective
         if calm is not None and (
             calm.objective >= objective or _little(calm, found.objective, found.shed, least)
@@ -230,21 +225,33 @@ def _filled(search: _Search, found: _Candidate) -> _Candidate:
     return best
 
 
-def _greedy(search: _Search) -> _Candidate:
-    """Return the plan of the fallback, valued by the relaxation where that still has time."""
+def _search_whole(search: _Search, calm: _Candidate | None) -> tuple[_Candidate, Termination]:
+    """Return the best whole replicas that time allows, and how they were found."""
+    found = search.integer(_begin(search, calm), share=0.7)
+    if found is not None and found.optimal:
+        return _filled(search, found), Termination.OPTIMAL
+    rounded = _rounded(search)
+    if found is None:
+        return rounded, Termination.FALLBACK
+    if rounded.objective > found.objective:
+        found = replace(rounded, bound=found.bound)
+    return found, Termination.FEASIBLE
+
+
+def _rounded(search: _Search) -> _Candidate:
+    """Return the relaxation rounded down and filled up; where that has no time either, greedily."""
     lower = _begin(search, None)
     if not search.within.fits(lower):
         lower = search.lower
+    answer = search.value(lower) if search.relaxed.answer is not None else None
+    if answer is not None:
+        return _filled(search, _Candidate(lower, answer.objective, answer.shed))
     problem, within = search.problem, search.within
     replicas, objective = greedy.allocate(problem, within, search.worth, lower=lower, upper=search.upper)
     if search.relaxed.answer is None:  # so far every group counted as if it were as large as it can be
         search.worth = search.worth.carrying(problem, within, replicas)
-        replicas, objective = greedy.allocate(problem, within, search.worth, lower=lower, upper=search.upper)
-        search.linear.weigh(search.worth)
-    worthwhile = search.value(replicas)
-    if worthwhile is None:
-        return _Candidate(replicas, objective, float("inf"))
-    return _Candidate(replicas, worthwhile.objective, worthwhile.shed)
+        objective = greedy.value(problem, within, search.worth, replicas)
+    return _Candidate(replicas, objective, float("inf"))
 
 
 def _as_large_as(search: _Search, target: Counts) -> ProgramAnswer | None:

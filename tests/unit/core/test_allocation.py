@@ -1,11 +1,13 @@
 from dataclasses import replace
 
 import pytest
+from modelfleet_core.allocation.limits import limits
 from modelfleet_core.allocation.problem import AllocationProblem
-from modelfleet_core.allocation.program import Program
+from modelfleet_core.allocation.program import Program, ProgramAnswer
 from modelfleet_core.allocation.result import Plan, Reason, Termination
 from modelfleet_core.allocation.solver import allocate
 from modelfleet_core.allocation.stabilise import Stabiliser
+from modelfleet_core.allocation.worth import worth
 from modelfleet_core.catalog import ExternalPlacement, Fleet
 from modelfleet_core.demand import DemandClass
 from modelfleet_core.values import PoolName, VariantKey
@@ -219,6 +221,27 @@ def test_without_an_answer_of_the_program_the_plan_is_greedy_within_the_limits(
     assert sum(plan.gpus.values()) <= 8
     assert 0.9 * best.objective <= plan.objective <= plan.bound
     assert best.objective <= plan.bound
+
+
+@pytest.mark.parametrize("kind", ["tight", "policies", "crowded"])
+def test_without_time_for_whole_replicas_the_relaxation_is_rounded_and_filled_up(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+):
+    problem = large_fleet(2, kind, models=20, pools=4, classes=16)
+    best = allocate(problem, time_limit=30.0)
+    solve = Program.solve
+
+    def linear_only(self: Program, *, time_limit: float, gap: float = 0.0) -> ProgramAnswer | None:
+        return None if self.integer else solve(self, time_limit=time_limit, gap=gap)
+
+    monkeypatch.setattr(Program, "solve", linear_only)
+    plan = allocate(problem, time_limit=30.0)
+    assert plan.termination is Termination.FALLBACK
+    assert best.objective - plan.objective <= 0.05 * (best.bound - worth(problem, limits(problem)).nothing)
+    assert plan.objective <= best.bound + 1e-6 <= plan.bound + 1e-6
+    assert plan.gap == pytest.approx((plan.bound - plan.objective) / abs(plan.bound))
+    within = limits(problem)
+    assert within.fits({k: v.replicas for k, v in plan.variants.items()})
 
 
 def test_scale_down_waits_until_no_recent_plan_wanted_more():
