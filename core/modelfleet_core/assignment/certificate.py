@@ -70,19 +70,25 @@ def fits(problem: AssignmentProblem, choice: IntArray) -> bool:
     )
 
 
+def over(problem: AssignmentProblem, choice: IntArray) -> bool:
+    """Return whether a row is broken, by sums that do not depend on their order; m: waits."""
+    placed = np.where(choice == problem.size[1], -1, choice)
+    return bool((np.array(usage(problem, placed)[1]) > problem.limit).any())
+
+
 def kept(problem: AssignmentProblem, choice: IntArray) -> IntArray:
     """Return `choice` without what breaks a row, by sums that do not depend on their order.
 
     For choices made with rounded sums: there is rarely anything to leave out.
     """
     while True:
-        over = np.array(usage(problem, choice)[1]) > problem.limit
-        if not over.any():
+        above = np.array(usage(problem, choice)[1]) > problem.limit
+        if not above.any():
             return choice
         share = np.zeros(choice.size)
         at = np.flatnonzero(choice >= 0)
         for family in problem.families:
-            broken = np.append(over, False)[family.owner[at]]
+            broken = np.append(above, False)[family.owner[at]]
             share[at] += np.where(broken, family.use[choice[at], at], 0.0)
         loss = np.where(share > 0, worth(problem, choice) + problem.defer, np.inf)
         choice = choice.copy()

@@ -32,7 +32,9 @@ _COOL = 0.02
 _MANY = 800
 """More requests than this get their first prices from a sample of them."""
 _SAMPLE = 400
-_ROUGH = 1e-4
+_EVERY = 4
+_ROUGH = 10.0
+"""A sample's prices may be as much worse."""
 _FREE = 1e-3
 
 
@@ -95,8 +97,9 @@ def solve(cells: Cells, *, remaining: Callable[[], float], warm: FloatArray | No
     if warm is not None:
         return _follow(cells, warm, _WARM, remaining, enough)
     if cells.n > _MANY:
-        scale = float(np.abs(cells.value.max(axis=0)).sum()) * _SAMPLE / cells.n
-        sampled = solve(cells.sample(_SAMPLE), remaining=remaining, warm=None, enough=_ROUGH * scale)
+        part = cells.sample(max(_SAMPLE, cells.n // _EVERY))
+        rough = enough * part.n / cells.n * _ROUGH
+        sampled = solve(part, remaining=remaining, warm=None, enough=rough)
         return _follow(cells, sampled.price, _SAMPLED, remaining, enough)
     return _follow(cells, None, _COLD, remaining, enough)
 
@@ -178,7 +181,7 @@ def _follow(
         matrix = cells.curvature(weight, total)
         matrix[diagonal, diagonal] += slack / price + 1e-13 * matrix[diagonal, diagonal]
         try:
-            solution: FloatArray = np.linalg.inv(matrix)
+            solution = np.asarray(np.linalg.inv(matrix), dtype=np.float64)
         except np.linalg.LinAlgError:
             break  # rounding has used up what precision there was: the best prices so far are the answer
         system = _System(cells, weight, total, solution, missing, slack / price)

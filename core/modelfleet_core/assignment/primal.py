@@ -67,17 +67,17 @@ def ask(cells: Cells, wish: FloatArray) -> IntArray:
     return choice
 
 
-def spread(cells: Cells, reduced: FloatArray, share: FloatArray, near: float) -> IntArray:
+def spread(cells: Cells, reduced: FloatArray, share: FloatArray, near: float, phase: float) -> IntArray:
     """Return step 1 for a relaxed `share` (m + 1, n): requests that are alike divide as it says.
 
-    Cells within `near` of a request's best are as good as that.
+    Cells within `near` of a request's best are as good as that. Each `phase` in [0, 1) divides them anew.
     """
     top = reduced.max(axis=0)
     close = top - reduced <= near
     total = np.cumsum(np.where(close, np.maximum(share, 1e-9), 0.0), axis=0)
     # Offsets that fill [0, 1) evenly, whichever stretch of the order is taken.
     offset = np.empty(cells.n)
-    offset[np.argsort(top, kind="stable")] = (np.arange(cells.n) * _PHI + 0.5) % 1.0
+    offset[np.argsort(top, kind="stable")] = (np.arange(cells.n) * _PHI + phase) % 1.0
     drawn = (total > offset * total[-1]).argmax(axis=0)
     wish = reduced.copy()
     wish[drawn, np.arange(cells.n)] += near

@@ -22,7 +22,7 @@ from modelfleet_core.assignment.primal import excess, tolerance, worth
 from modelfleet_core.assignment.problem import BoolArray, FloatArray, IntArray
 
 _CELLS = 128
-_POOL = 6 * _CELLS
+_POOL = 12 * _CELLS
 _MOVES = 200
 _WIDTH = 16
 _DEPTH = 6
@@ -31,8 +31,7 @@ _PHI = 0.6180339887498949
 _TURN = 0.7548776662466927
 _URGENCY = (1.5, 1.1, 2.5, 1.3, 4.0, 1.2)
 """What a limit's breach costs in multiples of its price, by round."""
-_ROUNDS = 12
-_PATIENCE = 3
+_PATIENCE = 2
 """Rounds without success after which it ends."""
 
 
@@ -143,15 +142,16 @@ def _beam(
     """
     nothing = np.zeros(0, dtype=np.int64)
     size = moves.lost.size
-    touched = (moves.change != 0.0).any(axis=0)
-    if not size or (over > slim)[~touched].any():
+    if not size:
         return best, nothing
+    over = over - slim
+    # Limits that not even the moves that take most could break need no look.
+    touched = (over > 0.0) | (over + depth * moves.change.max(axis=0) > 0.0)
     change = moves.change[:, touched]
     mean = np.maximum(np.abs(change).mean(axis=0), 1e-12)
     # Also a limit without a price must not be broken.
-    weight = urgency * price[touched] + 0.2 * float(np.median(moves.loss)) / mean + 1e-9
+    weight = urgency * price[touched] + 0.2 * max(float(np.median(moves.loss)), 0.1 * enough) / mean
     conflict = _conflicts(moves)
-    slack = slim[touched]
     state = over[touched][None]
     shortfall, losses = np.array([short]), np.array([loss])
     used = np.zeros((1, size), dtype=bool)
@@ -159,9 +159,8 @@ def _beam(
     found = nothing
     for _ in range(depth):
         after = state[:, None, :] + change
-        after -= slack
         np.maximum(after, 0.0, out=after)
-        broken = (after.reshape(-1, slack.size) @ weight).reshape(used.shape)
+        broken = after @ weight
         there = shortfall[:, None] + moves.lost
         lost = losses[:, None] + moves.loss
         # What loses more than the best falls short by can not become better.
@@ -204,18 +203,19 @@ def improve(
     best: float,
     enough: float,
     grain: float,
+    turns: range,
     remaining: Callable[[], float],
 ) -> IntArray | None:
     """Return a choice within all limits that falls short of `bound` by less than `best`; None: none found.
 
-    `choice` keeps the slots, perhaps not the rows; `loss` (m + 1, n) of cells at `price`. It ends when the
-    shortfall is `enough`, time is up or rounds find nothing.
+    `choice` keeps the slots, perhaps not the rows; `loss` (m + 1, n) of cells at `price`. Rounds are told
+    apart by `turns`. It ends when the shortfall is `enough`, time is up or rounds find nothing.
     """
     slim = tolerance(cells)
     at = np.arange(cells.n)
     answer = None
     idle = 0
-    for turn in range(_ROUNDS):
+    for turn in turns:
         if idle >= _PATIENCE or remaining() <= 0:
             break
         over = excess(cells, choice)

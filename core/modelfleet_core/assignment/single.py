@@ -26,3 +26,28 @@ def rank(values: Sequence[float], allowed: Sequence[bool], *, defer: float) -> t
     """
     worthy = [j for j, (v, ok) in enumerate(zip(values, allowed, strict=True)) if ok and v > -defer]
     return tuple(sorted(worthy, key=lambda j: -values[j]))
+
+
+def best(
+    *,
+    weight: float,
+    quality: Sequence[float],
+    cost: Sequence[float],
+    service_time: Sequence[float],
+    slot_price: Sequence[float],
+    money_price: float,
+    allowed: Sequence[bool],
+    defer: float,
+) -> int:
+    """Return the allowed column of highest value, the first of equals; -1: none is worth more than waiting.
+
+    Sequences are by column; plain floats are faster than arrays for so few.
+    """
+    top, found = -defer, -1
+    columns = zip(quality, cost, service_time, slot_price, allowed, strict=True)
+    for j, (q, dollars, seconds, price, may) in enumerate(columns):
+        if may:
+            worth = weight * q - price * seconds - money_price * dollars
+            if worth > top:
+                top, found = worth, j
+    return found

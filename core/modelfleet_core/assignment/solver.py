@@ -24,6 +24,12 @@ _SMALL_GAP = 2e-4
 """Nothing is searched for less than this, as a share of the best conceivable quality."""
 _SHARP = 2e-6
 """Nor are prices made better for less than this."""
+_FEW = 256
+"""Requests below which limits leave more of what is conceivable unused."""
+_GOOD = 2.0
+"""Multiples of it at which the search is not tried again."""
+_ATTEMPTS = 4
+_TURNS = 9
 _ALIKE = 1e-5
 """Cells that differ by less are as good as each other."""
 _PROGRAM_SECONDS = 0.25
@@ -68,9 +74,13 @@ def _assign(
     if late:
         return _late(problem, cells, price, at_zero)
     scale = problem.scale()
-    relaxed = dual.solve(cells, remaining=remaining, warm=price, enough=_SHARP * scale)
+    relaxed = dual.solve(
+        cells, remaining=remaining, warm=price, enough=_SHARP * scale * min(max(1.0, n / _FEW), 10.0)
+    )
     bound = min(relaxed.bound, at_zero)
     choice = _choose(cells, relaxed, bound, scale, remaining)
+    if certificate.over(problem, choice):
+        choice = _choose(cells.tightened(), relaxed, bound, scale, remaining)
     answer = _certified(problem, cells, choice, cells.prices(relaxed.price), bound)
     if answer.gap > _SMALL_GAP and remaining() > _PROGRAM_SECONDS:
         return _with_program(problem, cells, answer, remaining)
@@ -111,15 +121,20 @@ def _choose(
     """Return a choice within all limits, near the bound if time allows."""
     reduced = np.where(cells.usable, cells.value - cells.charge(relaxed.price), -np.inf)
     loss = reduced.max(axis=0) - reduced
-    asked = primal.spread(cells, reduced, relaxed.share, _ALIKE * scale)
-    best = asked
-    if (primal.excess(cells, asked) > primal.tolerance(cells)).any():
-        best = primal.evict(cells, asked)
-    best = primal.fill(cells, best, remaining=remaining)
-    short = bound - primal.worth(cells, best)
-    enough = _SMALL_GAP * scale
-    for start in (asked, best):
-        if short <= enough or remaining() <= 0:
+    enough = _SMALL_GAP * scale * max(1.0, _FEW / cells.n)
+    best = np.full(cells.n, cells.m, dtype=np.int64)
+    short = np.inf
+    for attempt in range(_ATTEMPTS):
+        start = best
+        if attempt % 2 == 0:
+            start = primal.spread(cells, reduced, relaxed.share, _ALIKE * scale, (0.5 + 0.3 * attempt) % 1.0)
+            fitting = start
+            if (primal.excess(cells, start) > primal.tolerance(cells)).any():
+                fitting = primal.evict(cells, start)
+            fitting = primal.fill(cells, fitting, remaining=remaining)
+            if bound - primal.worth(cells, fitting) < short:
+                best, short = fitting, bound - primal.worth(cells, fitting)
+        if short <= enough:
             break
         better = search.improve(
             cells,
@@ -130,11 +145,13 @@ def _choose(
             best=short,
             enough=enough,
             grain=0.1 * enough,
+            turns=range(attempt * _TURNS, (attempt + 1) * _TURNS),
             remaining=remaining,
         )
         if better is not None:
-            best = better
-            short = bound - primal.worth(cells, best)
+            best, short = better, bound - primal.worth(cells, better)
+        if short <= _GOOD * enough or remaining() <= 0:
+            break
     return best
 
 
