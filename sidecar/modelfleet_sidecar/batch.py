@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelfleet_core.batching.outcome import GivenUp, Outcome
-from modelfleet_core.batching.placing import Batch, Solved, solve
 from modelfleet_core.batching.queue import Queue
+from modelfleet_core.batching.solving import Batch, Solved, solve
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.policy import Batching, Policy
 from modelfleet_core.values import EndpointUrl

@@ -53,11 +53,15 @@ class Considered:
 
     variants: tuple[VariantKey, ...]
     figures: FloatArray
-    """(5, m): quality, cost in USD, service seconds, slot price, value."""
+    """(6, m): quality, cost in USD, service seconds, slot price, value, and what it would have paid besides
+    for limits of its batch."""
     money_price: float
     """Quality per USD: value = weight * quality - slot price * service seconds - money price * cost."""
     excluded_by: tuple[str, ...]
     """(m,) why a variant could not be chosen; empty: it could."""
+    stopped_by: tuple[str, ...]
+    """(m,) what kept the request from the variant: the above, or the limit of the batch for which it would
+    have paid most; empty: nothing, it is the one chosen or worth less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from modelfleet_sidecar.decision import Decision
 
 KEPT = 10_000
 KEPT_VARIANTS = 250_000
-"""Each takes some 70 bytes."""
+"""Each takes some 90 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,11 @@ class Option:
     service_time: float
     slot_price: float
     value: float
+    """At published prices."""
+    batch_price: float
+    """Weighted quality that it would have paid for limits of the batch."""
     excluded_by: str
+    stopped_by: str
 
 
 @dataclass(slots=True)
@@ -83,7 +87,9 @@ def options(decision: Decision) -> list[Option]:
             service_time=float(considered.figures[2, j]),
             slot_price=float(considered.figures[3, j]),
             value=float(considered.figures[4, j]),
+            batch_price=float(considered.figures[5, j]),
             excluded_by=considered.excluded_by[j],
+            stopped_by=considered.stopped_by[j],
         )
         for j, variant in enumerate(considered.variants)
     ]

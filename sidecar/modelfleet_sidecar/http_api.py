@@ -248,7 +248,9 @@ def _explanation(entry: Entry) -> dict[str, object]:
                 "service_seconds": option.service_time,
                 "slot_price": option.slot_price,
                 "value": option.value,
+                "batch_price": option.batch_price,
                 "excluded_by": option.excluded_by,
+                "stopped_by": option.stopped_by,
             }
             for option in options(decision)
         ],

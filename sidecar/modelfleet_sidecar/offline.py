@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from modelfleet_core.batching.outcome import Certificate, GivenUp
-from modelfleet_core.batching.placing import solve
+from modelfleet_core.batching.solving import solve
 from modelfleet_core.batching.wanting import Claim, claim
 from modelfleet_core.values import AccountName, VariantKey
 

@@ -12,6 +12,7 @@ import aiohttp
 import openai
 import pytest
 from modelfleet_core.demand.sketch import NO_DEMAND
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd
 from modelfleet_lab.model_server.faults import Fault, FaultKind
@@ -362,12 +363,12 @@ async def test_what_waits_tells_the_operator_what_it_could_use() -> None:
             while rig.sidecar.router.waiting < 3:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         assert sum(want.slots for want in rig.lease.wants.values()) == 3
-        assert rig.lease.wanted_money > 0
+        assert rig.lease.needs[BUDGET].total > 0
         rig.lease.grant(slots, money=NanoUsd(10**9))
         assert [response.status for response in await asyncio.gather(*calls)] == [200, 200, 200]
         await rig.settled()
         assert not rig.lease.wants
-        assert rig.lease.wanted_money == 0
+        assert not rig.lease.needs
 
 
 async def test_a_burst_breaks_neither_slots_nor_budget_and_loses_nothing() -> None:

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelfleet_core.batching.placing import Placer, solve
+from modelfleet_core.batching.placing import Placer
+from modelfleet_core.batching.solving import solve
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant

@@ -5,6 +5,7 @@ In: `queue`. Out: `Placed` (to forward, settle and explain) and `GivenUp` (to re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -39,6 +40,19 @@ class Weighed:
     """Quality per USD."""
     excluded_by: tuple[str, ...]
     """(m,) why a variant could not be chosen; empty: it could."""
+    paid: Mapping[str, tuple[float, ...]]
+    """By limit of the batch that has a price, in weighted quality, (m,) what each variant would pay for it,
+    above published prices; the limits are `slots` and rows by name."""
+
+    def stopped_by(self, j: int, chosen: int) -> str:
+        """Return what kept the request from variant `j`; empty: nothing, it is worth less than `chosen`.
+
+        That is why it could not be chosen or, where it is worth more at published prices, the limit of the
+        batch for which it would have paid most above what `chosen` paid: others gained more from it.
+        """
+        if self.excluded_by[j] or self.look.values[j] <= self.look.values[chosen]:
+            return self.excluded_by[j]
+        return max(self.paid, key=lambda name: self.paid[name][j] - self.paid[name][chosen], default="")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

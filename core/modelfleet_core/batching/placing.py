@@ -1,65 +1,26 @@
-"""Stage assign, its middle: from candidates to a program, and from its answer to reservations.
+"""Stage assign, its middle: from candidates to a batch, and from its solution to reservations.
 
 In: candidates, the lease's `Holding`, published prices. Out: for each a `Placed`, or None: no place now.
 Next: `queue`, which lets the others wait.
 
-A request that comes alone is placed by prices. Of more `pose` makes the program, `solve` may run in a
-thread, `commit` reserves, exactly: what changed meanwhile is refused.
+`pose` reads the lease, `solving.solve` may run in a thread, `commit` reserves, exactly: what changed
+meanwhile is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
-
-from modelfleet_core.assignment.problem import AssignmentProblem
-from modelfleet_core.assignment.result import Prices, Termination
-from modelfleet_core.assignment.solver import assign
+from modelfleet_core.assignment.result import Prices
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.outcome import Certificate, Placed, Weighed, Why
+from modelfleet_core.batching.outcome import Placed, Why
 from modelfleet_core.batching.room import Room, room_of
-from modelfleet_core.batching.rows import rows_of
+from modelfleet_core.batching.solving import Batch, Solved, weighed
 from modelfleet_core.batching.worth import NO_SLOT, Look, look
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.pacing import Pacing
 from modelfleet_core.values import AccountName, EndpointUrl, VariantKey, account_parts
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Requests of one fleet to be placed together, and what the lease allows them."""
-
-    tickets: tuple[int, ...]
-    candidates: tuple[Candidate, ...]
-    looks: tuple[Look, ...]
-    slot_prices: tuple[float, ...]
-    money_price: float
-    room: Room
-    free: tuple[int, ...]
-    """(m,) slots."""
-    problem: AssignmentProblem | None
-    """None: it is placed by prices alone, being one or none."""
-    warm: Prices | None
-    waits: bool
-    """What gets no place goes back to the queue."""
-
-    @property
-    def cells(self) -> int:
-        """Requests times variants, by which to judge whether solving deserves a thread."""
-        return self.problem.quality.size if self.problem is not None else len(self.candidates)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Solved:
-    batch: Batch
-    columns: tuple[tuple[int, ...], ...]
-    """What to try for each request, in this order; empty: it waits."""
-    certificate: Certificate
-    prices: Prices | None
-    """Of the batch; None: no program was needed."""
 
 
 class Placer:
@@ -157,34 +118,25 @@ class Placer:
         *,
         looks: Sequence[Look] | None = None,
     ) -> Batch:
-        """Return a batch of requests over the same variants; without `looks` they do not wait.
+        """Return a batch of requests over the same variants; without `looks` they are refused, not to wait.
 
         After the lease floors are each tier's own: pose one request at a time then.
         """
         variants = candidates[0].variants if candidates else ()
         if any(one.variants is not variants and one.variants != variants for one in candidates):
             raise ValueError("a batch is of one fleet; renew the candidates of another one first")
-        money_price = self.pace(now)
-        prices = self.slot_prices(variants)
-        waits = looks is not None
-        if looks is None:
-            looks = [self.look(one, now, waits=False) for one in candidates]
         live = self._holding.live(now)
         room = self.room(now, None if live or not candidates else candidates[0])
-        free = tuple([room.slots(variant) for variant in variants])
         return Batch(
             tickets=tuple(tickets),
             candidates=tuple(candidates),
-            looks=tuple(looks),
-            slot_prices=prices,
-            money_price=money_price,
+            looks=tuple(looks) if looks is not None else None,
+            slot_prices=self.slot_prices(variants),
+            money_price=self._pacing.price,
             room=room,
-            free=free,
-            problem=_problem(candidates, looks, prices, money_price, room, free)
-            if len(candidates) > 1
-            else None,
+            free=tuple([room.slots(variant) for variant in variants]),
+            posed_at=now,
             warm=self._warm,
-            waits=waits,
         )
 
     def commit(
@@ -192,11 +144,11 @@ class Placer:
     ) -> list[Placed | None]:
         """Reserve what was chosen, for each ticket that is still `wanted`; None: no place for it now."""
         batch = solved.batch
-        if solved.prices is not None and batch.waits:
+        if solved.prices is not None and batch.looks is not None:
             self._warm = solved.prices
         live = self._holding.live(now)
         room = batch.room
-        if batch.problem is not None:  # solving took its time: others may have settled meanwhile
+        if len(batch.tickets) > 1:  # solving took its time: others may have settled meanwhile
             room = self.room(now, None if live else batch.candidates[0])
         outcomes: list[Placed | None] = []
         for i, (ticket, candidate) in enumerate(zip(batch.tickets, batch.candidates, strict=True)):
@@ -211,7 +163,7 @@ class Placer:
                             candidate=candidate,
                             column=column,
                             reservation=held,
-                            weighed=weighed(batch, i),
+                            weighed=weighed(solved, i),
                             certificate=solved.certificate,
                             batch_size=len(batch.tickets),
                         )
@@ -240,96 +192,3 @@ class Placer:
         if not free[endpoint]:
             del free[endpoint]
         return held
-
-
-def _problem(
-    candidates: Sequence[Candidate],
-    looks: Sequence[Look],
-    prices: tuple[float, ...],
-    money_price: float,
-    room: Room,
-    free: tuple[int, ...],
-) -> AssignmentProblem:
-    eligible = np.array([[not why for why in seen.excluded] for seen in looks], dtype=np.bool_)
-    cost = np.array([one.cost for one in candidates], dtype=np.float64)
-    return AssignmentProblem(
-        weight=np.array([one.weight for one in candidates], dtype=np.float64),
-        quality=np.array([one.quality for one in candidates], dtype=np.float64),
-        cost=cost,
-        service_time=np.array([one.service_time for one in candidates], dtype=np.float64),
-        eligible=eligible,
-        free=np.array(free, dtype=np.int64),
-        slot_price=np.array(prices, dtype=np.float64),
-        money_price=money_price,
-        defer=np.array([seen.defer for seen in looks], dtype=np.float64),
-        rows=rows_of(candidates, cost, eligible, room),
-        columns=tuple(str(variant) for variant in candidates[0].variants),
-    )
-
-
-def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
-    """Choose for each request of a batch; `remaining()` returns the seconds left.
-
-    Touches nothing but its arguments, so it may run in a thread.
-    """
-    begun = remaining()
-    if batch.problem is None:
-        return _by_prices(batch, begun, remaining)
-    answer = assign(batch.problem, remaining=remaining, warm=batch.warm)
-    certificate = Certificate(
-        objective=answer.objective,
-        bound=answer.bound,
-        gap=answer.gap,
-        termination=answer.termination,
-        binding=answer.binding,
-        seconds=begun - remaining(),
-    )
-    columns = tuple((j,) if j >= 0 else () for j in answer.choice.tolist())
-    return Solved(batch, columns, certificate, answer.prices)
-
-
-def _by_prices(batch: Batch, begun: float, remaining: Callable[[], float]) -> Solved:
-    """Place one request by published prices, without a program."""
-    orders: tuple[tuple[int, ...], ...] = ()
-    objective = 0.0
-    binding: tuple[str, ...] = ()
-    if batch.candidates:
-        seen = batch.looks[0]
-        excluded = _excluded(batch, 0)
-        order = tuple(j for j in seen.worthwhile if not excluded[j])
-        orders = (order,)
-        objective = seen.values[order[0]] if order else -seen.defer
-        binding = _binding(batch, seen.favourite, excluded[seen.favourite])
-    certificate = Certificate(
-        objective=objective,
-        bound=objective,
-        gap=0.0,
-        termination=Termination.OPTIMAL,
-        binding=binding,
-        seconds=begun - remaining(),
-    )
-    return Solved(batch, orders, certificate, None)
-
-
-def _binding(batch: Batch, favourite: int, excluded_by: str) -> tuple[str, ...]:
-    """Name what keeps a lone request from its favourite, if sharing it out among several could help."""
-    variant = batch.candidates[0].variants[favourite]
-    if excluded_by == NO_SLOT:
-        return (f"slots:{variant}",) if variant in batch.room.leased else ()
-    return (excluded_by,) if excluded_by and not batch.looks[0].excluded[favourite] else ()
-
-
-def _excluded(batch: Batch, i: int) -> tuple[str, ...]:
-    """Return why each variant could not be chosen for request `i` of a batch; empty: it could."""
-    candidate, room = batch.candidates[i], batch.room
-    words = []
-    for j, why in enumerate(batch.looks[i].excluded):
-        if not why:
-            why = NO_SLOT if batch.free[j] <= 0 else room.short(candidate, j)
-        words.append(why)
-    return tuple(words)
-
-
-def weighed(batch: Batch, i: int) -> Weighed:
-    """Return what was known of request `i` when the batch was posed."""
-    return Weighed(batch.looks[i], batch.slot_prices, batch.money_price, _excluded(batch, i))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Why
-from modelfleet_core.batching.placing import Batch, Placer, Solved
+from modelfleet_core.batching.placing import Placer
+from modelfleet_core.batching.solving import Batch, Solved
 from modelfleet_core.batching.wanting import Claim, claim, wants
 from modelfleet_core.batching.window import Step, Window
 from modelfleet_core.batching.worth import NO_SLOT, Look

@@ -37,7 +37,8 @@ class Room:
         """Return the account or the limit by the minute that variant `j` exceeds, if `coming` came back to
         accounts; empty: none. Slots and pacing are not looked at."""
         for name, charge in candidate.charged(j).items():
-            if charge > self.accounts.get(name, 0) + (coming or {}).get(name, 0):
+            free = self.accounts.get(name)
+            if free is None or charge > free + (coming.get(name, 0) if coming else 0):
                 return account_label(name)
         for limit, units in candidate.rated(j).items():
             if units > self.units.get(limit, 0):

@@ -20,6 +20,8 @@ NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR, PACING = "NoFreeSlot", "Budget", "TooLate
 PATIENCE = 5.0
 """Seconds that a request waits at most for its favourite while another model has a slot for it; no longer
 than the favourite would take to answer."""
+REGRET = 0.1
+"""Part of the regret for a missed favourite that counts from the start."""
 WORTH_IT = 1e-6
 """Quality by which the same answer is better now than later."""
 
@@ -101,16 +103,20 @@ def _defer(
     """Return the loss of giving the request no place now.
 
     What waits gets its favourite or, with a chance that grows to 1 meanwhile, nothing. So it goes to its
-    favourite at once, and to others the sooner the less it loses by it. Published prices may all be above
-    what any answer is worth: they choose among models, and keep no request from a slot nobody else takes.
+    favourite at once, and to others the sooner the less it loses by it. Of those that want the same slot the
+    one goes first that has waited longest, or whose next best is worth least (`REGRET` says how these weigh).
+    Published prices may all be above what any answer is worth: they choose among models, and keep no request
+    from a slot nobody else takes.
     """
     nothing = -candidate.shed_penalty
     sane = [j for j in usable if abs(values[j]) <= LARGEST]
     if not sane:
         return -nothing
     best = max(sane, key=values.__getitem__)
-    worst = min(nothing, *(values[j] for j in sane))
+    others = [values[j] for j in sane if j != best]
+    worst = min(nothing, values[best], *others)
     patience = min(PATIENCE, candidate.service_time[best], candidate.latest_start - candidate.arrived)
     waited = max(0.0, now - candidate.arrived)
     chance = waited / patience if waits and waited < patience else 1.0
-    return WORTH_IT - (1.0 - chance) * values[best] - chance * worst
+    regret = max(0.0, values[best] - max([nothing, *others]))
+    return WORTH_IT - (1.0 - chance) * (values[best] - REGRET * regret) - chance * worst

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from modelfleet_core.batching.outcome import Placed as PlacedRequest
-from modelfleet_core.batching.placing import solve
 from modelfleet_core.batching.queue import Queue
+from modelfleet_core.batching.solving import solve
 from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.policy import Batching

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
-from modelfleet_core.batching import placing
+from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import Placed
 from modelfleet_core.batching.queue import Queue
@@ -59,7 +59,7 @@ def play(gains: Sequence[float], *, budget: float, paced: bool) -> tuple[float, 
         )
         queue.arrive(ticket, request(gain, now), now)
         while (batch := queue.due(now)) is not None:
-            for outcome in queue.commit(placing.solve(batch, lambda: 1.0), now):
+            for outcome in queue.commit(solving.solve(batch, lambda: 1.0), now):
                 if not isinstance(outcome, Placed):
                     shed += 1
                     continue
@@ -92,7 +92,7 @@ def test_pacing_never_keeps_a_request_from_its_cheapest_answer() -> None:
     queue.arrive(2, request(0.5, 0.0, pinned=True), 0.0)
     placed: dict[int, VariantKey] = {}
     while (batch := queue.due(0.0)) is not None:
-        for outcome in queue.commit(placing.solve(batch, lambda: 1.0), 0.0):
+        for outcome in queue.commit(solving.solve(batch, lambda: 1.0), 0.0):
             assert isinstance(outcome, Placed)
             placed[outcome.ticket] = outcome.variant
     assert placed == {1: FREE, 2: DEAR}

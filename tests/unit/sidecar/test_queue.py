@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from modelfleet_core.batching import placing
+from modelfleet_core.batching import solving
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
@@ -205,7 +205,7 @@ async def test_a_bug_in_the_solver_is_one_error_for_each_and_no_hang(monkeypatch
         bench.lease.grant({})
         calls = [bench.decide() for _ in range(3)]
         await bench.until(lambda: bench.router.waiting == 3)
-        monkeypatch.setattr(placing, "assign", broken)
+        monkeypatch.setattr(solving, "assign", broken)
         bench.lease.grant(slots_of((BIG, 3)))
         done, _ = await asyncio.wait(calls, timeout=5.0)
         errors = [call.exception() for call in done]

@@ -537,6 +537,8 @@ class Candidate(_message.Message):
     SLOT_PRICE_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     EXCLUDED_BY_FIELD_NUMBER: _builtins.int
+    BATCH_PRICE_FIELD_NUMBER: _builtins.int
+    STOPPED_BY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     variant: _builtins.str
     quality: _builtins.float
@@ -545,9 +547,17 @@ class Candidate(_message.Message):
     slot_price: _builtins.float
     """quality per slot-second, paid by whoever takes the slot"""
     value: _builtins.float
-    """weighted quality less prices"""
+    """weighted quality less published prices"""
     excluded_by: _builtins.str
-    """empty when eligible: Pinned, ContextLength, NoFreeSlot, Budget, TooLate, TooDear"""
+    """Empty when eligible: Pinned, ContextLength, NoFreeSlot, Budget, TooLate, TooDear, Pacing, the name of a
+    share, tenant or quota, or a limit by the minute.
+    """
+    batch_price: _builtins.float
+    """weighted quality it would have paid for limits of its batch"""
+    stopped_by: _builtins.str
+    """What kept the request from this model: `excluded_by`, or the limit of the batch (a row, or `slots`) for
+    which it would have paid most. Empty: nothing; it was chosen, or is worth less.
+    """
     def __init__(
         self,
         *,
@@ -559,10 +569,12 @@ class Candidate(_message.Message):
         slot_price: _builtins.float = ...,
         value: _builtins.float = ...,
         excluded_by: _builtins.str = ...,
+        batch_price: _builtins.float = ...,
+        stopped_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_nano_usd", b"cost_nano_usd", "excluded_by", b"excluded_by", "model", b"model", "quality", b"quality", "service_seconds", b"service_seconds", "slot_price", b"slot_price", "value", b"value", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_price", b"batch_price", "cost_nano_usd", b"cost_nano_usd", "excluded_by", b"excluded_by", "model", b"model", "quality", b"quality", "service_seconds", b"service_seconds", "slot_price", b"slot_price", "stopped_by", b"stopped_by", "value", b"value", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

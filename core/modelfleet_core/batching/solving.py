@@ -1,0 +1,190 @@
+"""Stage assign, the choice: which variant each request of a batch should have. Pure; may run in a thread.
+
+In: a `Batch` from `placing`. Out: `Solved`, with the certificate and what the batch's limits cost. Next:
+`placing` reserves it.
+
+A request that comes alone is placed by published prices; of more, `assignment` solves the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from modelfleet_core.assignment.problem import AssignmentProblem
+from modelfleet_core.assignment.result import Prices, Termination
+from modelfleet_core.assignment.solver import assign
+from modelfleet_core.batching.candidate import Candidate
+from modelfleet_core.batching.outcome import Certificate, Weighed
+from modelfleet_core.batching.room import Room
+from modelfleet_core.batching.rows import rows_of
+from modelfleet_core.batching.worth import NO_SLOT, Look, look
+from modelfleet_core.values import VariantKey
+
+SLOTS = "slots"
+"""What the batch's prices of slots are called among its payments."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Requests of one fleet to be placed together, and what the lease allows them."""
+
+    tickets: tuple[int, ...]
+    candidates: tuple[Candidate, ...]
+    looks: tuple[Look, ...] | None
+    """None: none of them waits, and they are still to be looked at."""
+    slot_prices: tuple[float, ...]
+    money_price: float
+    room: Room
+    free: tuple[int, ...]
+    """(m,) slots."""
+    posed_at: float
+    warm: Prices | None
+
+    @property
+    def variants(self) -> tuple[VariantKey, ...]:
+        return self.candidates[0].variants if self.candidates else ()
+
+    @property
+    def cells(self) -> int:
+        """Requests times variants of the program, by which to judge whether it deserves a thread."""
+        return len(self.candidates) * len(self.variants) if len(self.candidates) > 1 else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solved:
+    batch: Batch
+    looks: tuple[Look, ...]
+    columns: tuple[tuple[int, ...], ...]
+    """What to try for each request, in this order; empty: it waits."""
+    certificate: Certificate
+    prices: Prices | None
+    """Of the batch; None: no program was needed."""
+    problem: AssignmentProblem | None
+
+
+def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
+    """Choose for each request of a batch; `remaining()` returns the seconds left."""
+    begun = remaining()
+    looks = batch.looks
+    if looks is None:
+        looks = tuple(
+            [
+                look(
+                    one,
+                    batch.slot_prices,
+                    batch.money_price,
+                    batch.posed_at,
+                    waits=False,
+                    spare=batch.room.pacing,
+                )
+                for one in batch.candidates
+            ]
+        )
+    if len(batch.candidates) <= 1:
+        return _by_prices(batch, looks, begun, remaining)
+    problem = _problem(batch, looks)
+    answer = assign(problem, remaining=remaining, warm=batch.warm)
+    certificate = Certificate(
+        objective=answer.objective,
+        bound=answer.bound,
+        gap=answer.gap,
+        termination=answer.termination,
+        binding=answer.binding,
+        seconds=begun - remaining(),
+    )
+    columns = tuple([(j,) if j >= 0 else () for j in answer.choice.tolist()])
+    return Solved(batch, looks, columns, certificate, answer.prices, problem)
+
+
+def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
+    candidates = batch.candidates
+    eligible = np.array([[not why for why in seen.excluded] for seen in looks], dtype=np.bool_)
+    cost = np.array([one.cost for one in candidates], dtype=np.float64)
+    return AssignmentProblem(
+        weight=np.array([one.weight for one in candidates], dtype=np.float64),
+        quality=np.array([one.quality for one in candidates], dtype=np.float64),
+        cost=cost,
+        service_time=np.array([one.service_time for one in candidates], dtype=np.float64),
+        eligible=eligible,
+        free=np.array(batch.free, dtype=np.int64),
+        slot_price=np.array(batch.slot_prices, dtype=np.float64),
+        money_price=batch.money_price,
+        defer=np.array([seen.defer for seen in looks], dtype=np.float64),
+        rows=rows_of(candidates, cost, eligible, batch.room),
+        columns=tuple(str(variant) for variant in batch.variants),
+    )
+
+
+def _by_prices(batch: Batch, looks: tuple[Look, ...], begun: float, remaining: Callable[[], float]) -> Solved:
+    """Place one request by published prices, without a program."""
+    orders: tuple[tuple[int, ...], ...] = ()
+    objective = 0.0
+    binding: tuple[str, ...] = ()
+    if batch.candidates:
+        seen = looks[0]
+        excluded = _excluded(batch, seen, 0)
+        order = tuple([j for j in seen.worthwhile if not excluded[j]])
+        orders = (order,)
+        objective = seen.values[order[0]] if order else -seen.defer
+        binding = _binding(batch, seen, excluded[seen.favourite])
+    certificate = Certificate(
+        objective=objective,
+        bound=objective,
+        gap=0.0,
+        termination=Termination.OPTIMAL,
+        binding=binding,
+        seconds=begun - remaining(),
+    )
+    return Solved(batch, looks, orders, certificate, None, None)
+
+
+def _binding(batch: Batch, seen: Look, excluded_by: str) -> tuple[str, ...]:
+    """Name what keeps a lone request from its favourite, if sharing it out among several could help."""
+    variant = batch.variants[seen.favourite]
+    if excluded_by == NO_SLOT:
+        return (f"{SLOTS}:{variant}",) if variant in batch.room.leased else ()
+    return (excluded_by,) if excluded_by and not seen.excluded[seen.favourite] else ()
+
+
+def _excluded(batch: Batch, seen: Look, i: int) -> tuple[str, ...]:
+    """Return why each variant could not be chosen for request `i` of a batch; empty: it could."""
+    candidate, room = batch.candidates[i], batch.room
+    return tuple(
+        [
+            why or (NO_SLOT if free <= 0 else room.short(candidate, j))
+            for j, (why, free) in enumerate(zip(seen.excluded, batch.free, strict=True))
+        ]
+    )
+
+
+def weighed(solved: Solved, i: int) -> Weighed:
+    """Return what was known of request `i` when the batch was solved."""
+    batch, seen = solved.batch, solved.looks[i]
+    return Weighed(
+        look=seen,
+        slot_prices=batch.slot_prices,
+        money_price=batch.money_price,
+        excluded_by=_excluded(batch, seen, i),
+        paid=_paid(solved, i),
+    )
+
+
+def _paid(solved: Solved, i: int) -> dict[str, tuple[float, ...]]:
+    """Return what request `i` would pay in each variant for limits of the batch, in weighted quality."""
+    problem, prices = solved.problem, solved.prices
+    if problem is None or prices is None:
+        return {}
+    paid = {SLOTS: tuple(prices.slots.tolist())} if prices.slots.any() else {}
+    for row, price in zip(problem.rows, prices.rows.tolist(), strict=True):
+        if price <= 0:
+            continue
+        at = i
+        if row.requests is not None:
+            at = int(np.searchsorted(row.requests, i))
+            if at == len(row.requests) or row.requests[at] != i:
+                continue
+        paid[row.name] = tuple((price * row.use[at]).tolist())
+    return paid
