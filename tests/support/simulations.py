@@ -8,7 +8,7 @@ import numpy as np
 from modelfleet_lab.simulate.scenario import Scenario
 from modelfleet_lab.simulate.workload import Workload
 
-TINY = Scenario(sidecars=4, slots=12, duration=12.0, deadline=20.0, concurrency=2, startup=5.0)
+TINY = Scenario(sidecars=3, slots=10, duration=8.0, deadline=15.0, concurrency=2, startup=4.0)
 
 
 def small_load(seed: int, n: int, m: int) -> Workload:

@@ -30,6 +30,8 @@ class Sample:
     reports: int
     grants: int
     """Since the start."""
+    cpu: float
+    """Seconds of the operator's core since the start."""
     prices: tuple[float, ...]
     """(m,) as published."""
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelfleet_lab.simulate.bound import Bound
-from modelfleet_lab.simulate.workload import Floats, Workload
+from modelfleet_lab.simulate.workload import WARM_UP, Floats, Workload
 from modelfleet_lab.simulate.world import Run
+
+STEADY = WARM_UP + 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class Figures:
     """Slots that sidecars gained by grants."""
     operator_cores: float
     """CPU time in the operator's core per second of the run."""
+    steady_cores: float
+    """The same from `STEADY` on while requests arrive: without the start of all sidecars at once."""
     operator_seconds: Mapping[str, float]
     pairs_per_cpu_second: float
     overloaded: int
@@ -57,6 +61,15 @@ class Figures:
     def violations(self) -> int:
         """Return limits broken, each way counted once per case."""
         return self.overloaded + (self.overspent > 0) + self.ended_twice + self.hung
+
+
+def steady(load: Workload, run: Run) -> float:
+    """Return the operator's cores once its sidecars have found it, up to the last arrival."""
+    last = float(load.arrived.max()) if len(load) else 0.0
+    samples = [sample for sample in run.fates.samples if STEADY <= sample.at <= last]
+    if len(samples) < 2:
+        return run.cpu.total / max(1e-9, run.seconds)
+    return (samples[-1].cpu - samples[0].cpu) / (samples[-1].at - samples[0].at)
 
 
 def worth(load: Workload, run: Run) -> Floats:
@@ -93,6 +106,7 @@ def figures(name: str, load: Workload, run: Run, bound: Bound) -> Figures:
         pairs=pairs,
         slots_moved_per_second=fates.slots_moved / seconds,
         operator_cores=cpu / seconds,
+        steady_cores=steady(load, run),
         operator_seconds=dict(run.cpu.seconds),
         pairs_per_cpu_second=pairs / leases if leases > 0 else 0.0,
         overloaded=run.overloaded,

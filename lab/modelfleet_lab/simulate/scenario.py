@@ -136,7 +136,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "roomy": Scenario(),
     "scarce": Scenario(sidecars=200, slots=32),
     "bursts": Scenario(burst=20),
-    "tight-budget": Scenario(budget=0.4),
+    "tight-budget": Scenario(budget=0.12),
     "many": Scenario(sidecars=2000, slots=400, duration=30.0),
     "scaling": Scenario(scaling=True, duration=240.0, load=0.95),
 }

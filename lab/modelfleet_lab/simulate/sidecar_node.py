@@ -100,6 +100,8 @@ class SidecarNode:
         self._boot = 0
         self._stalled_until = 0.0
         self.up = False
+        self._untaken: list[int] = []
+        """Requests that the process has not read from its socket."""
 
     # Life.
 
@@ -130,6 +132,7 @@ class SidecarNode:
             return
         self.up = False
         now = self._timeline.now
+        self._lose_untaken()
         for request in self.decider.waiting:
             self._around.fates.failed(request, "Crash", now)
         for request, job, alarm in self._jobs.values():
@@ -143,6 +146,11 @@ class SidecarNode:
         if self._link is not None:
             self._link.close()
         self._timeline.after(RESTART, self.start)
+
+    def _lose_untaken(self) -> None:
+        for request in self._untaken:
+            self._around.fates.failed(request, "Crash", self._timeline.now)
+        self._untaken = []
 
     def stall(self, seconds: float) -> None:
         """Stand still: whatever comes is taken up later."""
@@ -264,12 +272,16 @@ class SidecarNode:
 
     def arrive(self, requests: Sequence[int]) -> None:
         """The application asks; requests that come at one moment are taken one after the other."""
+        self._untaken += requests
+        self._take_requests()
+
+    def _take_requests(self) -> None:
         if not self.up:
-            for request in requests:
-                self._around.fates.failed(request, "Crash", self._timeline.now)
+            self._lose_untaken()
             return
-        if self._late(lambda: self.arrive(requests)):
+        if self._late(self._take_requests):
             return
+        requests, self._untaken = self._untaken, []
         for request in requests:
             self._saw(request)
             self.decider.arrive(request, self._timeline.now)

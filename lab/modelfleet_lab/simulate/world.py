@@ -252,6 +252,7 @@ class World:
                 waiting=sum(len(node.decider.waiting) for node in self._sidecars if node.up),
                 reports=self._network.traffic.reports,
                 grants=self._network.traffic.grants,
+                cpu=self._cpu.total,
                 prices=tuple(prices.get(key, 0.0) for key in self._offers.variants),
             )
         )
