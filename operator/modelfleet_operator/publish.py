@@ -132,6 +132,16 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         if self._book is not None:
             self._book.set_targets(fleet, busy)
 
+    def set_allowances(self, allowances: Mapping[ObjectKey, Mapping[SidecarId, float]]) -> None:
+        """Say how many USD per second each sidecar of a policy should spend on average."""
+        if self._book is not None:
+            self._book.set_allowances(allowances)
+
+    def set_forecast(self, policy: ObjectKey, forecast: str) -> None:
+        """Keep what is known of a policy's demand by the hour beside its ledger."""
+        if self._book is not None:
+            self._book.set_forecast(policy, forecast)
+
     def set_policy_of(self, policy_of: PolicyOf) -> None:
         """Say how to find a sidecar's policy; call it anew when pods or policies changed."""
         self._policy_of = policy_of
@@ -287,6 +297,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         try:
             async for message in reports:
                 report = report_from(message)
+                stream.leaving = report.leaving
                 if stream.sidecar is None:
                     self._arrive(book, stream, report.sidecar)
                 elif stream.sidecar != report.sidecar:
@@ -313,6 +324,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._boots.setdefault(sidecar.uid, set()).add(sidecar)
         self._ready.add(sidecar)
         book.connect(sidecar)
+        if stream.leaving:
+            return  # perhaps a former start, finished by one whose own stream may be away for a moment
         for earlier in book.starts(sidecar.uid):
             if earlier != sidecar and earlier not in self._streams:
                 book.replaced(earlier, self._clock())
@@ -333,9 +346,9 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         others = self._boots[sidecar.uid]
         others.discard(sidecar)
         book.part(sidecar)
-        if others:
+        if any(not self._streams[other].leaving for other in others):
             book.replaced(sidecar, self._clock())
-        else:
+        if not others:
             del self._boots[sidecar.uid]
         self._wake()
 
@@ -385,6 +398,10 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         live = {e for variants in self._capacity.values() for slots in variants.values() for e in slots}
         held = self._book.held() if self._book is not None else {}
         return {endpoint: slots for endpoint, slots in held.items() if endpoint not in live}
+
+    def forecast(self, policy: ObjectKey) -> str:
+        """Return what `set_forecast` kept, maybe in an earlier epoch; empty: nothing."""
+        return self._book.forecast(policy) if self._book is not None else ""
 
     def usage(self, policy: ObjectKey) -> Usage | None:
         """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""

@@ -23,6 +23,8 @@ class Stream:
 
     def __init__(self) -> None:
         self.sidecar: SidecarId | None = None
+        self.leaving = False
+        """Whether its newest report said so: it may be a former start that another one finishes."""
         self._outbox: deque[Grant] = deque()
         self._end: End | None = None
         self._event = asyncio.Event()

@@ -24,6 +24,7 @@ from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SidecarId
 
 from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.former import JournalledLease
 from modelfleet_sidecar.grpc_api import GrpcApi
 from modelfleet_sidecar.http_api import HttpApi
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
@@ -50,9 +51,14 @@ class RunningLease(Lease, Protocol):
 
 
 def connect_lease(settings: Settings) -> LeaseClient:
-    """Return the client of the operator's capacity service for this start of this pod."""
+    """Return the client of the operator's capacity service for this start of this pod.
+
+    Raises SettingsError where a journal is set that can not be written.
+    """
     sidecar = SidecarId(settings.namespace, settings.pod_name, settings.pod_uid, secrets.token_hex(8))
-    return LeaseClient(str(settings.operator), sidecar, clock=boot_clock)
+    if settings.journal is None:
+        return LeaseClient(str(settings.operator), sidecar, clock=boot_clock)
+    return JournalledLease(str(settings.operator), sidecar, settings.journal)
 
 
 class Sidecar:

@@ -88,9 +88,12 @@ class LeaseClient:
         *,
         clock: Callable[[], float] = boot_clock,
         retry_random: Callable[[], float] = random.random,
+        holding: Holding | None = None,
     ) -> None:
+        """`holding`: that of `sidecar`, where it is journalled or finishes a former start."""
         self.address = address
-        self.holding = Holding(sidecar, pressing=self._press)
+        self.holding = holding if holding is not None else Holding(sidecar)
+        self.holding.pressing = self._press
         self.fleet: Fleet | None = None
         self.policy: Policy | None = None
         self.slot_prices: Mapping[VariantKey, float] = {}
@@ -112,6 +115,7 @@ class LeaseClient:
         self._farewell: int | None = None
         """Sequence of the report that gave everything back."""
         self._farewell_heard = False
+        self._finishing = False
 
     def now(self) -> float:
         """Return seconds on the clock that `holding` goes by."""
@@ -193,6 +197,14 @@ class LeaseClient:
             return False
         return True
 
+    async def finish(self) -> None:
+        """Settle what a former start left, give all back and see it acknowledged; `run` must go on."""
+        self._finishing = True
+        while not self._farewell_heard:
+            if self.holding.expire(self._clock()):
+                self._press()
+            await self.wait_change(REPORT_INTERVAL)
+
     async def _converse(self, call: _Call) -> None:
         """Speak over one stream until it ends, always by an error."""
         try:
@@ -242,7 +254,8 @@ class LeaseClient:
                 fleet_version=self._versions["fleet"],
                 policy_version=self._versions["policy"],
             )
-            if report.leaving and self.holding.idle() and self._farewell is None:
+            nothing_left = self.holding.idle() and not (self._finishing and report.slots)
+            if report.leaving and nothing_left and self._farewell is None:
                 self._farewell = report.sequence
             if telling:
                 self._sketch.sent(report.sequence)
@@ -265,7 +278,8 @@ class LeaseClient:
             log.warning("the operator grants nothing: %s", grant.refusal)
         self.refusal = grant.refusal
         if self._farewell is not None and grant.answers >= self._farewell:
-            self._farewell_heard = True
+            self._farewell_heard = not self.holding.has_money()
+            self._farewell = None  # money that was on its way goes back with another one
         if versions != self._versions:
             self._press()
         self._pulse()

@@ -10,6 +10,7 @@ import ipaddress
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -51,10 +52,13 @@ class Settings:
     """Health and metrics; carries no requests, so any address."""
     drain_grace: float
     """Seconds that requests in flight get to finish after SIGTERM."""
+    journal: Path | None
+    """Folder that outlives the process, not the pod; None: what a crashed sidecar had stays unused."""
 
 
 class _Setting(NamedTuple):
     default: str | None
+    """None: it must be set."""
     help: str
 
     @property
@@ -71,6 +75,9 @@ SETTINGS: dict[str, _Setting] = {
     "http_listen": _Setting("127.0.0.1:18080", "address of the OpenAI-compatible API (loopback)"),
     "admin_listen": _Setting("127.0.0.1:19090", "address of /healthz, /readyz and /metrics"),
     "drain_grace": _Setting("25", "seconds to finish requests in flight after SIGTERM"),
+    "journal": _Setting(
+        "", "folder for the journal of money, such as an emptyDir, so that a crash loses none; none if empty"
+    ),
 }
 
 
@@ -98,7 +105,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
         description="Routes the requests of one pod to the models of a fleet, within its lease.",
     )
     for name, setting in SETTINGS.items():
-        default = "required" if setting.required else f"default {setting.default}"
+        default = "required" if setting.required else f"default {setting.default or 'none'}"
         parser.add_argument(
             f"--{name.replace('_', '-')}", help=f"{setting.help} ({variable(name)}; {default})"
         )
@@ -139,6 +146,7 @@ def _settings(text: Mapping[str, str]) -> Settings:
         http_listen=addresses["http_listen"],
         admin_listen=addresses["admin_listen"],
         drain_grace=grace,
+        journal=Path(text["journal"]) if text["journal"] else None,
     )
     assert {field.name for field in fields(settings)} == set(SETTINGS)  # noqa: S101 - a flag for each field
     return settings

@@ -13,7 +13,7 @@ from modelfleet_core.leasing.held_slots import HeldSlots
 from modelfleet_core.leasing.messages import Ask, Grant, SlotState, Want
 from modelfleet_core.leasing.rates import HeldRate
 from modelfleet_core.policy import Policy, Stale
-from modelfleet_core.values import EndpointUrl, TierName, VariantKey, is_rate
+from modelfleet_core.values import EndpointUrl, ModelName, TierName, VariantKey, is_rate
 
 DRIFT = 0.01
 """How far two clocks may drift apart over a lease."""
@@ -129,6 +129,12 @@ class HeldLease:
 
     def in_flight(self) -> Mapping[EndpointUrl, int]:
         return {endpoint: held.in_flight for endpoint, held in self.slots.items() if held.in_flight}
+
+    def restore(self, endpoint: EndpointUrl) -> None:
+        """Count a request that a former start of this sidecar left in flight."""
+        held = self.slots.setdefault(endpoint, HeldSlots(VariantKey(ModelName(""), "")))
+        held.in_flight += 1
+        self._in_flight[None] = self._in_flight.get(None, 0) + 1
 
     def take(self, held: HeldSlots, tier: TierName | None) -> None:
         held.take()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
+from modelfleet_core.leasing.journal import Granted, LivedAccount, Over
 from modelfleet_core.leasing.messages import AccountGrant, AccountState, Need
 from modelfleet_core.values import AccountId, AccountName, account_parts
 
@@ -69,19 +70,30 @@ class HeldMoney:
         """Return the accounts that have had a period; `present` says whether it goes on."""
         return self._present.keys()
 
+    def restore(self, key: AccountId, lived: LivedAccount) -> None:
+        """Take over an account of a former start of this sidecar."""
+        account = self.by_id[key] = HeldAccount(key)
+        account.granted, account.spent, account.returned = lived.granted, lived.spent, lived.returned
+
     def apply(
         self,
         grants: Mapping[AccountId, AccountGrant],
         sent_at: float,
         now: float,
         in_use: Collection[AccountId],
-    ) -> None:
-        """Take over a grant that answers the report of `sent_at`. Accounts `in_use` by requests stay."""
+    ) -> list[Granted | Over]:
+        """Take over a grant that answers the report of `sent_at`; return what it raised and ended.
+
+        Accounts `in_use` by requests stay.
+        """
+        changes: list[Granted | Over] = []
         for key, grant in grants.items():
             account = self.by_id.get(key)
             if account is None:
                 account = self.by_id[key] = HeldAccount(key)
-            account.granted = max(account.granted, grant.granted)
+            if grant.granted > account.granted:
+                account.granted = grant.granted
+                changes.append(Granted(key, grant.granted))
             account.keep = grant.keep
             account.limit = grant.limit
             account.ends_at = sent_at + grant.ends_in
@@ -90,6 +102,7 @@ class HeldMoney:
             # The leader stops listing an account only after its period ended, so it never comes back.
             if key not in in_use:
                 del self.by_id[key]
+                changes.append(Over(key))
             else:
                 self.by_id[key].keep = 0
                 self.by_id[key].ends_at = min(self.by_id[key].ends_at, now)
@@ -98,3 +111,4 @@ class HeldMoney:
             other = self._present.get(account.name)
             if other is None or other.ends_at < account.ends_at:
                 self._present[account.name] = account
+        return changes

@@ -22,16 +22,27 @@ from modelfleet_core.demand.sketch import DemandReport
 from modelfleet_core.leasing.accounts import BUDGET, counts_requests
 from modelfleet_core.leasing.held_lease import HeldLease
 from modelfleet_core.leasing.held_money import HeldAccount, HeldMoney
+from modelfleet_core.leasing.journal import Ended, Entry, Life, Reported, TakenUp
 from modelfleet_core.leasing.messages import AccountState, Grant, Need, Report, SidecarId, Want
-from modelfleet_core.leasing.rates import HeldRate, Taken
+from modelfleet_core.leasing.rates import MINUTE, HeldRate, Taken
 from modelfleet_core.leasing.reservations import EXPIRED, REPEATED, Refused, Reservation, Settlement, Short
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import AccountId, AccountName, EndpointUrl, NanoUsd, TierName, VariantKey
+from modelfleet_core.values import (
+    AccountId,
+    AccountName,
+    EndpointUrl,
+    ModelName,
+    NanoUsd,
+    TierName,
+    VariantKey,
+)
 
 MOST_EXPIRED = 10_000
 """Reservations remembered as expired, for callers that settle late."""
 
 _NO_RATES: Mapping[EndpointUrl, int] = MappingProxyType({})
+_UNKNOWN = VariantKey(ModelName(""), "")
+"""Of requests that a former start left: their variant does not matter any more."""
 _NO_LEASE = Refused(Short.LEASE)
 _NO_SLOT = Refused(Short.SLOT)
 
@@ -50,14 +61,22 @@ class Holding:
     """The lease of one sidecar. All times are seconds on its clock that counts suspend.
 
     `pressing` is called when a report should leave at once: slots changed, or recalled ones came back.
+    `record` is called with all that changes accounts, before anyone outside can see it.
     """
 
-    def __init__(self, sidecar: SidecarId, *, pressing: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        sidecar: SidecarId,
+        *,
+        pressing: Callable[[], None] = lambda: None,
+        record: Callable[[Entry], None] | None = None,
+    ) -> None:
         self.sidecar = sidecar
         self.epoch = 0
         self.applied = 0
         self.lease = HeldLease()
-        self._pressing = pressing
+        self.pressing = pressing
+        self._record = record
         self._budgeted = True
         self._money = HeldMoney()
         self._open: dict[int, _Open] = {}
@@ -66,6 +85,36 @@ class Holding:
         self._reports = 0
         self._wants: dict[VariantKey, Want] = {}
         self._needs: dict[AccountName, Need] = {}
+
+    @classmethod
+    def finishing(
+        cls, life: Life, now: float, *, settles_at: float, record: Callable[[Entry], None] | None = None
+    ) -> Holding:
+        """Return a holding that finishes a former start of this sidecar, which ended without a farewell.
+
+        What that left unsettled keeps its slots until `settles_at`, when model servers must have noticed, and
+        then settles at its reserve; limits by the minute stay used for their minute; all else goes back.
+        """
+        held = cls(life.sidecar, record=record)
+        held.lease.leaving = True
+        held._reports = life.reports
+        for key, lived in life.accounts.items():
+            held._money.restore(key, lived)
+        for taken in life.unsettled.values():
+            charged = [(held._money.by_id[key], amount) for key, amount in taken.amounts.items()]
+            for account, amount in charged:
+                account.reserved += amount
+            accounts = tuple(taken.amounts)
+            reservation = Reservation(
+                taken.reservation, taken.endpoint, _UNKNOWN, NanoUsd(0), accounts, settles_at
+            )
+            held._open[taken.reservation] = _Open(reservation, charged, [], None)
+            held.lease.restore(taken.endpoint)
+        for taken in life.rates:
+            if taken.at + MINUTE > now:
+                for limit, units in taken.rates.items():
+                    held.lease.rates.setdefault(limit, HeldRate(_UNKNOWN)).take(taken.at, units)
+        return held
 
     # Grants.
 
@@ -88,9 +137,12 @@ class Holding:
         self.applied = grant.sequence
         changed = self.lease.apply(grant, now)
         in_use = {account.id for one in self._open.values() for account, _ in one.charged}
-        self._money.apply(grant.accounts, grant.report_sent_at, now, in_use)
+        changes = self._money.apply(grant.accounts, grant.report_sent_at, now, in_use)
+        if self._record is not None:
+            for change in changes:
+                self._record(change)
         if changed or any(account.free > self._kept(account, now) for account in self._money):
-            self._pressing()
+            self.pressing()
         return True
 
     # What may be used.
@@ -201,6 +253,9 @@ class Holding:
         )
         taken = [(lease.rates[limit], lease.rates[limit].take(now, units)) for limit, units in rates.items()]
         self._open[number] = _Open(reservation, charged, taken, tier)
+        if self._record is not None:
+            amounts = {account.id: charge for account, charge in charged}
+            self._record(TakenUp(number, endpoint, amounts, rates, now))
         return reservation
 
     def settle(self, reservation_id: int, actual: NanoUsd | None, now: float) -> Settlement:
@@ -210,9 +265,14 @@ class Holding:
             return EXPIRED if reservation_id in self._expired else REPEATED
         amount = one.reservation.amount
         charged = amount if actual is None else actual
+        booked: dict[AccountId, int] = {}
         for account, reserved in one.charged:
             account.reserved -= reserved
-            account.spent += reserved if actual is None or counts_requests(account.name) else actual
+            cost = reserved if actual is None or counts_requests(account.name) else actual
+            account.spent += cost
+            booked[account.id] = cost
+        if self._record is not None:
+            self._record(Ended(reservation_id, booked))
         self._leave(one, now)
         return Settlement(first=True, charged=charged, excess=NanoUsd(max(0, charged - amount)))
 
@@ -225,6 +285,8 @@ class Holding:
             account.reserved -= reserved
         for rate, taken in one.taken:
             rate.untake(taken)
+        if self._record is not None:
+            self._record(Ended(reservation_id, {}))
         self._leave(one, now)
         return Settlement(first=True, charged=NanoUsd(0), excess=NanoUsd(0))
 
@@ -232,7 +294,7 @@ class Holding:
         """Free the slot; press for a report if another sidecar may wait for what came free."""
         goes_back = self.lease.leave_slot(one.reservation.endpoint, one.tier, now, self._wants)
         if goes_back or any(account.free > self._kept(account, now) for account, _ in one.charged):
-            self._pressing()
+            self.pressing()
 
     def expire(self, now: float) -> tuple[tuple[Reservation, Settlement], ...]:
         """Settle every reservation past its deadline at its reserve."""
@@ -243,6 +305,10 @@ class Holding:
     def idle(self) -> bool:
         """Return whether nothing is reserved."""
         return not self._open
+
+    def has_money(self) -> bool:
+        """Return whether any account has something free."""
+        return any(account.free for account in self._money)
 
     # Giving back.
 
@@ -257,7 +323,7 @@ class Holding:
         for, as `want` said; a newer grant may raise them again. Returns whether any went."""
         gone = self.lease.give_back(now, self._wants)
         if gone:
-            self._pressing()
+            self.pressing()
         return gone
 
     def next_give_back(self, now: float) -> float | None:
@@ -295,11 +361,17 @@ class Holding:
         """Return the next report. Free money above what the leader lets keep is given back with it."""
         self.lease.lapse(now)
         accounts: dict[AccountId, AccountState] = {}
+        returned: dict[AccountId, int] = {}
         for account in self._money:
-            account.returned += max(0, account.free - self._kept(account, now))
+            surplus = account.free - self._kept(account, now)
+            if surplus > 0:
+                account.returned += surplus
+                returned[account.id] = account.returned
             need = self._needs.get(account.name) if now < account.ends_at else None
             accounts[account.id] = account.state(need)
         self._reports += 1
+        if self._record is not None:
+            self._record(Reported(self._reports, returned))
         return Report(
             sidecar=self.sidecar,
             epoch=self.epoch,

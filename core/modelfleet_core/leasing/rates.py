@@ -88,9 +88,10 @@ class HeldRate:
         """Return how many units are unused if none was taken for `seconds` or longer, else 0."""
         return self.unused if self._touched + seconds <= now else 0
 
-    def take(self, now: float, units: int) -> Taken:
-        self._touched = now
-        taken = Taken(now + MINUTE, units)
+    def take(self, at: float, units: int) -> Taken:
+        """Take units for a minute from `at`; calls are in the order of their times."""
+        self._touched = at
+        taken = Taken(at + MINUTE, units)
         self._taken.append(taken)
         self.in_use += units
         return taken
