@@ -1,8 +1,8 @@
 """Stage publish: prices of slots and money, every second.
 
-In: live capacity, merged demand and what is left of budgets. Out: prices and targets to the capacity
-service, which hands them to sidecars. The program runs off the event loop; a failure leaves the last ones in
-force.
+In: live capacity, merged demand and what is left of budgets. Out: prices, targets and allowances to
+the capacity service, which hands them to sidecars. The program runs off the event loop; a failure leaves the
+last ones in force.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class Market(Protocol):
         self, slots: Mapping[ObjectKey, Mapping[VariantKey, float]], money: Mapping[ObjectKey, float]
     ) -> None: ...
     def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None: ...
+    def set_allowances(self, allowances: Mapping[ObjectKey, Mapping[SidecarId, float]]) -> None: ...
+    def forecast(self, policy: ObjectKey) -> str: ...
+    def set_forecast(self, policy: ObjectKey, forecast: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class _Divided:
 
     division: Division
     busy: Mapping[SidecarId, Mapping[VariantKey, float]]
+    allowances: Mapping[ObjectKey, Mapping[SidecarId, float]]
 
 
 class Pricing:
@@ -78,7 +82,7 @@ class Pricing:
             await asyncio.sleep(INTERVAL)
 
     async def price(self, present: Present) -> None:
-        """Publish prices and targets for what holds now."""
+        """Publish prices, targets and allowances for what holds now."""
         fleets = {fleet.key: fleet for fleet in present.resolution.fleets_in_force()}
         self._divided = {key: found for key, found in self._divided.items() if key in fleets}
         demand = self._market.shared_demand()
@@ -101,6 +105,13 @@ class Pricing:
                 for policy, price in found.division.money_prices.items()
             },
         )
+        self._market.set_allowances(
+            {
+                policy: allowances
+                for found in self._divided.values()
+                for policy, allowances in found.allowances.items()
+            }
+        )
 
     def _problem(self, fleet: Fleet, present: Present, demand: SharedDemand) -> DivisionProblem:
         policies = {policy.key for policy in present.resolution.policies_of(fleet.key)}
@@ -113,21 +124,30 @@ class Pricing:
         )
 
     def _see(self, present: Present, demand: SharedDemand) -> None:
-        """Let each budget's profile know what is asked now."""
+        """Let the profile of each budget's day know what is asked now; the ledger keeps it, hour by hour."""
         at = self._wall_clock()
         asked: dict[ObjectKey, float] = {}
         for found in demand.classes:
             asked[found.policy] = asked.get(found.policy, 0.0) + found.rate
-        policies = [
-            policy.key
-            for fleet in present.resolution.fleets_in_force()
-            for policy in present.resolution.policies_of(fleet.key)
-            if policy.budget is not None
-        ]
-        self._profiles = {
-            policy: self._profiles.get(policy, HourlyProfile()).saw(at, asked.get(policy, 0.0), INTERVAL)
-            for policy in policies
-        }
+        profiles = {}
+        for fleet in present.resolution.fleets_in_force():
+            for policy in present.resolution.policies_of(fleet.key):
+                if self._market.usage(policy.key) is None:
+                    continue  # no budget, or its ledger, and with it the profile so far, was not read yet
+                last = self._profiles.get(policy.key) or self._stored(policy.key)
+                profile = last.saw(at, asked.get(policy.key, 0.0), INTERVAL)
+                if profile.hour != last.hour:
+                    self._market.set_forecast(policy.key, profile.text())
+                profiles[policy.key] = profile
+        self._profiles = profiles
+
+    def _stored(self, policy: ObjectKey) -> HourlyProfile:
+        text = self._market.forecast(policy)
+        try:
+            return HourlyProfile.parse(text) if text else HourlyProfile()
+        except ValueError as error:
+            log.warning("the forecast in the ledger of %s is not used, a new one begins: %s", policy, error)
+            return HourlyProfile()
 
     def budget_rates(self, policies: Iterable[ObjectKey]) -> dict[ObjectKey, float]:
         """Return the USD per second that make each budget last: more in hours that ask more.
@@ -149,5 +169,5 @@ def _divided(problem: DivisionProblem, last: _Divided | None) -> _Divided:
     division = divide(problem, warm=last.division if last is not None else None)
     targets = division.targets
     if targets is None:
-        return _Divided(division, {})
-    return _Divided(division, targets.by_sidecar())
+        return _Divided(division, {}, {})
+    return _Divided(division, targets.by_sidecar(), targets.allowances())

@@ -45,6 +45,8 @@ MOST_DIVIDED = 16
 """Classes per policy."""
 MAX_CELLS = 256
 """Per policy, over all its sidecars."""
+_AT_ONCE = 32
+"""Reports that are added in one pass, so that it stays within the processor's cache."""
 _NO_CELL = -1
 _NO_RATE = 1e-9
 
@@ -214,20 +216,24 @@ class DemandMeter:
             alike.setdefault(id(entry[1]), []).append(entry)
         self._waiting.clear()
         for entries in alike.values():
-            rows = np.concatenate([entry[0] for entry in entries])
             columns = entries[0][1]
-            sums = np.concatenate([entry[2] for entry in entries])
             whole = len(columns) == self._known.shape[1] and bool((columns == np.arange(len(columns))).all())
-            at = rows if whole else (rows[:, None], columns)
-            # A sidecar's sums only grow; one that says otherwise takes nothing away from others.
-            more = np.maximum(0.0, sums - self._known[at])
-            self._known[at] = sums
-            cells = self._cell[rows]
-            order = np.argsort(cells, kind="stable")
-            found, starts = np.unique(cells[order], return_index=True)
-            merged = np.add.reduceat(more[order], starts, axis=0) if len(rows) else more
-            kept = found != _NO_CELL
-            self._sums[found[kept, None], columns] += merged[kept]
+            for start in range(0, len(entries), _AT_ONCE):
+                some = entries[start : start + _AT_ONCE]
+                rows = np.concatenate([entry[0] for entry in some])
+                sums = np.concatenate([entry[2] for entry in some])
+                at = rows if whole else (rows[:, None], columns)
+                # A sidecar's sums only grow; one that says otherwise takes nothing away from others.
+                more = sums - self._known[at]
+                np.maximum(more, 0.0, out=more)
+                self._known[at] = sums
+                found, places = np.unique(self._cell[rows], return_inverse=True)
+                member = (places == np.arange(len(found))[:, None]).astype(np.float64)
+                merged = member @ more.reshape(len(rows), len(columns) * FIGURES)
+                kept = found != _NO_CELL
+                self._sums[found[kept, None], columns] += merged.reshape(len(found), len(columns), FIGURES)[
+                    kept
+                ]
 
     # Readings.
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+
 from modelfleet_core.demand.classes import FloatArray
 from modelfleet_core.division.dual import Prices
 from modelfleet_core.leasing.messages import SidecarId
@@ -37,17 +39,19 @@ class Targets:
     """(S, policies) requests/s; 0: the sidecar does not follow the policy, or is idle."""
 
     def by_sidecar(self) -> dict[SidecarId, dict[VariantKey, float]]:
-        """Return the busy slots that are not 0."""
-        rows = self.slots.tolist()
+        """Return the busy slots of the variants that anyone uses; 0 where absent."""
+        used = np.flatnonzero(self.slots.sum(axis=0))
+        keys = [self.variants[v] for v in used]
+        rows = self.slots[:, used].tolist()
         return {
-            sidecar: {key: slots for key, slots in zip(self.variants, row, strict=True) if slots > 0.0}
+            sidecar: dict(zip(keys, row, strict=True))
             for sidecar, row in zip(self.sidecars, rows, strict=True)
         }
 
     def allowances(self) -> dict[ObjectKey, dict[SidecarId, float]]:
         """Return the USD/s of those who ask."""
         return {
-            policy: {self.sidecars[s]: float(self.money[s, p]) for s in (self.asks[:, p] > 0.0).nonzero()[0]}
+            policy: {self.sidecars[s]: float(self.money[s, p]) for s in np.flatnonzero(self.asks[:, p])}
             for p, policy in enumerate(self.policies)
         }
 

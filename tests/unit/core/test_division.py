@@ -147,8 +147,8 @@ def test_each_sidecar_gets_its_part_of_the_busy_slots_and_of_the_money() -> None
     assert targets is not None
     by_sidecar = targets.by_sidecar()
     one, two, three = SIDECARS
-    assert by_sidecar[one] == {key("large"): pytest.approx(12.0)}
-    assert by_sidecar[two] == {key("large"): pytest.approx(4.0)}
+    assert by_sidecar[one] == {key("large"): pytest.approx(12.0), key("small"): 0.0}
+    assert by_sidecar[two] == {key("large"): pytest.approx(4.0), key("small"): 0.0}
     assert by_sidecar[three][key("small")] > by_sidecar[three][key("large")], "its budget buys little"
     assert targets.allowances() == {
         POLICY: {one: pytest.approx(0.75), two: pytest.approx(0.25)},

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from modelfleet_core.demand import DemandClass, ModelOffer, SharedDemand
+from modelfleet_core.demand.forecast import HourlyProfile
 from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
@@ -97,6 +98,9 @@ class _Market:
     def __init__(self, rate: float, left: float) -> None:
         self.rate, self.left = rate, left
         self.busy: Mapping[SidecarId, Mapping[VariantKey, float]] = {}
+        self.allowances: Mapping[ObjectKey, Mapping[SidecarId, float]] = {}
+        self.kept = ""
+        self.lasts = timedelta(seconds=100)
         self.slots: Mapping[ObjectKey, Mapping[VariantKey, float]] = {}
         self.money: Mapping[ObjectKey, float] = {}
 
@@ -113,10 +117,19 @@ class _Market:
     def usage(self, policy: ObjectKey) -> Usage | None:
         limit = NanoUsd(60 * 10**9)
         spent = NanoUsd(int((60 - self.left) * 10**9))
-        return Usage(PeriodId("p"), NOW, NOW + timedelta(seconds=100), limit, spent, spent)
+        return Usage(PeriodId("p"), NOW, NOW + self.lasts, limit, spent, spent)
 
     def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None:
         self.busy = busy
+
+    def set_allowances(self, allowances: Mapping[ObjectKey, Mapping[SidecarId, float]]) -> None:
+        self.allowances = allowances
+
+    def forecast(self, policy: ObjectKey) -> str:
+        return self.kept
+
+    def set_forecast(self, policy: ObjectKey, forecast: str) -> None:
+        self.kept = forecast
 
     def set_prices(
         self, slots: Mapping[ObjectKey, Mapping[VariantKey, float]], money: Mapping[ObjectKey, float]
@@ -148,6 +161,8 @@ async def test_scarce_slots_have_a_price_and_scarce_money_too() -> None:
     market = _Market(5.0, 1.0)  # a cent a second, where each request to the better model costs one
     await _priced(market)
     assert market.money[ASSISTANT] > 0
+    # A cent a second, by what each spends.
+    assert market.allowances == {ASSISTANT: {ONE: pytest.approx(0.0025), TWO: pytest.approx(0.0075)}}
 
 
 async def test_money_without_end_in_sight_is_spread_over_what_is_left_of_the_period() -> None:
@@ -169,3 +184,27 @@ async def test_a_fault_leaves_the_last_prices_in_force(monkeypatch: pytest.Monke
     monkeypatch.setattr(prices, "divide", broken)
     await pricing.price(world.now())
     assert market.slots == before
+
+
+@pytest.mark.parametrize("kept", ["", "no profile at all"])
+async def test_a_budget_without_a_known_day_is_spread_evenly(kept: str) -> None:
+    market = _Market(5.0, 60.0)
+    market.kept = kept
+    pricing = await _priced(market)
+    assert pricing.budget_rates([ASSISTANT]) == {ASSISTANT: pytest.approx(0.6)}
+
+
+async def test_the_ledger_keeps_what_the_hours_of_earlier_days_asked() -> None:
+    profile = HourlyProfile()
+    for minute in range(0, 3 * 24 * 60, 10):
+        at = NOW - timedelta(days=3) + timedelta(minutes=minute)
+        profile = profile.saw(at, 1.0 if at.hour < 11 else 9.0, 600.0)
+    market = _Market(5.0, 60.0)
+    market.kept = before = profile.text()
+    market.lasts = timedelta(hours=10)
+    pricing = await _priced(market)
+    assert pricing.budget_rates([ASSISTANT])[ASSISTANT] < 0.3 * 60.0 / 36_000
+    assert market.kept == before, "the hour is not over"
+    pricing._wall_clock = lambda: NOW + timedelta(minutes=45)
+    await pricing.price(pricing._world.now())
+    assert HourlyProfile.parse(market.kept).hour == profile.hour + 1
