@@ -112,7 +112,7 @@ class Cells:
         part.usable, part.value = self.usable[:, who], self.value[:, who]
         part.use, part.owner = np.ascontiguousarray(self.use[:, :, who]), self.owner[:, who]
         part._dense = part.use[: len(self._dense)]
-        part._flat = part._dense.reshape(len(self._dense), -1)
+        part._flat = part._dense.reshape(len(self._dense), part._dense.shape[1] * who.size)
         part._sparse = [
             _Sparse(use, rows.at, rows.about[who])
             for use, rows in zip(part.use[len(self._dense) :], self._sparse, strict=True)

@@ -100,19 +100,26 @@ def _certified(
     return certificate.certify(problem, kept, prices, best_bound=bound, fallback=fallback)
 
 
-def _late(problem: AssignmentProblem, cells: Cells, price: FloatArray | None, at_zero: float) -> Assignment:
-    """Return the better of the choice by the warm prices and the one by value density."""
+def _late(problem: AssignmentProblem, cells: Cells, warm: FloatArray | None, at_zero: float) -> Assignment:
+    """Return the best of the choices by the warm prices, by first prices and by value density alone."""
     waiting = np.full(cells.n, cells.m, dtype=np.int64)
-    choices = [primal.fill(cells, waiting, remaining=lambda: 1.0)]
-    bounds = [at_zero]
-    if price is not None:
+    best, bound, known = (
+        primal.fill(cells, waiting, remaining=lambda: 1.0),
+        at_zero,
+        np.zeros(cells.limit.size),
+    )
+    for price in (warm, dual.rough(cells)):
+        if price is None:
+            continue
         reduced = np.where(cells.usable, cells.value - cells.charge(price), -np.inf)
-        bounds.append(float(reduced.max(axis=0).sum() + price @ cells.limit))
+        proven = float(reduced.max(axis=0).sum() + price @ cells.limit)
+        if proven < bound:
+            bound, known = proven, price
         asked = primal.evict(cells, primal.ask(cells, reduced))
-        choices.append(primal.fill(cells, asked, remaining=lambda: 1.0))
-    best = max(choices, key=lambda choice: primal.worth(cells, choice))
-    known = np.zeros(cells.limit.size) if price is None else price
-    return _certified(problem, cells, best, cells.prices(known), min(bounds), fallback=True)
+        choice = primal.fill(cells, asked, remaining=lambda: 1.0)
+        if primal.worth(cells, choice) > primal.worth(cells, best):
+            best = choice
+    return _certified(problem, cells, best, cells.prices(known), bound, fallback=True)
 
 
 def _choose(
