@@ -64,14 +64,14 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         candidate.service_time,
         weighed.slot_prices,
         weighed.look.values,
-        [sum(paid[k] for paid in weighed.paid.values()) for k in range(len(candidate.variants))],
+        weighed.paid(),
     )
     considered = Considered(
         variants=candidate.variants,
         figures=np.array(figures, dtype=np.float64),
         money_price=weighed.money_price,
         excluded_by=weighed.excluded_by,
-        stopped_by=tuple(weighed.stopped_by(k, j) for k in range(len(candidate.variants))),
+        stopped_by=weighed.stopped_by(),
     )
     return Decision(
         id=f"d-{secrets.token_hex(12)}",

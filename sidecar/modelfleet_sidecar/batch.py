@@ -24,6 +24,7 @@ from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure, Fault, internal
 from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers, prospect
 from modelfleet_sidecar.refusals import no_lease, refused
+from modelfleet_sidecar.repeats import Repeats
 from modelfleet_sidecar.telemetry import Telemetry
 
 MAX_WAITING = 1_000
@@ -69,6 +70,7 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._solving: asyncio.Task[None] | None = None
         self._telling = False
+        self._repeats = Repeats(clock)
         self._closed: Callable[[], Failure] | None = None
 
     @property
@@ -89,14 +91,17 @@ class Batcher:
         self.tell()
 
     def look(self, ask: Ask) -> Prospect:
-        """Return a new request's prospect and count it as demand. Raises Failure."""
+        """Return a new request's prospect. Raises Failure."""
         fleet, policy = self._lease.fleet, self._lease.policy
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
         seen = prospect(ask, fleet, policy, self._estimator)
         self._estimator.saw(seen.profile)
-        self._lease.record(ask.tier.name, cluster(seen), offers(seen))
         return seen
+
+    def count(self, seen: Prospect) -> None:
+        """Count a request as demand."""
+        self._lease.record(seen.ask.tier.name, cluster(seen), offers(seen))
 
     async def decide(self, ask: Ask) -> Decision:
         """Return the decision once there is one. Raises Failure; a cancelled caller leaves nothing behind."""
@@ -110,6 +115,8 @@ class Batcher:
                 retry_after=1.0,
             )
         seen = self.look(ask)
+        if not self._repeats.again(ask):
+            self.count(seen)
         self._renew()
         ticket = next(self._tickets)
         waiting = Waiting(seen, asyncio.get_running_loop().create_future())
@@ -197,6 +204,8 @@ class Batcher:
 
     def _hand_out(self, outcome: Outcome, now: float) -> None:
         if isinstance(outcome, GivenUp):
+            if outcome.ticket in self._waiting:
+                self._repeats.refused(self._waiting[outcome.ticket].prospect.ask)
             self._end(outcome.ticket, refused(outcome, self._lease, now))
             return
         waiting = self._waiting.pop(outcome.ticket)

@@ -60,8 +60,8 @@ class Considered:
     excluded_by: tuple[str, ...]
     """(m,) why a variant could not be chosen; empty: it could."""
     stopped_by: tuple[str, ...]
-    """(m,) what kept the request from the variant: the above, or the limit of the batch for which it would
-    have paid most; empty: nothing, it is the one chosen or worth less."""
+    """(m,) what kept the request from the variant: the above, or the limit of the batch of which others
+    took the rest; empty: nothing, it is the one chosen or worth less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -91,9 +91,12 @@ class OfflineBatches:
         late = {place for place, seen in zip(places, prospects, strict=True) if seen.ask.deadline <= now}
         answers = self._batcher.queue.placer.commit(solved, now, lambda place: place not in late)
         for place, seen, placed in zip(places, prospects, answers, strict=True):
-            outcomes[place] = (
-                self._no_place(place, seen) if placed is None else decision_of(placed, seen, now)
-            )
+            if placed is None:
+                outcomes[place] = self._no_place(place, seen)
+                continue
+            # What found no place will come again; ten thousand at once are no rate that prices should follow.
+            self._batcher.count(seen)
+            outcomes[place] = decision_of(placed, seen, now)
         return outcomes, solved.certificate
 
     def _try(self, ask: Ask | Failure) -> Prospect | Failure:

@@ -5,10 +5,10 @@ In: `queue`. Out: `Placed` (to forward, settle and explain) and `GivenUp` (to re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from modelfleet_core.assignment import explain
 from modelfleet_core.assignment.result import Termination
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.worth import Look
@@ -40,19 +40,26 @@ class Weighed:
     """Quality per USD."""
     excluded_by: tuple[str, ...]
     """(m,) why a variant could not be chosen; empty: it could."""
-    paid: Mapping[str, tuple[float, ...]]
-    """By limit of the batch that has a price, in weighted quality, (m,) what each variant would pay for it,
-    above published prices; the limits are `slots` and rows by name."""
+    batch: explain.Batch | None
+    """The program it was part of; None: it was placed by prices alone. It is large: do not keep it."""
+    number: int
+    """In the batch."""
 
-    def stopped_by(self, j: int, chosen: int) -> str:
-        """Return what kept the request from variant `j`; empty: nothing, it is worth less than `chosen`.
+    def paid(self) -> tuple[float, ...]:
+        """Return what each variant would have paid for limits of the batch, above published prices, in
+        weighted quality."""
+        if self.batch is None:
+            return (0.0,) * len(self.excluded_by)
+        seen = self.batch.explain(self.number)
+        return tuple((seen.batch_slot_paid + seen.row_paid.sum(axis=0)).tolist())
 
-        That is why it could not be chosen or, where it is worth more at published prices, the limit of the
-        batch for which it would have paid most above what `chosen` paid: others gained more from it.
-        """
-        if self.excluded_by[j] or self.look.values[j] <= self.look.values[chosen]:
-            return self.excluded_by[j]
-        return max(self.paid, key=lambda name: self.paid[name][j] - self.paid[name][chosen], default="")
+    def stopped_by(self) -> tuple[str, ...]:
+        """Return for each variant what kept the request from it: why it could not be chosen, or the limit of
+        the batch of which others took the rest; empty: nothing, it was chosen or is worth less."""
+        if self.batch is None:
+            return self.excluded_by
+        stopped = self.batch.explain(self.number).stopped_by
+        return tuple(why or limit for why, limit in zip(self.excluded_by, stopped, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelfleet_core.assignment import explain
 from modelfleet_core.assignment.problem import AssignmentProblem
 from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
@@ -22,9 +23,6 @@ from modelfleet_core.batching.room import Room
 from modelfleet_core.batching.rows import rows_of
 from modelfleet_core.batching.worth import NO_SLOT, Look, look
 from modelfleet_core.values import VariantKey
-
-SLOTS = "slots"
-"""What the batch's prices of slots are called among its payments."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +60,8 @@ class Solved:
     certificate: Certificate
     prices: Prices | None
     """Of the batch; None: no program was needed."""
-    problem: AssignmentProblem | None
+    explained: explain.Batch | None
+    """What stood against whom; None as above."""
 
 
 def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
@@ -96,7 +95,7 @@ def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
         seconds=begun - remaining(),
     )
     columns = tuple([(j,) if j >= 0 else () for j in answer.choice.tolist()])
-    return Solved(batch, looks, columns, certificate, answer.prices, problem)
+    return Solved(batch, looks, columns, certificate, answer.prices, explain.Batch(problem, answer))
 
 
 def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
@@ -145,7 +144,7 @@ def _binding(batch: Batch, seen: Look, excluded_by: str) -> tuple[str, ...]:
     """Name what keeps a lone request from its favourite, if sharing it out among several could help."""
     variant = batch.variants[seen.favourite]
     if excluded_by == NO_SLOT:
-        return (f"{SLOTS}:{variant}",) if variant in batch.room.leased else ()
+        return (f"slots:{variant}",) if variant in batch.room.leased else ()
     return (excluded_by,) if excluded_by and not seen.excluded[seen.favourite] else ()
 
 
@@ -168,23 +167,6 @@ def weighed(solved: Solved, i: int) -> Weighed:
         slot_prices=batch.slot_prices,
         money_price=batch.money_price,
         excluded_by=_excluded(batch, seen, i),
-        paid=_paid(solved, i),
+        batch=solved.explained,
+        number=i,
     )
-
-
-def _paid(solved: Solved, i: int) -> dict[str, tuple[float, ...]]:
-    """Return what request `i` would pay in each variant for limits of the batch, in weighted quality."""
-    problem, prices = solved.problem, solved.prices
-    if problem is None or prices is None:
-        return {}
-    paid = {SLOTS: tuple(prices.slots.tolist())} if prices.slots.any() else {}
-    for row, price in zip(problem.rows, prices.rows.tolist(), strict=True):
-        if price <= 0:
-            continue
-        at = i
-        if row.requests is not None:
-            at = int(np.searchsorted(row.requests, i))
-            if at == len(row.requests) or row.requests[at] != i:
-                continue
-        paid[row.name] = tuple((price * row.use[at]).tolist())
-    return paid

@@ -174,10 +174,10 @@ def test_what_stopped_a_request_is_the_limit_that_others_gained_more_from() -> N
         queue.arrive(ticket, candidate(small=small), 0.0)
     placed = {one.ticket: one for one in play(queue, 0.0, 10.0) if isinstance(one, Placed)}
     assert placed[0].variant == BIG
-    assert (placed[0].weighed.stopped_by(0, 1), placed[0].weighed.stopped_by(1, 1)) == ("", "")
+    assert placed[0].weighed.stopped_by() == ("", "")
     for ticket in (1, 2):
         assert placed[ticket].variant == SMALL
-        assert placed[ticket].weighed.stopped_by(1, 0) in ("slots", "NoFreeSlot")
+        assert placed[ticket].weighed.stopped_by()[1] in ("slots:big/gpu", "NoFreeSlot")
 
 
 def test_an_account_that_others_gain_more_from_is_what_stopped_a_request() -> None:
@@ -187,10 +187,10 @@ def test_an_account_that_others_gain_more_from_is_what_stopped_a_request() -> No
         queue.arrive(ticket, replace(one, arrived=-1.0), 0.0)  # they waited long enough to take either
     placed = {one.ticket: one for one in follow(queue, 0.0) if isinstance(one, Placed)}
     assert (placed[0].variant, placed[1].variant) == (BIG, SMALL)
-    assert placed[1].weighed.stopped_by(1, 0) == "Budget"
-    paid = placed[1].weighed.paid["Budget"]
-    assert paid[0] == 0.0
-    assert 0.099 <= paid[1] <= 0.7
+    assert placed[1].weighed.stopped_by() == ("", "Budget")
+    small, big = placed[1].weighed.paid()
+    assert small == 0.0
+    assert 0.099 <= big <= 0.7
 
 
 def test_a_caller_that_leaves_takes_its_claim_along() -> None:
@@ -283,6 +283,17 @@ def test_what_waits_asks_for_money_by_the_heaviest_first() -> None:
     queue.arrive(2, candidate(charge=300, weight=4.0), 0.0)
     need = queue.wants(0.0)[1][BUDGET]
     assert (need.total, need.first, need.weight) == (400, 300, 4.0)
+
+
+@pytest.mark.parametrize("budget", [False, True])
+def test_thousands_are_placed_jointly_without_a_queue(budget: bool) -> None:
+    holding = granted({SMALL: 40, BIG: 25}, money=1.0 if budget else None)
+    placer = queue_of(holding).placer
+    many = [candidate(small=0.0001 * number, charge=100 if budget else 0) for number in range(3000)]
+    solved = solving.solve(placer.pose(range(len(many)), many, 0.0), lambda: 0.2)
+    placed = [one for one in placer.commit(solved, 0.0) if one is not None]
+    assert len(placed) == sum(holding.in_flight().values()) == 65
+    assert solved.certificate.gap < 0.001
 
 
 def test_a_batch_is_of_one_fleet() -> None:

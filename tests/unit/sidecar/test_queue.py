@@ -125,6 +125,28 @@ async def test_easy_and_hard_requests_of_one_task_are_demand_of_their_own() -> N
         assert {cluster.split("/")[0] for cluster in clusters} == {"chat"}
 
 
+async def test_a_request_that_is_tried_again_after_a_refusal_is_counted_once() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant({}, ttl=0.1)
+        for _ in range(3):
+            with pytest.raises(Failure, match="NoLease"):
+                await bench.decide()
+        assert len(bench.lease.demand) == 1
+        bench.lease.grant(slots_of((BIG, 9)))
+        await bench.decide()
+        assert len(bench.lease.demand) == 1
+        await bench.decide()
+        assert len(bench.lease.demand) == 2
+
+
+async def test_an_offline_batch_counts_as_demand_what_it_placed() -> None:
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 2)))
+        outcomes, _ = await bench.router.decide_all([bench.ask(within=0.5) for _ in range(50)])
+        assert sum(isinstance(outcome, Decision) for outcome in outcomes) == 2
+        assert len(bench.lease.demand) == 2
+
+
 async def test_one_endpoint_is_not_filled_before_the_other() -> None:
     async with Bench(BIG) as bench:
         one, two = EndpointUrl("http://one"), EndpointUrl("http://two")

@@ -555,8 +555,8 @@ class Candidate(_message.Message):
     batch_price: _builtins.float
     """weighted quality it would have paid for limits of its batch"""
     stopped_by: _builtins.str
-    """What kept the request from this model: `excluded_by`, or the limit of the batch (a row, or `slots`) for
-    which it would have paid most. Empty: nothing; it was chosen, or is worth less.
+    """What kept the request from this model: `excluded_by`, or the limit of its batch (a row, or `slots:` and the
+    model) of which others took the rest. Empty: nothing; it was chosen, or is worth less.
     """
     def __init__(
         self,
