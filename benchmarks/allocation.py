@@ -2,8 +2,10 @@
 
 Every method gets the same problems with the same coefficients, in one process on one thread: the allocator as
 the operator calls it, the mixed-integer program as the design writes it in SCIP and in HiGHS to the same gap,
-and greedy with swaps. Seconds include building the programs; that part is also told apart. Ratios within one
-run are what to compare; seconds depend on the machine and on what else it does.
+and greedy with swaps. The allocator alone finds the coefficients (utilisation by group, prices of starts) and
+gives prices, reasons and hysteresis; the others get the coefficients for nothing. Seconds include building
+the programs; that part is also told apart. Ratios within one run are what to compare; seconds depend on the
+machine and on what else it does.
 
     python benchmarks/allocation.py --json out/allocation.json
     python benchmarks/allocation.py --quick --json out/allocation.json

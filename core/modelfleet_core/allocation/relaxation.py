@@ -20,6 +20,8 @@ from modelfleet_core.allocation.worth import Worth
 from modelfleet_core.values import VariantKey
 
 _ROUNDS = 3
+_ALIKE = 1e-3
+"""Relative difference of coefficients that changes no plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ def relax(
         settled = worth.carrying(problem, within, answer.replicas).moving(
             within, answer.pool_prices, answer.budget_price
         )
+        if _alike(settled.slots, worth.slots) and _alike(settled.start, worth.start):
+            break
         linear.weigh(settled)
         again = linear.solve(time_limit=max(0.0, time_limit - spent))
         if again is None:
@@ -58,3 +62,7 @@ def relax(
             break
         worth, answer, spent = settled, again, spent + again.seconds
     return Relaxed(worth, answer, spent)
+
+
+def _alike(one: Mapping[VariantKey, float], other: Mapping[VariantKey, float]) -> bool:
+    return all(abs(value - other[key]) <= _ALIKE * abs(other[key]) for key, value in one.items())

@@ -157,6 +157,9 @@ def _calm(search: _Search) -> _Candidate | None:
     """Return the plan that starts nothing: what runs, less what is idle; None: there was no time for it."""
     now = {key: v.now for key, v in search.within.variants.items()}
     most = {key: max(search.lower[key], min(search.upper[key], now[key])) for key in now}
+    if most == search.lower:
+        worthwhile = search.value(most)
+        return None if worthwhile is None else _Candidate(most, worthwhile.objective, worthwhile.shed)
     relaxed = search.relaxation(most)
     if relaxed is None:
         return None
