@@ -1,7 +1,8 @@
 """Observe: what is asked, as sums that merge; stages allocate and publish read classes of it.
 
 A sidecar counts in a `Sketch` and reports what changed; the leader's `DemandMeter` merges the reports into
-rates and means; `grouping` makes few classes of many cells; `forecast` knows the hours of the day.
+rates and means; `grouping` and `joining` make few classes of many cells; `forecast` knows the hours of a
+day.
 """
 
 from modelfleet_core.demand.classes import DemandClass, ModelOffer, SharedDemand

@@ -1,7 +1,7 @@
 """Stage observe, few classes of many cells: the nearest are joined until few enough are left (Ward).
 
-In: cells of one policy with rates and what models offer them. Out: a label per cell. Next: `meter` gives each
-class the means of its cells, so that value, time and cost in all stay what they were.
+In: cells of one policy with rates and what models offer them. Out: a label per cell. Next: `joining` gives
+each class the means of its cells, so that value, time and cost in all stay what they were.
 
 At any prices a class is worth, per request, the best of its means; its cells would choose each for itself.
 By Jensen's inequality the classes' dual is below the cells' by at least 0 and at most `error`.
@@ -9,21 +9,12 @@ By Jensen's inequality the classes' dual is below the cells' by at least 0 and a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from modelfleet_core.demand.classes import FloatArray
 
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Grouping:
-    labels: IntArray
-    """Class of each cell; below 0: none yet."""
-    made_at: float
 
 
 def grouped(

@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from modelfleet_core.demand.cells import CellKey, Cells
-from modelfleet_core.demand.classes import DemandClass, FloatArray, ModelOffer, SharedDemand
-from modelfleet_core.demand.grouping import Grouping, grouped
+from modelfleet_core.demand.classes import DemandClass, FloatArray, SharedDemand
+from modelfleet_core.demand.joining import CellFigures, joined, labelled
 from modelfleet_core.demand.sketch import FIGURES, DemandReport
 from modelfleet_core.leasing.messages import SidecarId
-from modelfleet_core.policy import Policy, Tier
+from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, ObjectKey
 
 MEMORY = 15.0
@@ -48,6 +48,7 @@ MAX_CELLS = 256
 _AT_ONCE = 32
 """Reports that are added in one pass, so that it stays within the processor's cache."""
 _NO_CELL = -1
+_NEW = -1
 _NO_RATE = 1e-9
 
 IntArray = npt.NDArray[np.int64]
@@ -59,6 +60,15 @@ class _Sidecar:
     heard_at: float
     policy: ObjectKey | None = None
     rows: dict[CellKey, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grouping:
+    """The classes of cells for one kind of reading."""
+
+    labels: IntArray
+    """Of each cell, counted within its policy; _NEW: not given yet."""
+    made_at: float
 
 
 @dataclass(slots=True)
@@ -81,7 +91,7 @@ class DemandMeter:
         self._cells: list[tuple[ObjectKey, CellKey]] = []
         self._waiting: dict[int, tuple[IntArray, IntArray, FloatArray]] = {}
         """By sidecar, a report's rows, columns and sums that are not in `_sums` yet."""
-        self._groupings: dict[int, Grouping] = {}
+        self._groupings: dict[int, _Grouping] = {}
         self._faded_at = 0.0
         # By sidecar.
         self._heard_at = np.zeros(0)
@@ -255,7 +265,6 @@ class DemandMeter:
         rates = np.where(counted, self._rate[rows] / np.maximum(self._weight, 1e-300)[owner], 0.0)
         by_cell = _sums_by(cell[counted], rates[counted], len(self._cells))
         grouping = self._grouping(known, by_cell, now, most)
-        names = tuple(self._models)
         classes: list[DemandClass] = []
         class_of = np.full(len(self._cells) + 1, -1, dtype=np.int64)  # the last one: no cell
         for policy in sorted(self._panels):
@@ -265,7 +274,7 @@ class DemandMeter:
                 members = numbers[(grouping.labels[numbers] == label) & (by_cell[numbers] > _NO_RATE)]
                 if found is not None and label >= 0 and len(members):
                     class_of[members] = len(classes)
-                    classes.append(self._class(found, members, by_cell[members], names))
+                    classes.append(joined(found, self._about(members, by_cell)))
         places = class_of[cell]
         inside = places >= 0
         present = [(sidecar, state.number) for sidecar, state in self._sidecars.items() if state.policy]
@@ -318,73 +327,27 @@ class DemandMeter:
 
     def _grouping(
         self, known: Mapping[ObjectKey, Policy], rates: FloatArray, now: float, most: int
-    ) -> Grouping:
+    ) -> _Grouping:
         """Return the classes of cells for readings of `most`, made anew where cells came or it is old."""
         last = self._groupings.get(most)
         fresh = last is not None and now < last.made_at + REGROUP and len(last.labels) == len(self._cells)
-        if last is not None and fresh and not ((last.labels < 0) & (rates > _NO_RATE)).any():
+        if last is not None and fresh and not ((last.labels == _NEW) & (rates > _NO_RATE)).any():
             return last
-        labels = np.full(len(self._cells), -1, dtype=np.int64)
+        labels = np.full(len(self._cells), _NEW, dtype=np.int64)
         for policy, panel in self._panels.items():
-            found = known.get(policy)
-            numbers = [n for n in panel.numbers if rates[n] > _NO_RATE]
-            tiers = [_tier(found, self._cells[n][1]) for n in numbers] if found is not None else []
-            active = [(n, tier) for n, tier in zip(numbers, tiers, strict=False) if tier is not None]
-            if found is None or not active:
-                continue
-            members = np.array([n for n, _ in active], dtype=np.int64)
-            weight = np.array([tier.weight for _, tier in active])
-            quality, cost, seconds, offered = self._means(members)
-            labels[members] = grouped(
-                rates[members],
-                value=np.where(offered, weight[:, None] * quality, -found.shed_penalty * weight[:, None]),
-                penalty=found.shed_penalty * weight,
-                cost=cost,
-                seconds=seconds,
-                most=most,
-            )
-        self._groupings[most] = Grouping(labels, now)
+            numbers = np.array(panel.numbers, dtype=np.int64)
+            active = numbers[rates[numbers] > _NO_RATE]
+            if (found := known.get(policy)) is not None and len(active):
+                labels[active] = labelled(found, self._about(active, rates), most)
+        self._groupings[most] = _Grouping(labels, now)
         return self._groupings[most]
 
-    def _means(self, cells: IntArray) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-        """Return quality, USD and seconds, (cells, models) each, and which models serve which cells."""
-        sums = self._sums[cells]
-        count = sums[:, :, 0]
-        offered = count > 0
-        means = sums[:, :, 1:] / np.where(offered, count, 1.0)[:, :, None]
-        return np.clip(means[:, :, 0], 0.0, 1.0), means[:, :, 1], means[:, :, 2], offered
-
-    def _class(
-        self, policy: Policy, cells: IntArray, rates: FloatArray, names: tuple[ModelName, ...]
-    ) -> DemandClass:
-        """Return one class of these cells, whose value, cost and time are the means of theirs."""
-        found = [_tier(policy, self._cells[cell][1]) for cell in cells]
-        weights = np.array([tier.weight if tier is not None else 0.0 for tier in found])
-        total = float(rates.sum())
-        weight = float(weights @ rates) / total
-        quality, cost, seconds, offered = self._means(cells)
-        share = rates[:, None] * offered
-        heavy = share * weights[:, None]
-        able = share.sum(axis=0)
-        valued = heavy.sum(axis=0)
-        offers = {
-            names[j]: ModelOffer(
-                quality=float(heavy[:, j] @ quality[:, j] / valued[j]) if valued[j] > 0 else 0.0,
-                cost_usd=float(share[:, j] @ cost[:, j] / able[j]),
-                service_time=float(share[:, j] @ seconds[:, j] / able[j]),
-            )
-            for j in np.flatnonzero(able > 0)
-        }
-        largest = int(np.argmax(rates))
-        tier = found[largest]
-        return DemandClass(
-            policy=policy.key,
-            tier=tier.name if tier is not None else policy.tiers[-1].name,
-            task=self._cells[cells[largest]][1][1],
-            weight=weight,
-            shed_penalty=policy.shed_penalty * weight,
-            rate=total,
-            offers=offers,
+    def _about(self, cells: IntArray, rates: FloatArray) -> CellFigures:
+        return CellFigures(
+            keys=tuple(self._cells[cell][1] for cell in cells),
+            rate=rates[cells],
+            sums=self._sums[cells],
+            models=tuple(self._models),
         )
 
     def _compact(self) -> None:
@@ -415,13 +378,6 @@ class DemandMeter:
             self._sums[self._cell_of(policy, key)] = sums[cell]
         for state in live:
             self._bind(state, state.policy)
-
-
-def _tier(policy: Policy, key: CellKey) -> Tier | None:
-    """Return the tier of a cell; that of none is the last one, which matches everything; None: it is gone."""
-    if not key[0]:
-        return policy.tiers[-1]
-    return next((tier for tier in policy.tiers if tier.name == key[0]), None)
 
 
 def _sums_by(places: IntArray, weights: FloatArray, size: int) -> FloatArray:
