@@ -10,10 +10,12 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 import pytest
 from modelfleet_core.catalog import Pricing
+from modelfleet_core.leasing.journal import life_from
 from modelfleet_core.values import EndpointUrl
 from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.server import ModelServer, ServerSettings
@@ -163,3 +165,54 @@ def test_the_sidecar_loads_nothing_that_is_heavy() -> None:
     code = f"import sys, modelfleet_sidecar.__main__; print([n for n in {heavy} if n in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def journals(folder: Path) -> set[Path]:
+    return set(folder.glob("*.journal"))
+
+
+async def test_a_sidecar_killed_with_money_in_flight_is_finished_by_its_next_start(tmp_path: Path) -> None:
+    async with (
+        model_server(SLOW) as server,
+        capacity_service(MemoryLedgers(), {EndpointUrl(server.url): 8}) as service,
+    ):
+        operator = f"127.0.0.1:{service.port}"
+        async with (
+            program(operator, MODELFLEET_JOURNAL=str(tmp_path)) as killed,
+            aiohttp.ClientSession(killed.http) as client,
+        ):
+            await leased(client)
+            async with client.post("/v1/chat/completions", json=HELLO) as response:
+                assert response.status == 200, await response.text()
+            running = asyncio.create_task(client.post("/v1/chat/completions", json=HELLO | {"stream": True}))
+            await server.until(lambda server: server.slots.in_flight == 1)
+            killed.process.kill()
+            await killed.process.wait()
+            with pytest.raises(aiohttp.ClientError):
+                await (await running).read()
+        (journal,) = journals(tmp_path)
+        life = life_from(journal.read_text().splitlines(keepends=True))
+        (unsettled,) = life.unsettled.values()
+        billed = sum(record.cost_nano_usd for record in server.records if record.cost_nano_usd)
+        (lived,) = life.accounts.values()
+        (reserve,) = unsettled.amounts.values()
+        assert lived.spent == server.records[0].cost_nano_usd
+        async with (
+            program(operator, MODELFLEET_JOURNAL=str(tmp_path)) as next_one,
+            aiohttp.ClientSession(next_one.http) as client,
+        ):
+            await leased(client)
+            async with client.post("/v1/chat/completions", json=HELLO) as response:
+                assert response.status == 200, await response.text()
+            async with asyncio.timeout(30.0):
+                unfinished = True
+                while unfinished:
+                    await asyncio.sleep(0.05)
+                    unfinished = journal in journals(tmp_path)
+            assert await next_one.stop() == 0
+        assert journals(tmp_path) == set()
+        usage = service.publisher.usage(POLICY)
+        assert usage is not None
+        answered = server.records[0].cost_nano_usd + server.records[-1].cost_nano_usd
+        assert usage.spent == usage.granted == answered + reserve
+        assert billed <= usage.spent
