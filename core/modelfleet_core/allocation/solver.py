@@ -182,11 +182,16 @@ def _little(calm: _Candidate, objective: float, shed: float, least: float) -> bo
 
 
 def _wishes(search: _Search, calm: _Candidate) -> Counts:
-    """Return `calm` with what the relaxation would start besides."""
+    """Return `calm` with what the relaxation would start on GPUs and money that are left."""
     relaxed = search.relaxed.answer
+    wished = dict(calm.replicas)
     if relaxed is None:
-        return calm.replicas
-    return {key: max(count, ceil(relaxed.replicas[key] - _WHOLE)) for key, count in calm.replicas.items()}
+        return wished
+    for key, count in calm.replicas.items():
+        more = wished | {key: max(count, ceil(relaxed.replicas[key] - _WHOLE))}
+        if search.within.fits(more):
+            wished = more
+    return wished
 
 
 def _begin(search: _Search, calm: _Candidate | None) -> Counts:

@@ -178,6 +178,20 @@ def test_a_swap_that_gains_less_than_the_minimum_is_not_made():
     assert replicas(swap(startup=0.0, quality=0.803, minimum_gain=0.0)) == {"old": 0, "new": 1}
 
 
+def test_a_plan_that_stays_still_says_which_limit_keeps_it_small():
+    crowd = demand(500.0, {"small": OFFERS["small"]})
+    one = fleet(model(on_pool("small")), pools=(pool(limit=5),))
+    plan = allocate(ask(one, crowd, current={key("small"): 5}), time_limit=5.0)
+    assert (replicas(plan)["small"], reasons(plan)["small"]) == (5, Reason.POOL_BINDS)
+    problem = large_fleet(1, "crowded")
+    plan = allocate(problem, time_limit=30.0)
+    running = {k: v.replicas for k, v in plan.variants.items()}
+    again = allocate(replace(problem, current=running, occupied=running), time_limit=30.0)
+    assert {k: v.replicas for k, v in again.variants.items()} == running
+    binding = {Reason.POOL_BINDS, Reason.STOCK_BINDS, Reason.AT_MAX}
+    assert sum(v.reason in binding for v in again.variants.values()) > len(running) / 2
+
+
 def test_a_swap_costs_what_its_gpus_would_have_earned_while_the_replica_starts():
     """An hour has to pay it back: 10 minutes cost a sixth of the value per second of the GPU."""
     assert replicas(swap(startup=60.0, quality=0.9)) == {"old": 0, "new": 1}
