@@ -12,7 +12,7 @@ from typing import Protocol
 
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.catalog import Fleet, Model
-from modelfleet_core.demand import ModelOffer
+from modelfleet_core.demand import ModelOffer, cells
 from modelfleet_core.estimation.estimate import Estimate
 from modelfleet_core.estimation.profile import RequestProfile, profile
 from modelfleet_core.leasing.accounts import accounts_of, charges
@@ -121,13 +121,10 @@ def known_model(name: str, fleet: Fleet) -> None:
 
 
 def cluster(seen: Prospect) -> TaskName:
-    """Return what the request counts as in demand: its task and, in tenths, how well models would answer it.
-
-    Published prices come from the means of such clusters. Those of a whole task leave it indifferent between
-    two models, and then not their slots but how its requests differ says how many go where.
-    """
-    mean = sum(seen.candidate.quality) / len(seen.candidate.quality)
-    return TaskName(f"{seen.profile.task}/{int(10 * mean)}")
+    """Return what the request counts as in demand."""
+    named = seen.ask.call.model
+    only = None if named == AUTO else ModelName(named)
+    return cells.cluster(seen.profile.task, seen.candidate.quality, only)
 
 
 def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:

@@ -15,7 +15,7 @@ from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.grants import UPSTREAM_NOTICES
 from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.leasing.reservations import Refused, Reservation
-from modelfleet_core.values import NANO, AccountName, NanoUsd
+from modelfleet_core.values import NANO, AccountName, ModelName, NanoUsd
 from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
 from support.leases import (
@@ -37,6 +37,7 @@ from support.leases import (
     total_free,
     until,
 )
+from support.sketches import cell, offers
 
 pytestmark = pytest.mark.integration
 USD = NANO
@@ -396,6 +397,28 @@ def _heard(service: CapacityService, pod: str) -> int:
     book = service.publisher._book
     assert book is not None
     return next(holder.report.sequence for holder in book.holders() if holder.id.pod == pod)
+
+
+async def test_demand_is_heard_also_by_the_next_leader_and_told_only_where_it_changed() -> None:
+    store, math = MemoryLedgers(), cell("math/5")
+    async with capacity_service(store, {POD_A: 8}) as first, leasing(first, "one") as one:
+
+        def asks(service: CapacityService) -> bool:
+            one.record(*math, offers(large=(0.5, 0.01, 2.0)))
+            shared = service.publisher.shared_demand()
+            return bool(shared.classes) and shared.sidecars == (sidecar_id("one"),)
+
+        await until(one, lambda: total_free(one) == 8)
+        await until(one, lambda: asks(first))
+        (kind,) = first.publisher.demand()
+        assert (kind.policy, kind.task) == (POLICY, "math/5")
+        assert kind.offers[ModelName("large")].quality == pytest.approx(0.5)
+        await until(one, lambda: not one._sketch.changes().cells)  # all is told
+        await first.kill()
+        async with capacity_service(
+            store, {POD_A: 8}, epoch=2, may_hold=("uid-one",), port=first.port
+        ) as second:
+            await until(one, lambda: asks(second))
 
 
 async def test_a_report_that_can_not_be_made_costs_one_stream_and_not_the_lease() -> None:
