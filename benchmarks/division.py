@@ -3,8 +3,9 @@
 Each round is a second of an operator under load: all sidecars have reported, rates have drifted. Timed apart:
 `hear`, taking over the reports as they come; `merge`, classes out of them; `program`, prices and flows;
 `targets`, each sidecar's part as the lease book takes it. `whole` is all but `hear`, which the second spreads
-out. GLOP solves the same program from the same arrays, model building included, and again in the plain form
-that has flows of each sidecar. Ratios within one run are what to compare; seconds depend on the machine.
+out; `cpu` is its CPU time, which other processes of a busy machine disturb less. GLOP solves the same program
+from the same arrays, model building included, and again in the plain form that has flows of each sidecar.
+Ratios within one run are what to compare; seconds depend on the machine.
 
     python benchmarks/division.py --json out/division.json
 """
@@ -13,12 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread each, before numpy starts its own
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
@@ -119,7 +123,7 @@ def plain(rates: np.ndarray, problem: object) -> float:
 def measure(sidecars: int, classes: int, models: int, rounds: int, *, whole_lp: bool) -> dict[str, float]:
     town, meter = Town(sidecars, classes, models, seed=5), DemandMeter()
     taken: dict[str, list[float]] = {
-        name: [] for name in ("hear", "merge", "program", "targets", "whole", "cold", "glop")
+        name: [] for name in ("hear", "merge", "program", "targets", "whole", "cpu", "cold", "glop")
     }
     missed, moved = [], []
     division: Division | None = None
@@ -132,13 +136,16 @@ def measure(sidecars: int, classes: int, models: int, rounds: int, *, whole_lp: 
                 meter.hear(name, report, now)
 
         heard, _ = timed(hear)
+        began = time.process_time()
         merging, shared = timed(lambda now=now: meter.shared(town.policies, KNOWN, now))
+        cpu = time.process_time() - began
         slots, budget = town.capacity(), town.budget()
         alone = problem_of(town.fleet, shared, slots, budget)
         last = division
+        began = time.process_time()
         solving, division = timed(lambda alone=alone, last=last: divide(alone, warm=last))
-        arrays = arrays_of(alone)
         sharing, _ = timed(lambda found=division: (found.targets.by_sidecar(), found.targets.allowances()))
+        cpu += time.process_time() - began
         cold, _ = timed(lambda alone=alone: divide(alone))
         plainly, optimum = timed(lambda alone=alone: program.solve(arrays_of(alone), time_limit=10.0))
         if second < 2:  # the first reports only say from where to count
@@ -149,10 +156,12 @@ def measure(sidecars: int, classes: int, models: int, rounds: int, *, whole_lp: 
             ("program", solving),
             ("targets", sharing),
             ("whole", merging + solving + sharing),
+            ("cpu", 1e3 * cpu),
             ("cold", cold),
             ("glop", plainly),
         ):
             taken[name].append(figure)
+        arrays = arrays_of(alone)
         stake = optimum.objective + float(arrays.rate @ arrays.penalty)
         missed.append((dual.bound(arrays, division.prices) - optimum.objective) / stake)
         if last is not None:
@@ -192,9 +201,14 @@ def main() -> None:
         figures |= found
         print(f"{sidecars} sidecars x {classes} cells x {models} models, {rounds} rounds")
         name = f"division_{sidecars}x{classes}x{models}"
-        for part in ("hear", "merge", "program", "targets", "", "cold", "glop"):
+        for part in ("hear", "merge", "program", "targets", "", "cpu", "cold", "glop"):
             label = f"{name}_{part}_ms" if part else f"{name}_ms"
-            words = {"": "merge + program + targets", "cold": "program, cold", "glop": "GLOP, classes"}
+            words = {
+                "": "merge + program + targets",
+                "cpu": "  of CPU time",
+                "cold": "program, cold",
+                "glop": "GLOP, classes",
+            }
             print(
                 f"  {words.get(part, part):<28}{figures[label + '_p50']:>9.2f} ms"
                 f"{figures[label + '_p99']:>9.2f} ms p99"
