@@ -86,4 +86,5 @@ async def test_a_former_start_that_is_finished_never_takes_the_present_one_for_d
         clock.ahead = UPSTREAM_NOTICES + 1
         async with leasing(service, "two") as other:
             await until(other, lambda: other.connected)
+            assert total_free(other) == 0
             assert service.publisher.leased()[FLEET][LARGE] == {POD_A: 4}
