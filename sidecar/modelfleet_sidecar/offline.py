@@ -26,9 +26,8 @@ MAX_BATCHES = 4
 """Batches that may be at work or wait; beyond them callers are told to come back."""
 SOLVE_SECONDS = 2.0
 TOP_UP_PATIENCE = 1.0
-"""Seconds that a batch waits for the slots and the money that it asked for."""
-MARGIN = 0.02
-"""Seconds left before the first deadline for assigning."""
+"""Seconds that a batch waits for the slots and the money that it asked for, at most half of those left until
+its first deadline."""
 
 
 class OfflineBatches:
@@ -122,7 +121,8 @@ class OfflineBatches:
             look = placer.look(seen.candidate, self._clock(), waits=False)
             claims.append(claim(seen.candidate, look, anything=False))
         first = min(seen.candidate.latest_start for seen in prospects)
-        end = min(self._clock() + TOP_UP_PATIENCE, first - MARGIN)
+        now = self._clock()
+        end = now + min(TOP_UP_PATIENCE, (first - now) / 2)
         slots = Counter(variant for one in claims for variant, _ in one.bids)
         charges = Counter[AccountName]()
         for one in claims:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from modelfleet_core.assignment.result import Prices
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import Placed, Why
 from modelfleet_core.batching.room import Room, room_of
-from modelfleet_core.batching.solving import Batch, Solved, weighed
+from modelfleet_core.batching.solving import Batch, Carried, Solved, weighed
 from modelfleet_core.batching.worth import NO_SLOT, Look, look
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.reservations import Reservation
@@ -37,7 +36,7 @@ class Placer:
         self._published: Mapping[VariantKey, float] = {}
         self._published_money = 0.0
         self._pacing = Pacing()
-        self._warm: Prices | None = None
+        self._carried: Carried | None = None
 
     def set_prices(self, slots: Mapping[VariantKey, float], money: float) -> None:
         """Take over published prices: quality per slot-second by variant, and per USD."""
@@ -136,7 +135,7 @@ class Placer:
             room=room,
             free=tuple([room.slots(variant) for variant in variants]),
             posed_at=now,
-            warm=self._warm,
+            carried=self._carried,
         )
 
     def commit(
@@ -145,7 +144,7 @@ class Placer:
         """Reserve what was chosen, for each ticket that is still `wanted`; None: no place for it now."""
         batch = solved.batch
         if solved.prices is not None and batch.looks is not None:
-            self._warm = solved.prices
+            self._carried = solved.prices
         live = self._holding.live(now)
         room = batch.room
         if len(batch.tickets) > 1:  # solving took its time: others may have settled meanwhile

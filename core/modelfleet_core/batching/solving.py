@@ -8,13 +8,13 @@ A request that comes alone is placed by published prices; of more, `assignment` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from modelfleet_core.assignment import explain
-from modelfleet_core.assignment.problem import AssignmentProblem
+from modelfleet_core.assignment.problem import AssignmentProblem, Row
 from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
 from modelfleet_core.batching.candidate import Candidate
@@ -23,6 +23,21 @@ from modelfleet_core.batching.room import Room
 from modelfleet_core.batching.rows import rows_of
 from modelfleet_core.batching.worth import NO_SLOT, Look, look
 from modelfleet_core.values import VariantKey
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Carried:
+    """Prices of the last batch, by name: the next one may have other rows, or another fleet."""
+
+    slots: Mapping[VariantKey, float]
+    rows: Mapping[str, float]
+
+    def prices(self, variants: Sequence[VariantKey], rows: Sequence[Row]) -> Prices:
+        """Return them for a program of these columns and rows; what it did not have costs nothing."""
+        return Prices(
+            slots=np.array([self.slots.get(variant, 0.0) for variant in variants], dtype=np.float64),
+            rows=np.array([self.rows.get(row.name, 0.0) for row in rows], dtype=np.float64),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +54,7 @@ class Batch:
     free: tuple[int, ...]
     """(m,) slots."""
     posed_at: float
-    warm: Prices | None
+    carried: Carried | None
 
     @property
     def variants(self) -> tuple[VariantKey, ...]:
@@ -58,7 +73,7 @@ class Solved:
     columns: tuple[tuple[int, ...], ...]
     """What to try for each request, in this order; empty: it waits."""
     certificate: Certificate
-    prices: Prices | None
+    prices: Carried | None
     """Of the batch; None: no program was needed."""
     explained: explain.Batch | None
     """What stood against whom; None as above."""
@@ -85,7 +100,8 @@ def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
     if len(batch.candidates) <= 1:
         return _by_prices(batch, looks, begun, remaining)
     problem = _problem(batch, looks)
-    answer = assign(problem, remaining=remaining, warm=batch.warm)
+    warm = batch.carried.prices(batch.variants, problem.rows) if batch.carried is not None else None
+    answer = assign(problem, remaining=remaining, warm=warm)
     certificate = Certificate(
         objective=answer.objective,
         bound=answer.bound,
@@ -95,7 +111,15 @@ def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
         seconds=begun - remaining(),
     )
     columns = tuple([(j,) if j >= 0 else () for j in answer.choice.tolist()])
-    return Solved(batch, looks, columns, certificate, answer.prices, explain.Batch(problem, answer))
+    prices = Carried(
+        slots=dict(zip(batch.variants, answer.prices.slots.tolist(), strict=True)),
+        rows={
+            row.name: price
+            for row, price in zip(problem.rows, answer.prices.rows.tolist(), strict=True)
+            if price > 0
+        },
+    )
+    return Solved(batch, looks, columns, certificate, prices, explain.Batch(problem, answer))
 
 
 def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:

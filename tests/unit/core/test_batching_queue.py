@@ -301,3 +301,18 @@ def test_a_batch_is_of_one_fleet() -> None:
     other = replace(candidate(), variants=(SMALL, VariantKey(ModelName("other"), "gpu")))
     with pytest.raises(ValueError, match="of one fleet"):
         queue.placer.pose([1, 2], [candidate(), other], 0.0)
+
+
+def test_prices_are_carried_to_the_next_batch_by_name() -> None:
+    holding = granted({SMALL: 9, BIG: 9}, money=250e-9)
+    placer = queue_of(holding).placer
+    waiting = [candidate(-1.0, charge=100, small=0.1 * number) for number in range(5)]
+    looks = [placer.look(one, 0.0) for one in waiting]
+    placer.commit(solving.solve(placer.pose(range(5), waiting, 0.0, looks=looks), lambda: 1.0), 0.0)
+    carried = placer.pose([5], waiting[:1], 0.0).carried
+    assert carried is not None
+    assert carried.rows["Budget"] > 0
+    many = [replace(one, charges=()) for one in waiting]
+    other = solving.solve(placer.pose(range(5), many, 0.0, looks=looks), lambda: 1.0)
+    assert other.explained is not None
+    assert carried.prices((BIG, SMALL), other.explained.problem.rows).rows.shape == (0,)
