@@ -117,10 +117,12 @@ def test_g5_a_plan_never_exceeds_pool_stock_or_budget(problem: AllocationProblem
         assert all(v.replicas >= least[k] for k, v in plan.variants.items())
 
 
-@given(problems(), st.lists(st.integers(0, 400), min_size=1, max_size=4))
+@given(problems(), st.lists(st.integers(0, 400), min_size=1, max_size=4), st.sampled_from([0.0, 60.0]))
 @settings(max_examples=40, deadline=None)
-def test_g5_a_stabilised_plan_never_exceeds_them_either(problem: AllocationProblem, gaps: list[int]):
-    stabiliser = Stabiliser(window=300.0)
+def test_g5_a_stabilised_plan_never_exceeds_them_either(
+    problem: AllocationProblem, gaps: list[int], up_window: float
+):
+    stabiliser = Stabiliser(window=300.0, up_window=up_window)
     now = 0.0
     for gap in gaps:
         now += gap
