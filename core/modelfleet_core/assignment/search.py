@@ -31,7 +31,7 @@ _PHI = 0.6180339887498949
 _TURN = 0.7548776662466927
 _URGENCY = (1.5, 1.1, 2.5, 1.3, 4.0, 1.2)
 """What a limit's breach costs in multiples of its price, by round."""
-_PATIENCE = 2
+_PATIENCE = 1
 """Rounds without success after which it ends."""
 
 

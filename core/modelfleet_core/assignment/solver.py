@@ -22,13 +22,13 @@ from modelfleet_core.assignment.result import Assignment, Prices
 
 _SMALL_GAP = 2e-4
 """Nothing is searched for less than this, as a share of the best conceivable quality."""
-_SHARP = 2e-6
+_SHARP = 1e-5
 """Nor are prices made better for less than this."""
 _FEW = 256
 """Requests below which limits leave more of what is conceivable unused."""
 _GOOD = 2.0
 """Multiples of it at which the search is not tried again."""
-_ATTEMPTS = 4
+_ATTEMPTS = 6
 _TURNS = 9
 _ALIKE = 1e-5
 """Cells that differ by less are as good as each other."""
@@ -75,7 +75,7 @@ def _assign(
         return _late(problem, cells, price, at_zero)
     scale = problem.scale()
     relaxed = dual.solve(
-        cells, remaining=remaining, warm=price, enough=_SHARP * scale * min(max(1.0, n / _FEW), 10.0)
+        cells, remaining=remaining, warm=price, enough=_SHARP * scale * min(max(n / _FEW, 0.1), 2.0)
     )
     bound = min(relaxed.bound, at_zero)
     choice = _choose(cells, relaxed, bound, scale, remaining)
