@@ -6,6 +6,7 @@ Next: `solver` checks and certifies.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,18 +30,20 @@ def solve(
     time_limit: float,
     cells: BoolArray | None = None,
     hint: IntArray | None = None,
+    remaining: Callable[[], float] | None = None,
 ) -> ProgramAnswer | None:
-    """Solve within `time_limit` seconds over `cells` (n, m; None: all), from `hint`; None: no answer."""
+    """Solve within `time_limit` seconds over `cells` (n, m; None: all), from `hint`; None: no answer.
+
+    `remaining()` returns the seconds left, so that those of building the model count too.
+    """
     n = problem.size[0]
     usable = np.isfinite(problem.value) if cells is None else np.isfinite(problem.value) & cells
     solver = pywraplp.Solver.CreateSolver("SCIP")
-    solver.SetTimeLimit(max(1, int(time_limit * 1000)))
     infinity = solver.infinity()
     once = [solver.Constraint(-infinity, 1.0) for _ in range(n)]
     slots = [solver.Constraint(-infinity, float(max(0, free))) for free in problem.free.tolist()]
-    scales = [row.limit if 0 < row.limit < np.inf else 1.0 for row in problem.rows]
-    limits = [max(row.limit, 0.0) / scale for row, scale in zip(problem.rows, scales, strict=True)]
-    rows = [solver.Constraint(-infinity, min(limit, infinity)) for limit in limits]
+    scales = np.where((problem.limit > 0) & (problem.limit < np.inf), problem.limit, 1.0)
+    rows = [solver.Constraint(-infinity, min(float(limit), infinity)) for limit in problem.limit / scales]
     objective = solver.Objective()
     where = np.argwhere(usable).tolist()
     variables = []
@@ -50,11 +53,17 @@ def solve(
         objective.SetCoefficient(x, float(problem.value[i, j] + problem.defer[i]))
         once[i].SetCoefficient(x, 1.0)
         slots[j].SetCoefficient(x, 1.0)
-        for constraint, row, scale in zip(rows, problem.rows, scales, strict=True):
-            constraint.SetCoefficient(x, float(row.use[i, j]) / scale)
+        for family in problem.families:
+            if (row := int(family.owner[i])) < len(rows):
+                rows[row].SetCoefficient(x, float(family.use[j, i] / scales[row]))
     objective.SetMaximization()
     if hint is not None:
         solver.SetHint(variables, [float(hint[i] == j) for i, j in where])
+    if remaining is not None:
+        time_limit = min(time_limit, remaining())
+        if time_limit <= 0:
+            return None
+    solver.SetTimeLimit(max(1, int(time_limit * 1000)))
     status = solver.Solve()
     if status not in (pywraplp.Solver.OPTIMAL, pywraplp.Solver.FEASIBLE):
         return None

@@ -34,7 +34,9 @@ _ALIKE = 1e-5
 """Cells that differ by less are as good as each other."""
 _PROGRAM_SECONDS = 0.25
 """A program is not started with less time than this: loading and building it takes some of it."""
-_CELLS_PER_SECOND = 50_000
+_PROGRAM_PART = 0.8
+"""Of the time that is left; it may go on for a little after its limit."""
+_CELLS_PER_SECOND = 10_000
 """Cells that a program can be given per second left."""
 
 
@@ -169,12 +171,15 @@ def _with_program(
     reduced = certificate.reduced(problem, known.prices)
     loss = np.maximum(reduced.max(axis=1), -problem.defer)[:, None] - reduced
     core = loss <= (certificate.bound(problem, known.prices) - known.objective) * (1 + 1e-9)
-    seconds = 0.8 * remaining()
-    if core.sum() > _CELLS_PER_SECOND * seconds:
+    if core.sum() > _CELLS_PER_SECOND * remaining():
         return known
     from modelfleet_core.assignment import program  # loaded only where it is worth its memory
 
-    found = program.solve(problem, time_limit=seconds, cells=core, hint=known.choice)
+    def left() -> float:
+        """What is left for the search alone."""
+        return _PROGRAM_PART * remaining()
+
+    found = program.solve(problem, time_limit=left(), cells=core, hint=known.choice, remaining=left)
     if found is None:
         return known
     choice = np.where(found.choice < 0, cells.m, found.choice)

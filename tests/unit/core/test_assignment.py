@@ -293,3 +293,20 @@ def test_certified_gaps_are_small_over_mixed_batches():
     gaps = [assign(mixed(seed)[1], remaining=lambda: 0.1).gap for seed in range(24)]
     assert max(gaps) < 1e-3
     assert float(np.median(gaps)) < 2e-4
+
+
+def test_the_program_knows_rows_about_some_requests():
+    for seed in range(4):
+        _, it = mixed(seed, n=20, m=4, tenants=3)
+        found = program.solve(it, time_limit=5.0)
+        assert found is not None
+        assert found.optimal
+        answer = assign(it, remaining=lambda: 0.1)
+        best = float(certificate.worth(it, found.choice).sum())
+        tolerance = 2e-6 * it.scale()
+        assert answer.objective <= best + tolerance <= answer.bound + 2 * tolerance
+
+
+def test_the_program_does_not_start_once_building_it_took_the_time():
+    _, it = mixed(0, n=20, m=4)
+    assert program.solve(it, time_limit=5.0, remaining=lambda: 0.0) is None
