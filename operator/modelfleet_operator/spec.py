@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from modelfleet_core.catalog import Fleet, PoolPlacement, Variant
+from modelfleet_core.leasing.accounts import accounts_of
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.policy import Policy
@@ -162,8 +163,21 @@ def _policy(
         message = f"ModelFleet {policy.fleet.name} is not accepted: {fleet.accepted.message}"
         refs = no(RESOLVED_REFS, "FleetNotAccepted", message)
     else:
-        refs = yes(RESOLVED_REFS, "Resolved", f"ModelFleet {policy.fleet.name} is in force")
+        refs = _resolved(policy, fleet.fleet)
     return ResolvedPolicy(policy, declared.document, accepted, refs)
+
+
+def _resolved(policy: Policy, fleet: Fleet) -> Condition:
+    """Say that the fleet is there, and which models of shares and quotas it has not: these limit nothing."""
+    named = {model for account in accounts_of(policy) for model in account.models or ()}
+    unknown_models = sorted(named - {model.name for model in fleet.models})
+    if unknown_models:
+        message = (
+            f"in force; but ModelFleet {fleet.key.name} has no model {', '.join(unknown_models[:8])}, which "
+            "shares or quotas name: correct them, they limit nothing as they are"
+        )
+        return yes(RESOLVED_REFS, "UnknownModels", message)
+    return yes(RESOLVED_REFS, "Resolved", f"ModelFleet {fleet.key.name} is in force")
 
 
 def _invalid(declared: Declared[Fleet] | Declared[Policy]) -> Condition:

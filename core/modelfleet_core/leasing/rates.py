@@ -1,7 +1,7 @@
 """Stage forward, for leases: limits by the minute as slots that are held for a minute.
 
 In comes what an external variant allows per minute; out go the units that a request takes. A unit is in use
-for 60 seconds from the request's start, however it ends, so whoever holds n units starts at most n in any
+for a minute from the request's start, however it ends, so whoever holds n units starts at most n in any
 minute, and the sum over sidecars is bounded as that of slots.
 
     <url>#<model>/<variant>!requests    1 unit per request
@@ -19,7 +19,8 @@ from modelfleet_core.values import EndpointUrl, VariantKey, leased_endpoint, rat
 
 REQUESTS = "requests"
 TOKENS = "tokens"
-MINUTE = 60.0
+MINUTE = 61.0
+"""Seconds for which a unit is held: a minute, and a second for clocks that run apart and late arrivals."""
 TOKENS_PER_UNIT = 1_000
 
 

@@ -310,8 +310,8 @@ def test_a_rate_is_used_for_a_minute_however_the_request_ends() -> None:
     held.cancel(second.id, 3)
     assert held.free_units(3) == {REQUESTS: 1, TOKENS: 4}
     held.apply(grant(2, {POD_A: 5}), 4)
-    assert {REQUESTS: 1, TOKENS: 5}.items() <= kept(held, 59.9).items()
-    assert {REQUESTS, TOKENS}.isdisjoint(kept(held, 60))
+    assert {REQUESTS: 1, TOKENS: 5}.items() <= kept(held, 60.9).items()
+    assert {REQUESTS, TOKENS}.isdisjoint(kept(held, 61))
 
 
 def test_a_slot_goes_back_once_it_is_unused_for_as_long_as_it_may_linger() -> None:

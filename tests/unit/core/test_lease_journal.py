@@ -90,8 +90,8 @@ def test_limits_by_the_minute_stay_used_for_their_minute_after_a_crash() -> None
     crashed.take(25, 1)
     finishing = crashed.finishing(40)
     assert report_of(finishing, 40).slots[LIMIT].kept == 2
-    assert report_of(finishing, 61).slots[LIMIT].kept == 1
-    assert LIMIT not in report_of(finishing, 85).slots
+    assert report_of(finishing, 62).slots[LIMIT].kept == 1
+    assert LIMIT not in report_of(finishing, 86).slots
 
 
 def test_what_was_returned_before_the_crash_is_not_returned_twice() -> None:

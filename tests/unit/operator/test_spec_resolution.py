@@ -75,6 +75,15 @@ def test_unknown_fields_are_named_but_do_no_harm() -> None:
     assert "spec.mood" in accepted.message
 
 
+def test_models_of_accounts_that_the_fleet_has_not_are_named_but_do_no_harm() -> None:
+    policy = policy_manifest()
+    policy["spec"]["quotas"] = [{"models": ["frontier", "frontire"], "requests": 5}]
+    resolved = _resolved(observed(fleet_manifest(), policy, deployment_object("large"))).policies[ASSISTANT]
+    assert resolved.in_force
+    assert resolved.resolved_refs.reason == "UnknownModels"
+    assert "has no model frontire," in resolved.resolved_refs.message
+
+
 def test_the_younger_of_two_fleets_on_one_deployment_stays_out() -> None:
     younger = _created(_another_fleet("other", "large"), "02")
     older = _created(fleet_manifest(), "01")
