@@ -45,6 +45,11 @@ MOST_DIVIDED = 16
 """Classes per policy."""
 MAX_CELLS = 256
 """Per policy, over all its sidecars."""
+MAX_MODELS = 256
+"""Over all fleets; what is said of more, whatever a sidecar says, is of no model."""
+_NO_MODEL = ModelName("")
+_MOST_ORDERS = 4096
+"""Orders of models in reports that are remembered."""
 _AT_ONCE = 32
 """Reports that are added in one pass, so that it stays within the processor's cache."""
 _NO_CELL = -1
@@ -202,12 +207,19 @@ class DemandMeter:
 
     def _learn(self, models: tuple[ModelName, ...]) -> IntArray:
         """Return the columns of these models; those never heard of get new ones."""
+        if len(self._columns) >= _MOST_ORDERS:
+            self._columns.clear()
         for model in models:
-            self._models.setdefault(model, len(self._models))
+            if len(self._models) < MAX_MODELS:
+                self._models.setdefault(model, len(self._models))
+            else:
+                self._models.setdefault(_NO_MODEL, len(self._models))
         if len(self._models) > self._known.shape[1]:
             self._known = _wider(self._known, 1, len(self._models))
             self._sums = _wider(self._sums, 1, len(self._models))
-        columns = self._columns[models] = np.array([self._models[model] for model in models], dtype=np.int64)
+        columns = self._columns[models] = np.array(
+            [self._models.get(model, MAX_MODELS) for model in models], dtype=np.int64
+        )
         return columns
 
     def _grow(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from modelfleet_core.demand.meter import MOST_DIVIDED, SILENT, DemandMeter
+from modelfleet_core.demand.meter import MAX_MODELS, MOST_DIVIDED, SILENT, DemandMeter
 from modelfleet_core.demand.sketch import NO_DEMAND, DemandReport
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.manifests import parse_policy
@@ -182,3 +182,15 @@ def test_cells_beyond_the_bound_of_a_policy_count_in_coarser_ones() -> None:
             meter.hear(name, seen({key: (second, offers(large=(0.5, 0.0, 1.0))) for key in keys}), second)
     assert rate(meter, 1, *everyone) == pytest.approx(800)
     assert len(meter._cells) < 400
+
+
+def test_names_without_end_cost_no_memory_without_end() -> None:
+    meter = DemandMeter()
+    many = {f"m{n}": (0.5, 0.01, 2.0) for n in range(600)}
+    for second in (0, 1):
+        meter.hear(ONE, math(second), second)
+        meter.hear(TWO, seen({MATH: (second, offers(**many))}), second)
+    (found,) = meter.classes({ONE: POLICY, TWO: POLICY}, KNOWN, 1)
+    assert found.rate == pytest.approx(2)
+    assert found.offers[LARGE].quality == pytest.approx(0.5)
+    assert len(found.offers) == MAX_MODELS + 1
