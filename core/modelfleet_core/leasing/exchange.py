@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from modelfleet_core.leasing.holders import Follows, Holder
 from modelfleet_core.leasing.market import Market, lower
-from modelfleet_core.leasing.messages import Ask, SidecarId, SlotGrant
+from modelfleet_core.leasing.messages import Ask, SidecarId, SlotGrant, Want
 from modelfleet_core.leasing.slots import Capacity, floors, take
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
@@ -31,7 +31,7 @@ class _Fleet:
     def __init__(self) -> None:
         self.markets: dict[VariantKey, Market] = {}
         self.at: dict[EndpointUrl, Market] = {}
-        self.takers: dict[SidecarId, Holder] = {}
+        self.takers: dict[int, Holder] = {}
         self.busy: Mapping[SidecarId, Mapping[VariantKey, float]] = {}
         self.crowd_changed = True
         self.demand_changed = False
@@ -115,23 +115,21 @@ class Exchange:
     def enter(self, fleet: ObjectKey, holder: Holder) -> None:
         """A sidecar may get slots from now on."""
         known = self._fleets.setdefault(fleet, _Fleet())
-        known.takers[holder.id] = holder
+        known.takers[holder.number] = holder
         known.crowd_changed = True
 
     def leave(self, fleet: ObjectKey, holder: Holder) -> None:
         """A sidecar may get no more slots."""
         known = self._fleets.get(fleet)
-        if known is not None and known.takers.pop(holder.id, None) is not None:
+        if known is not None and known.takers.pop(holder.number, None) is not None:
             known.crowd_changed = True
 
     def withdraw(self, fleet: ObjectKey, holder: Holder) -> None:
         """A sidecar does not follow this fleet any more."""
         self.leave(fleet, holder)
-        known = self._fleets.get(fleet)
-        for variant in holder.traded:
-            if known is not None and (market := known.markets.get(variant)) is not None:
-                market.drop(holder)
-        holder.traded = frozenset()
+        for market in holder.traded:
+            market.drop(holder)
+        holder.traded = ()
 
     def recount(self, holder: Holder) -> None:
         """Bring the sums up to date with what a sidecar may hold."""
@@ -160,37 +158,45 @@ class Exchange:
         if not isinstance(holder.follows, Follows):
             return
         fleet = self._fleets.setdefault(holder.follows.fleet, _Fleet())
-        at, markets, states = fleet.at, fleet.markets, holder.report.slots
-        sums: dict[VariantKey, tuple[int, int, int]] = dict.fromkeys(holder.report.wants, (0, 0, 0))
+        at, states, wants = fleet.at, holder.report.slots, holder.report.wants
+        sums: dict[Market, list[int]] = {}
+        want_of: dict[Market, Want] = {}
+        for variant, want in wants.items():
+            market = fleet.markets.get(variant)
+            if market is not None:
+                sums[market] = [0, 0, 0]
+                want_of[market] = want
         for endpoint, slots in holder.target.items():
             market = at.get(endpoint)
             if market is not None:
                 state = states.get(endpoint)
                 used = state.in_flight if state is not None else 0
-                a, b, c = sums.get(market.variant, (0, 0, 0))
-                sums[market.variant] = (a + slots, b + used, c + (slots if slots > used else used))
+                counts = sums.get(market)
+                if counts is None:
+                    counts = sums[market] = [0, 0, 0]
+                counts[0] += slots
+                counts[1] += used
+                counts[2] += slots if slots > used else used
         for endpoint, state in states.items():
             if state.in_flight and endpoint not in holder.target:
                 market = at.get(endpoint)
                 if market is not None:
-                    a, b, c = sums.get(market.variant, (0, 0, 0))
-                    sums[market.variant] = (a, b + state.in_flight, c + state.in_flight)
-        for variant in holder.traded - sums.keys():
-            if variant in markets:
-                markets[variant].drop(holder)
-        wants = holder.report.wants
-        for variant, (slots, used, covered) in sums.items():
-            market = markets.get(variant)
-            if market is not None:
-                market.put(holder, slots, used, covered, wants.get(variant), now)
-                if market.waiting:
-                    self._stirred[market] = None
-        holder.traded = frozenset(sums)
+                    counts = sums.setdefault(market, [0, 0, 0])
+                    counts[1] += state.in_flight
+                    counts[2] += state.in_flight
+        for market in holder.traded:
+            if market not in sums:
+                market.drop(holder)
+        for market, (slots, used, covered) in sums.items():
+            if market.put(holder, slots, used, covered, want_of.get(market), now) and market.waiting:
+                self._stirred[market] = None
+        holder.traded = tuple(sums)
 
     def refit(self, holder: Holder, now: float) -> None:
         """Aim at no slot that the sidecar's fleet does not have, at none if it follows no fleet or leaves."""
         fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
         at = fleet.at if fleet is not None and not holder.report.leaving else {}
+        holder.granted = None
         if not holder.target.keys() <= at.keys():
             holder.target = {e: slots for e, slots in holder.target.items() if e in at}
         self.weigh(holder, now)
@@ -199,9 +205,9 @@ class Exchange:
 
     def serve(
         self, now: float, ready: Callable[[Holder], bool], holders: Iterable[Holder]
-    ) -> dict[SidecarId, Holder]:
+    ) -> dict[int, Holder]:
         """Move slots; return the sidecars that should hear of it. Only those that are `ready` get more."""
-        touched: dict[SidecarId, Holder] = {}
+        touched: dict[int, Holder] = {}
         for endpoint in list(self._over):
             self._recall_excess(endpoint, now, touched, holders)
         for fleet in self._fleets.values():
@@ -217,7 +223,7 @@ class Exchange:
         self._stirred = {}
         for market in stirred:
             for holder in market.serve(now, ready):
-                touched[holder.id] = holder
+                touched[holder.number] = holder
             if market.waiting:
                 self._waiting[market] = None
             else:
@@ -228,26 +234,26 @@ class Exchange:
         self,
         endpoint: EndpointUrl,
         now: float,
-        touched: dict[SidecarId, Holder],
+        touched: dict[int, Holder],
         holders: Iterable[Holder],
     ) -> None:
         """Recall slots of an endpoint until no more are left than may be held; unused ones first."""
         if self.room(endpoint) >= 0:
             self._over.discard(endpoint)
             return
-        there = {holder.id: holder for holder in holders if endpoint in holder.target}
+        there = {holder.number: holder for holder in holders if endpoint in holder.target}
         excess = sum(h.target[endpoint] for h in there.values()) - self.live.get(endpoint, 0)
         if excess <= 0:
             return
-        unused = {s: h.target[endpoint] - h.in_flight(endpoint) for s, h in there.items()}
+        unused = {number: h.target[endpoint] - h.in_flight(endpoint) for number, h in there.items()}
         recalled = take(excess, unused)
-        left = {s: h.target[endpoint] - recalled.get(s, 0) for s, h in there.items()}
-        for sidecar, slots in take(excess - sum(recalled.values()), left).items():
-            recalled[sidecar] = recalled.get(sidecar, 0) + slots
-        for sidecar, slots in recalled.items():
-            lower(there[sidecar], {endpoint: slots})
-            self.weigh(there[sidecar], now)
-        touched.update((sidecar, there[sidecar]) for sidecar in recalled)
+        left = {number: h.target[endpoint] - recalled.get(number, 0) for number, h in there.items()}
+        for number, slots in take(excess - sum(recalled.values()), left).items():
+            recalled[number] = recalled.get(number, 0) + slots
+        for number, slots in recalled.items():
+            lower(there[number], {endpoint: slots})
+            self.weigh(there[number], now)
+            touched[number] = there[number]
 
     # What a grant says.
 
@@ -261,6 +267,8 @@ class Exchange:
         fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
         if fleet is None:
             return {}
+        if holder.granted is not None and holder.target == holder.told:
+            return holder.granted
         slots: dict[EndpointUrl, int] = {}
         for endpoint, target in holder.target.items():
             told = holder.told.get(endpoint, 0)
@@ -276,20 +284,16 @@ class Exchange:
             for endpoint, count in slots.items()
         }
 
-    def asks(self, holder: Holder) -> tuple[dict[VariantKey, Ask], dict[VariantKey, float]]:
+    def asks(self, holder: Holder, now: float) -> tuple[dict[VariantKey, Ask], dict[VariantKey, float]]:
         """Return who waits for what a sidecar has, and how long its unused slots may stay; it is told so."""
         asks: dict[VariantKey, Ask] = {}
         linger: dict[VariantKey, float] = {}
-        fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
-        for variant in holder.traded if fleet is not None else ():
-            market = fleet.markets.get(variant) if fleet is not None else None
-            if market is None:
-                continue
-            ask = market.ask(holder.id)
+        for market in holder.traded:
+            ask = market.ask(holder.number, now)
             if ask is not None:
-                asks[variant] = ask
+                asks[market.variant] = ask
             unused = market.linger(ask is not None)
             if unused is not None:
-                linger[variant] = unused
-            market.told(holder.id, ask)
+                linger[market.variant] = unused
+            market.told(holder.number, ask)
         return asks, linger

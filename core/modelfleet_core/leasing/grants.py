@@ -22,7 +22,7 @@ from modelfleet_core.leasing.holders import Follows, Holder
 from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord
 from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId
 from modelfleet_core.leasing.period_accounts import PeriodAccounts
-from modelfleet_core.leasing.slots import UPSTREAM_NOTICES, Capacity, counts_rate
+from modelfleet_core.leasing.slots import RATE_NOTICE, UPSTREAM_NOTICES, Capacity, counts_rate
 from modelfleet_core.leasing.takeover import LATER, Blocked, Takeover
 from modelfleet_core.leasing.treasury import Treasury
 from modelfleet_core.policy import Policy
@@ -89,7 +89,7 @@ class LeaseBook:
         self._holders: dict[SidecarId, Holder] = {}
         self._starts: dict[str, list[SidecarId]] = {}
         self._arrivals = 0
-        self._news: dict[SidecarId, Holder] = {}
+        self._news: dict[int, Holder] = {}
         """Sidecars that should hear something."""
         self._look_around(now)
 
@@ -105,7 +105,7 @@ class LeaseBook:
     def _refit(self, holder: Holder) -> None:
         self._exchange.refit(holder, holder.heard_at)
         if holder.target != holder.told:
-            self._news[holder.id] = holder
+            self._news[holder.number] = holder
 
     def _set_live(self) -> None:
         self._exchange.set_live(self._takeover.live(self._exchange.published, self._blocked, self._floor))
@@ -119,8 +119,9 @@ class LeaseBook:
             self._longest_lease = max(self._longest_lease, policy.staleness.max_age)
             self._floor = max(self._floor, policy.floor(ALL))
         self._treasury.set_policies(policies)
-        self._news.update(self._holders)
+        self._news.update((holder.number, holder) for holder in self._holders.values())
         for holder in self._holders.values():
+            holder.granted = None  # its floor may be another
             self._sort_in(holder)
 
     def set_prices(self, prices: Prices) -> None:
@@ -132,7 +133,7 @@ class LeaseBook:
         self._exchange.set_targets(fleet, busy)
 
     def set_allowances(self, allowances: Mapping[ObjectKey, Mapping[SidecarId, float]]) -> None:
-        """Take over the USD per second that each sidecar should spend, by policy; told with the next grants."""
+        """Take over the USD per second that each sidecar should spend, by policy, for the next grants."""
         self._treasury.set_allowances(allowances)
 
     def follow(self, sidecar: SidecarId, follows: Follows | str) -> None:
@@ -144,7 +145,7 @@ class LeaseBook:
         if isinstance(holder.follows, Follows):
             self._exchange.withdraw(holder.follows.fleet, holder)
         holder.follows = follows
-        self._news[sidecar] = holder
+        self._news[holder.number] = holder
         self._sort_in(holder)
         self._refit(holder)
 
@@ -166,7 +167,7 @@ class LeaseBook:
             holder.target = {}
         self._exchange.weigh(holder, now)
         if holder.must_answer or holder.target != holder.told or self._renewal_due(holder):
-            self._news[holder.id] = holder
+            self._news[holder.number] = holder
         return True
 
     def _welcome(self, report: Report, now: float) -> Holder:
@@ -197,7 +198,7 @@ class LeaseBook:
         if holder is not None:
             holder.connected = holder.must_answer = True
             holder.fleet_sent = holder.policy_sent = ""
-            self._news[sidecar] = holder
+            self._news[holder.number] = holder
 
     def part(self, sidecar: SidecarId) -> None:
         """A sidecar's stream ended; it may still use its lease."""
@@ -234,13 +235,13 @@ class LeaseBook:
             over = holder.over(self._longest)
             if now >= over:
                 gone = holder.gone_at is not None
-                self._lapse(holder, now, rates=now < over + LATER, floors=not gone)
+                rates_until = over + (LATER if gone else RATE_NOTICE)
+                self._lapse(holder, now, rates=now < rates_until, floors=not gone)
             elif holder.report.leaving and not holder.connected and not holder.counted:
                 self._lapse(holder, now, rates=False, floors=False)
 
     def _drop(self, sidecar: SidecarId) -> None:
-        del self._holders[sidecar]
-        self._news.pop(sidecar, None)
+        self._news.pop(self._holders.pop(sidecar).number, None)
         starts = self._starts[sidecar.uid]
         starts.remove(sidecar)
         if not starts:
@@ -293,7 +294,7 @@ class LeaseBook:
             for holder in self._holders.values():
                 follows = holder.follows
                 if not holder.taking and isinstance(follows, Follows) and follows.policy == policy:
-                    self._news[holder.id] = holder
+                    self._news[holder.number] = holder
                     self._sort_in(holder)
 
     # Views.
@@ -328,7 +329,7 @@ class LeaseBook:
     @property
     def report_every(self) -> float:
         """Seconds between a sidecar's reports while nothing presses."""
-        return max(REPORT_EVERY, min(self._exchange.crowd / REPORTS, self.ttl / RENEWALS))
+        return max(REPORT_EVERY, min(self._exchange.crowd / REPORTS, self.ttl / 5))
 
     @property
     def pressed(self) -> bool:
@@ -377,7 +378,7 @@ class LeaseBook:
         self._look_around(now)
         for sidecar in self._treasury.divide(now):
             if sidecar in self._holders:
-                self._news[sidecar] = self._holders[sidecar]
+                self._news[self._holders[sidecar].number] = self._holders[sidecar]
         self._news |= self._exchange.serve(
             now,
             lambda holder: holder.id in ready and holder.unacknowledged < MOST_UNACKNOWLEDGED,
@@ -387,7 +388,7 @@ class LeaseBook:
         for holder in list(self._news.values()):
             if holder.connected and holder.id not in ready:
                 continue  # as soon as it can
-            del self._news[holder.id]
+            del self._news[holder.number]
             if holder.connected and holder.unacknowledged < MOST_UNACKNOWLEDGED and self._may_hear(holder):
                 grants.append((holder.id, self._grant(holder, now)))
         return tuple(grants)
@@ -396,7 +397,7 @@ class LeaseBook:
         """Find out what older leases still block."""
         if any(self._blocked):
             unheard = self._takeover.unheard(now)
-            blocked = Blocked(self.recovering(now), self.recovering(now - LATER), unheard)
+            blocked = Blocked(self.recovering(now), self.recovering(now - RATE_NOTICE), unheard)
             if blocked != self._blocked:
                 self._blocked = blocked
                 self._set_live()
@@ -410,8 +411,8 @@ class LeaseBook:
         follows = holder.follows if isinstance(holder.follows, Follows) else None
         policy, document = self._documents.policies[follows.policy] if follows is not None else (None, None)
         slots = self._exchange.grantable(holder, policy.floor if policy is not None and self._floor else None)
-        moves = {endpoint: granted.slots for endpoint, granted in slots.items()} != holder.told
-        asks, linger = self._exchange.asks(holder)
+        moves = slots is not holder.granted
+        asks, linger = self._exchange.asks(holder, now)
         grant = Grant(
             epoch=self.epoch,
             sequence=holder.sequence + 1,

@@ -8,10 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from modelfleet_core.demand.sketch import NO_DEMAND
-from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId, SlotState
-from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
+from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId, SlotGrant, SlotState
+from modelfleet_core.values import EndpointUrl, ObjectKey
+
+if TYPE_CHECKING:
+    from modelfleet_core.leasing.market import Market
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,10 @@ class Holder:
     fleet_sent: str = ""
     policy_sent: str = ""
     """Versions of the documents sent over the present stream."""
-    traded: frozenset[VariantKey] = frozenset()
-    """Variants of its fleet where it has or wants slots."""
+    traded: tuple[Market, ...] = ()
+    """Where it has or wants slots."""
+    granted: Mapping[EndpointUrl, SlotGrant] | None = None
+    """Slots of the newest grant, while they may be said again."""
     counted: Mapping[EndpointUrl, int] = field(default_factory=dict)
     """What the leader's sums hold for it."""
     _outstanding: dict[int, Mapping[EndpointUrl, int]] = field(default_factory=dict)
@@ -78,15 +84,18 @@ class Holder:
         self.report = report
         self.heard_at = now
         self.connected = True
-        if report.applied in self._floors_under_way:
-            self.floors = dict(self._floors_under_way[report.applied])
+        if report.applied in self._outstanding:
+            self.floors = dict(self._floors_under_way.get(report.applied, {}))
         if self._outstanding:
             self._outstanding = {s: slots for s, slots in self._outstanding.items() if s > report.applied}
             self._floors_under_way = {s: f for s, f in self._floors_under_way.items() if s > report.applied}
         self.sequence = max(self.sequence, report.applied)
         if report.applied == self.sequence:
-            self.told = _at_most(self.told, report.slots)
-            self.target = {e: min(slots, self.told.get(e, 0)) for e, slots in self.target.items()}
+            told = _at_most(self.told, report.slots)
+            if told != self.told:
+                self.told = told
+                self.target = _within(self.target, told)
+                self.granted = None
         if self.floors:
             self.floors = _at_most(self.floors, report.slots)
         self.must_answer = self.must_answer or report.leaving
@@ -97,19 +106,22 @@ class Holder:
 
     def tell(self, grant: Grant) -> None:
         """Count a grant as held; it may leave now."""
-        told = {endpoint: granted.slots for endpoint, granted in grant.slots.items()}
-        if told != self.told:
-            self.moved = grant.sequence
+        if grant.slots is not self.granted:
+            told = {endpoint: granted.slots for endpoint, granted in grant.slots.items()}
+            if told != self.told:
+                self.moved = grant.sequence
+            self.told = told
+            self.granted = grant.slots
         self.sequence = grant.sequence
         self.last = grant
         self.must_answer = False
-        self.told = told
-        self.target = dict(told)
+        if self.target != self.told:
+            self.target = dict(self.told)
         self.lease_until = max(self.lease_until, self.heard_at + grant.ttl)
-        self._outstanding[grant.sequence] = told
-        self._floors_under_way[grant.sequence] = {
-            e: given.floor for e, given in grant.slots.items() if given.floor
-        }
+        self._outstanding[grant.sequence] = self.told
+        floors = {endpoint: given.floor for endpoint, given in grant.slots.items() if given.floor}
+        if floors:
+            self._floors_under_way[grant.sequence] = floors
         if grant.refusal:
             self.fleet_sent = self.policy_sent = ""
         if grant.fleet is not None:
@@ -173,10 +185,11 @@ class Holder:
         self._outstanding = {
             sequence: left
             for sequence, granted in self._outstanding.items()
-            if (left := _left(granted, self._floors_under_way[sequence] if floors else {}, stays))
+            if (left := _left(granted, self._floors_under_way.get(sequence, {}) if floors else {}, stays))
         }
         self.told = dict(self.floors)
         self.target = dict(self.floors)
+        self.granted = None
         self.connected = False
 
 
@@ -187,6 +200,10 @@ def _left(
 ) -> dict[EndpointUrl, int]:
     kept = {e: slots if stays(e) else min(slots, floors.get(e, 0)) for e, slots in granted.items()}
     return {endpoint: slots for endpoint, slots in kept.items() if slots}
+
+
+def _within(slots: Mapping[EndpointUrl, int], most: Mapping[EndpointUrl, int]) -> dict[EndpointUrl, int]:
+    return {e: min(count, most[e]) for e, count in slots.items() if e in most}
 
 
 def _at_most(

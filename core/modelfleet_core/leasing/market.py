@@ -33,10 +33,14 @@ WORTH_MOVING = 0.75
 DEARER = 0.25
 """An ask is told anew when it rose by this part."""
 LOOK_AT = 64
-"""Sidecars with unused slots that one turn looks at."""
+"""Sidecars that one turn looks at, of those that could make room."""
+CONTENDED = 5.0
+"""Seconds after someone waited in which slots that come free go back at once, unless they are wanted there."""
+SOMEONE = Ask(0.0, -1.0)
+"""Worth less than any bid."""
 
-Entry = tuple[float, float, float, int, int, SidecarId]
-"""One place in the line: -weight, -price, since when, order of arrival, slots, who."""
+Entry = tuple[float, float, float, int, int]
+"""One place in the line: -weight, -price, since when, whose (`Holder.number`), slots."""
 
 
 @dataclass(slots=True)
@@ -63,6 +67,8 @@ class Position:
     """Slots recalled from it that its reports do not show yet, since `recalled_at`."""
     recalled_at: float = -math.inf
     entries: tuple[Entry, ...] = ()
+    seen: tuple[object, ...] = ()
+    """What `put` was told last."""
 
 
 class Market:
@@ -74,15 +80,15 @@ class Market:
         self.borrowed = True
         self.served_at = -math.inf
         self._room = room
-        self._positions: dict[SidecarId, Position] = {}
+        self._positions: dict[int, Position] = {}
         self._line: list[Entry] = []
         self._unmet = 0
-        self._unused: dict[SidecarId, Position] = {}
-        self._unasked: dict[SidecarId, Position] = {}
-        self._least_asked: tuple[float, float] | None = None
-        self._recalled: dict[SidecarId, Position] = {}
-        self._shares: dict[SidecarId, int] = {}
-        self._below: dict[SidecarId, Holder] = {}
+        self._unused: dict[int, Position] = {}
+        self._unasked: dict[int, Position] = {}
+        self._contended_until = -math.inf
+        self._recalled: dict[int, Position] = {}
+        self._shares: dict[int, int] = {}
+        self._below: dict[int, Holder] = {}
 
     @property
     def waiting(self) -> bool:
@@ -91,27 +97,31 @@ class Market:
 
     def drop(self, holder: Holder) -> None:
         """A sidecar has and wants nothing here any more."""
-        position = self._positions.pop(holder.id, None)
+        position = self._positions.pop(holder.number, None)
         if position is not None:
             self._leave_line(position)
-            self._unused.pop(holder.id, None)
-            self._unasked.pop(holder.id, None)
-            self._recalled.pop(holder.id, None)
+            self._unused.pop(holder.number, None)
+            self._unasked.pop(holder.number, None)
+            self._recalled.pop(holder.number, None)
         self._compare(holder, 0)
 
     def put(
         self, holder: Holder, slots: int, in_flight: int, covered: int, want: Want | None, now: float
-    ) -> None:
-        """Take over what a sidecar has and wants.
+    ) -> bool:
+        """Take over what a sidecar has and wants; False: nothing changed.
 
         `slots` it is to have, `in_flight` it uses, `covered` is the sum over endpoints of the larger one.
         """
+        position = self._positions.get(holder.number)
+        if position is None:
+            position = self._positions[holder.number] = Position(holder)
+        seen = (slots, in_flight, covered, want, holder.settled, holder.taking)
+        if seen == position.seen:
+            return False
+        position.seen = seen
         wanted = want.slots if want is not None else 0
         unmet = max(0, wanted - covered) if holder.taking else 0
         unused = covered - in_flight
-        position = self._positions.get(holder.id)
-        if position is None:
-            position = self._positions[holder.id] = Position(holder)
         if slots > position.slots:
             position.since = now
         position.slots = slots
@@ -120,24 +130,25 @@ class Market:
         self._line_up(position, want, max(0, wanted - in_flight), unmet, now)
         if holder.settled and position.coming:
             position.coming = 0
-            self._recalled.pop(holder.id, None)
+            self._recalled.pop(holder.number, None)
         if unused and holder.settled and holder.taking:
             position.unused_since = min(position.unused_since, holder.heard_at)
-            self._unused[holder.id] = position
+            self._unused[holder.number] = position
         else:
             position.unused_since = math.inf
-            self._unused.pop(holder.id, None)
+            self._unused.pop(holder.number, None)
         if slots and position.ask is None:
-            self._unasked[holder.id] = position
+            self._unasked[holder.number] = position
         else:
-            self._unasked.pop(holder.id, None)
+            self._unasked.pop(holder.number, None)
         self._compare(holder, slots)
+        return True
 
     def _compare(self, holder: Holder, slots: int) -> None:
-        if holder.taking and slots < self._shares.get(holder.id, 0):
-            self._below[holder.id] = holder
+        if holder.taking and slots < self._shares.get(holder.number, 0):
+            self._below[holder.number] = holder
         else:
-            self._below.pop(holder.id, None)
+            self._below.pop(holder.number, None)
 
     def _line_up(self, position: Position, want: Want | None, waits: int, unmet: int, now: float) -> None:
         if not waits:
@@ -158,10 +169,8 @@ class Market:
         self._leave_line(position)
         position.unmet, position.bids = unmet, bids
         self._unmet += unmet
-        holder = position.holder
-        position.entries = tuple(
-            (-bid.weight, -bid.price, position.since, holder.number, bid.slots, holder.id) for bid in bids
-        )
+        number = position.holder.number
+        position.entries = tuple((-bid.weight, -bid.price, position.since, number, bid.slots) for bid in bids)
         for entry in position.entries:
             insort(self._line, entry)
 
@@ -174,7 +183,7 @@ class Market:
     # Standing shares.
 
     def share_out(
-        self, takers: Mapping[SidecarId, Holder], busy: Mapping[SidecarId, Mapping[VariantKey, float]]
+        self, takers: Mapping[int, Holder], busy: Mapping[SidecarId, Mapping[VariantKey, float]]
     ) -> None:
         """Set everyone's standing share anew. `busy`: slots that each sidecar's demand keeps in use."""
         total = sum(self.live.values())
@@ -183,11 +192,11 @@ class Market:
         self._below = {}
         if self.borrowed or not total:
             return
-        has = {sidecar: p.slots for sidecar, p in self._positions.items() if sidecar in takers}
-        expected = {s: busy.get(s, {}).get(self.variant, 0.0) for s in takers}
-        wants = {sidecar: math.ceil(slots) for sidecar, slots in expected.items()}
+        has = {number: position.slots for number, position in self._positions.items() if position.slots}
+        expected = {n: busy.get(holder.id, {}).get(self.variant, 0.0) for n, holder in takers.items()}
+        wants = {number: math.ceil(slots) for number, slots in expected.items()}
         self._shares = even_shares(wants, total, has)
-        self._below = {s: takers[s] for s, share in self._shares.items() if has.get(s, 0) < share}
+        self._below = {n: takers[n] for n, share in self._shares.items() if has.get(n, 0) < share}
 
     # Decisions.
 
@@ -209,7 +218,7 @@ class Market:
             if unserved > 0:
                 unserved -= self._recall_for_line(unserved, now, touched)
             if unserved > 0:
-                self._ask(touched)
+                self._ask(now, touched)
         elif self._below:
             self._recall_for_shares(now, touched)
         return touched
@@ -223,17 +232,17 @@ class Market:
         at = 0
         while left > 0 and at < len(self._line):
             first = self._line[at]
-            group: dict[SidecarId, int] = {}
+            group: dict[int, int] = {}
             while at < len(self._line) and self._line[at][:2] == first[:2]:
-                *_, slots, sidecar = self._line[at]
-                if ready(self._positions[sidecar].holder):
-                    group[sidecar] = group.get(sidecar, 0) + slots
+                *_, number, slots = self._line[at]
+                if ready(self._positions[number].holder):
+                    group[number] = group.get(number, 0) + slots
                 at += 1
-            earliest = {sidecar: len(group) - place for place, sidecar in enumerate(group)}
+            earliest = {number: len(group) - place for place, number in enumerate(group)}
             shares = group if sum(group.values()) <= left else water_fill(group, left, earliest)
-            for sidecar, slots in shares.items():
+            for number, slots in shares.items():
                 if slots:
-                    _raise(self._positions[sidecar].holder, take(slots, room), touched)
+                    _raise(self._positions[number].holder, take(slots, room), touched)
                     given += slots
                     left -= slots
         return given
@@ -243,11 +252,11 @@ class Market:
     ) -> None:
         """Give free slots to those below their standing share."""
         left = sum(room.values())
-        for sidecar, holder in self._below.items():
+        for number, holder in self._below.items():
             if left <= 0:
                 break
             if ready(holder):
-                lacks = self._shares[sidecar] - self._has(holder)
+                lacks = self._shares[number] - self._has(holder)
                 slots = min(left, lacks)
                 if slots > 0:
                     _raise(holder, take(slots, room), touched)
@@ -283,28 +292,28 @@ class Market:
     def _outbid(self, position: Position, now: float) -> int:
         """Return how many unused slots of a sidecar that wants them are worth more to the first in line, or
         are left unused although it has more than that one."""
-        entry = next((entry for entry in self._line if entry[-1] != position.holder.id), None)
+        entry = next((entry for entry in self._line if entry[3] != position.holder.number), None)
         if entry is None:
             return 0
         first = (-entry[0], -entry[1])
         dearer = sum(bid.slots for bid in position.covered if (bid.weight, bid.price) < first)
         if now < position.unused_since + UNUSED:
             return min(position.unused, dearer)
-        ahead = (position.slots - self._positions[entry[-1]].slots) // 2
+        ahead = (position.slots - self._positions[entry[3]].slots) // 2
         return min(position.unused, max(dearer, ahead))
 
     def _recall_for_shares(self, now: float, touched: list[Holder]) -> None:
         """Recall unused slots beyond their holders' share for those far below theirs."""
         lacking = 0
-        for sidecar, holder in self._below.items():
-            has, share = self._has(holder), self._shares[sidecar]
+        for number, holder in self._below.items():
+            has, share = self._has(holder), self._shares[number]
             if has < WORTH_MOVING * share:
                 lacking += share - has
         lacking -= self._coming(now)
         for position in list(self._unused.values()):
             if lacking <= 0:
                 break
-            beyond = position.slots - self._shares.get(position.holder.id, 0)
+            beyond = position.slots - self._shares.get(position.holder.number, 0)
             slots = min(position.surplus, beyond, lacking)
             if slots > 0:
                 lacking -= self._recall(position, slots, now, touched)
@@ -322,31 +331,36 @@ class Market:
         slots = sum(taken.values())
         position.coming += slots
         position.recalled_at = now
-        self._recalled[holder.id] = position
-        self._unused.pop(holder.id, None)
+        self._recalled[holder.number] = position
+        self._unused.pop(holder.number, None)
         touched.append(holder)
         return slots
 
-    def _ask(self, touched: list[Holder]) -> None:
-        """Tell those who have slots that others wait, if they do not know or the price rose."""
-        for position in self._unasked.values():
-            if self.ask(position.holder.id) is not None:
-                touched.append(position.holder)
-        first = (-self._line[0][0], -self._line[0][1])
-        if self._least_asked is not None and _much_above(first, self._least_asked):
-            self._least_asked = first
-            for position in self._positions.values():
-                if position.slots and position.ask is not None and _much_above(first, position.ask):
+    def _ask(self, now: float, touched: list[Holder]) -> None:
+        """Tell those who have slots that others wait: those who do not know, and those who wait too and would
+        use a slot that comes free for what is worth much less."""
+        self._contended_until = now + CONTENDED
+        touched.extend(
+            position.holder
+            for position in islice(self._unasked.values(), LOOK_AT)
+            if any(entry[3] != position.holder.number for entry in islice(self._line, 2))
+        )
+        for entry in islice(self._line, 1, LOOK_AT):
+            position = self._positions[entry[3]]
+            if position.slots and position.ask is not None:
+                ask = self.ask(entry[3], now)
+                if ask is not None and _much_above((ask.weight, ask.price), position.ask):
                     touched.append(position.holder)
 
     # What a grant says.
 
-    def ask(self, sidecar: SidecarId) -> Ask | None:
-        """Return what the first of the others in line would pay; None: nobody else waits."""
+    def ask(self, number: int, now: float) -> Ask | None:
+        """Return what the first of the others in line would pay; `SOMEONE` if nobody waits but someone soon
+        will; None: nobody waits."""
         for entry in self._line:
-            if entry[-1] != sidecar:
+            if entry[3] != number:
                 return Ask(-entry[0], -entry[1])
-        return None
+        return SOMEONE if self.borrowed and now < self._contended_until else None
 
     def linger(self, asked: bool) -> float | None:
         """Return the seconds for which unused slots may stay; None: as long as the lease.
@@ -356,18 +370,17 @@ class Market:
         """
         return UNUSED if asked or self.borrowed else None
 
-    def told(self, sidecar: SidecarId, ask: Ask | None) -> None:
+    def told(self, number: int, ask: Ask | None) -> None:
         """A sidecar is told this ask."""
-        position = self._positions.get(sidecar)
-        if position is None:
+        position = self._positions.get(number)
+        if position is None or (ask is None and position.ask is None):
             return
         position.ask = (ask.weight, ask.price) if ask is not None else None
         if position.ask is None:
             if position.slots:
-                self._unasked[sidecar] = position
+                self._unasked[number] = position
             return
-        self._unasked.pop(sidecar, None)
-        self._least_asked = min(self._least_asked or position.ask, position.ask)
+        self._unasked.pop(number, None)
 
 
 def lower(holder: Holder, by: Mapping[EndpointUrl, int]) -> None:

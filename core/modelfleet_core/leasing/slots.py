@@ -24,7 +24,7 @@ RATE_NOTICE = 60.0
 """Seconds after which nothing that a pod sent before it was gone counts within the last minute."""
 
 
-Key = TypeVar("Key", SidecarId, EndpointUrl)
+Key = TypeVar("Key", SidecarId, EndpointUrl, int)
 
 
 def counts_rate(endpoint: EndpointUrl) -> bool:
@@ -32,12 +32,10 @@ def counts_rate(endpoint: EndpointUrl) -> bool:
     return RATE_MARK in endpoint.partition("#")[2]
 
 
-def water_fill(
-    wants: Mapping[SidecarId, int], total: int, held: Mapping[SidecarId, int]
-) -> dict[SidecarId, int]:
+def water_fill(wants: Mapping[Key, int], total: int, held: Mapping[Key, int]) -> dict[Key, int]:
     """Return the fairest whole shares of `total`: nobody gets more than it wants, or one more than
     another whose want is unmet. Among equals the one that holds more keeps the odd one."""
-    shares: dict[SidecarId, int] = {}
+    shares: dict[Key, int] = {}
     left = max(0, total)
     for place, sidecar in enumerate(sorted(wants, key=lambda s: (wants[s], held.get(s, 0), s))):
         shares[sidecar] = min(wants[sidecar], left // (len(wants) - place))
@@ -45,9 +43,7 @@ def water_fill(
     return shares
 
 
-def even_shares(
-    wants: Mapping[SidecarId, int], total: int, held: Mapping[SidecarId, int]
-) -> dict[SidecarId, int]:
+def even_shares(wants: Mapping[Key, int], total: int, held: Mapping[Key, int]) -> dict[Key, int]:
     """Return `water_fill` with the rest spread evenly, so that idle sidecars can start at once."""
     shares = water_fill(wants, total, held)
     if not shares:

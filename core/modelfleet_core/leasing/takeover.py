@@ -17,7 +17,7 @@ from modelfleet_core.leasing.slots import RATE_NOTICE, UPSTREAM_NOTICES, counts_
 from modelfleet_core.values import EndpointUrl
 
 LATER = RATE_NOTICE - UPSTREAM_NOTICES
-"""Seconds by which rates come back later than slots of servers."""
+"""Seconds by which the rates of a pod that is gone come back later than its slots of servers."""
 
 
 class Blocked(NamedTuple):
@@ -57,7 +57,7 @@ class Takeover:
         if self.over:
             return 0
         count = sum(now < until for until in self.awaited.values())
-        self.over = count == 0 and all(now >= until + LATER for until in self.awaited.values())
+        self.over = count == 0 and all(now >= until + RATE_NOTICE for until in self.awaited.values())
         return count
 
     def live(

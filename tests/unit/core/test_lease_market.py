@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from modelfleet_core.leasing.grants import Documents, LeaseBook
+from modelfleet_core.leasing.market import SOMEONE
 from modelfleet_core.leasing.messages import Ask, Bid, Grant, Report, SidecarId, SlotState, Want
 from modelfleet_core.leasing.slots import RATE_NOTICE, UPSTREAM_NOTICES
 from modelfleet_core.manifests import document, parse_policy
@@ -127,13 +128,15 @@ def test_those_who_use_slots_hear_what_others_would_pay() -> None:
     hear(book, said(2, 2, wants=1, bids=[Bid(1.0, 0.55, 1)]), 2)
     assert sidecar(0) not in granted(book, 2)  # it knows well enough
     hear(book, said(2, 3, wants=1, bids=[Bid(1.0, 0.8, 1)]), 3)
+    assert sidecar(0) not in granted(book, 3)  # nothing waits there that it could use a slot for
+    hear(book, said(0, 3, {POD_A: (4, 4)}, applied=2, wants=5, bids=[Bid(1.0, 0.6, 1)]), 3)
     assert granted(book, 3)[sidecar(0)].asks == {LARGE: Ask(1.0, 0.8)}
 
 
 def test_no_one_is_asked_for_its_own_bid() -> None:
     book = busy_book(4, 2)
     hear(book, said(0, 9, {POD_A: (4, 4)}, applied=1, wants=9, bids=[Bid(1.0, 0.9, 5)]), 5)
-    assert granted(book, 5)[sidecar(0)].asks == {}
+    assert granted(book, 5)[sidecar(0)].asks == {LARGE: SOMEONE}
 
 
 def test_unused_slots_are_recalled_for_those_who_wait() -> None:
