@@ -229,6 +229,7 @@ def settings_for(operator: Address = ANYWHERE, *, drain_grace: float = 5.0) -> S
         http_listen=ANYWHERE,
         admin_listen=ANYWHERE,
         drain_grace=drain_grace,
+        journal=None,
     )
 
 
