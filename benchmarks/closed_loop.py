@@ -5,7 +5,10 @@ sidecars on 100 slots and 200 on 32; single arrivals, bursts of 20 and of 50, ea
 product play one central queue with the same prices and windows, and greedy, prices alone and batch alone
 over the same leases. Qualities and waits are the same on every machine; CPU figures depend on it.
 
-    python benchmarks/closed_loop.py --json out/closed_loop.json [--quick] [--seeds 3]
+Runs are long because the clairvoyant leaves work for the empty seconds after the last arrival: the same
+decisions on 50 x 100 reach 94 % of the bound of a run of 120 s and 96 % of that of 600 s.
+
+    python benchmarks/closed_loop.py --json out/closed_loop.json [--quick] [--seconds 300] [--seeds 3]
 """
 
 from __future__ import annotations
@@ -121,12 +124,13 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, default=Path("out/closed_loop.json"), metavar="FILE")
     parser.add_argument("--quick", action="store_true", help="shorter runs and one seed: a look, no figures")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of arrivals in each row (default 300)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each row (default 1)")
     options = parser.parse_args()
-    seconds, seeds = (40.0, [1]) if options.quick else (120.0, range(1, options.seeds + 1))
+    seconds, seeds = (40.0, [1]) if options.quick else (options.seconds, range(1, options.seeds + 1))
     rows = closed_loops(seconds, list(seeds))
     rows |= many_sidecars(options.quick)
-    rows |= faults(seconds, list(seeds))
+    rows |= faults(min(seconds, 90.0), list(seeds))
     rows["violations"] = sum(value for key, value in rows.items() if key.endswith("violations"))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(rows, indent=2) + "\n")
