@@ -185,7 +185,8 @@ def cp_sat(problem: AssignmentProblem, gap: float, limit: float) -> Run:
 
 
 def quantile(values: list[float], q: float) -> float:
-    return float(np.quantile(values, q, method="higher"))
+    """Return the nearest-rank quantile."""
+    return float(np.quantile(values, q, method="inverted_cdf"))
 
 
 def against_rivals(instances: int, rivals: int, limit: float) -> dict[str, float]:

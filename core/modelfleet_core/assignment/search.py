@@ -150,7 +150,8 @@ def _beam(
     change = moves.change[:, touched]
     mean = np.maximum(np.abs(change).mean(axis=0), 1e-12)
     # Also a limit without a price must not be broken.
-    weight = urgency * price[touched] + 0.2 * max(float(np.median(moves.loss)), 0.1 * enough) / mean
+    middle = float(np.partition(moves.loss, size // 2)[size // 2])
+    weight = urgency * price[touched] + 0.2 * max(middle, 0.1 * enough) / mean
     conflict = _conflicts(moves)
     state = over[touched][None]
     shortfall, losses = np.array([short]), np.array([loss])
