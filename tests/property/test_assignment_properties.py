@@ -29,6 +29,14 @@ def problems(draw: st.DrawFn, *, cell: st.SearchStrategy[float] = GRID) -> Assig
     def matrix(of: st.SearchStrategy[float]) -> np.ndarray:
         return np.array([[draw(of) for _ in range(m)] for _ in range(n)], dtype=float).reshape(n, m)
 
+    def row(k: int) -> Row:
+        use = matrix(cell)
+        limit = draw(st.floats(-0.5, 4.0) | st.sampled_from([0.0, math.inf]))
+        about = draw(st.none() | st.lists(st.integers(0, max(0, n - 1)), unique=True, max_size=n))
+        if about is None:
+            return Row(f"row-{k}", use, limit)
+        return Row(f"row-{k}", use[about], limit, requests=np.array(about, dtype=np.int64))
+
     return AssignmentProblem(
         weight=np.array([draw(st.sampled_from([1.0, 1.0, 4.0])) for _ in range(n)]),
         quality=matrix(cell),
@@ -39,10 +47,7 @@ def problems(draw: st.DrawFn, *, cell: st.SearchStrategy[float] = GRID) -> Assig
         slot_price=np.array([draw(GRID) for _ in range(m)]),
         money_price=draw(GRID),
         defer=np.array([draw(st.floats(-0.5, 2.0)) for _ in range(n)]),
-        rows=tuple(
-            Row(f"row-{k}", matrix(cell), draw(st.floats(-0.5, 4.0) | st.sampled_from([0.0, math.inf])))
-            for k in range(r)
-        ),
+        rows=tuple(row(k) for k in range(r)),
     )
 
 
@@ -67,7 +72,9 @@ def assert_sound(problem: AssignmentProblem, answer: Assignment) -> None:
             used[j] += 1
     assert all(count <= max(0, free) for count, free in zip(used, problem.free.tolist(), strict=True))
     for row in problem.rows:
-        taken = [row.use[i, j] for i, j in enumerate(answer.choice.tolist()) if j >= 0]
+        about = range(problem.size[0]) if row.requests is None else row.requests.tolist()
+        columns = [(k, int(answer.choice[i])) for k, i in enumerate(about)]
+        taken = [row.use[k, j] for k, j in columns if j >= 0]
         assert math.fsum(taken) <= max(0.0, row.limit)
         assert sum(taken) <= max(0.0, row.limit) * (1 + 1e-12)
     assert answer.bound >= answer.objective
