@@ -24,7 +24,7 @@ from modelfleet_core.allocation.result import Plan, Termination
 from modelfleet_core.allocation.worth import worth
 from modelfleet_core.values import VariantKey
 
-GAP = 0.003
+GAP = 0.004
 """Relative gap at which a plan is good enough."""
 _SAME_SHED = 0.98
 _NO_RATE = 1e-6
