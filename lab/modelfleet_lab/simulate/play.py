@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from modelfleet_lab.methods.batch_split import BatchSplit
 from modelfleet_lab.methods.per_query import Greedy
+from modelfleet_lab.methods.published import PublishedBatch
 from modelfleet_lab.simulate.bound import Bound, clairvoyant
 from modelfleet_lab.simulate.measures import Figures, figures
 from modelfleet_lab.simulate.product import ProductQueue
@@ -35,7 +37,7 @@ CENTRAL = Player("central queue", ProductQueue, True, "the same decisions with a
 RIVALS = (
     Player(
         "greedy",
-        lambda lease, offers: MethodQueue(lease, offers, lambda lease: Greedy()),
+        lambda lease, offers: MethodQueue(lease, offers, Greedy()),
         False,
         "the best model with a slot, in order of arrival",
     ),
@@ -53,7 +55,21 @@ RIVALS = (
     ),
 )
 CENTRAL_RIVALS = tuple(replace(rival, name=f"central {rival.name}", central=True) for rival in RIVALS)
-PLAYERS = {player.name: player for player in (PRODUCT, CENTRAL, *RIVALS, *CENTRAL_RIVALS)}
+FIELD = (
+    Player(
+        "central BatchSplit",
+        lambda lease, offers: MethodQueue(lease, offers, BatchSplit()),
+        True,
+        "the best cells of small batches first, over all slots",
+    ),
+    Player(
+        "central published batch",
+        lambda lease, offers: MethodQueue(lease, offers, PublishedBatch()),
+        True,
+        "an integer program over all that waits, over all slots, without looking ahead",
+    ),
+)
+PLAYERS = {player.name: player for player in (PRODUCT, CENTRAL, *RIVALS, *CENTRAL_RIVALS, *FIELD)}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

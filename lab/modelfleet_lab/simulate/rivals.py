@@ -7,7 +7,7 @@ waits, and for no more once it has started.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from modelfleet_core.batching.candidate import Candidate
@@ -26,7 +26,7 @@ MARGIN = 0.01
 class MethodQueue:
     """A first-come queue that lets a method of `modelfleet_lab.methods` choose whenever something changes."""
 
-    def __init__(self, lease: Lease, offers: Offers, method: Callable[[Lease], Method]) -> None:
+    def __init__(self, lease: Lease, offers: Offers, method: Method) -> None:
         self._lease = lease
         self._offers = offers
         self._method = method
@@ -81,7 +81,7 @@ class MethodQueue:
             money=usd(money) if money is not None else float("inf"),
             now=now,
         )
-        return [int(j) for j in self._method(self._lease).choose(view)]
+        return [int(j) for j in self._method.choose(view)]
 
     def _spots(self, now: float) -> dict[VariantKey, Counter[EndpointUrl]]:
         spots: dict[VariantKey, Counter[EndpointUrl]] = {}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from modelfleet_lab.simulate.measures import Figures
-from modelfleet_lab.simulate.play import CENTRAL, PRODUCT, RIVALS, Played, Player, play
+from modelfleet_lab.simulate.play import CENTRAL, FIELD, PRODUCT, RIVALS, Played, Player, play
 from modelfleet_lab.simulate.scenario import FAULTS, Faults, Scenario
 from support.simulations import TINY
 
@@ -29,7 +29,7 @@ def test_without_faults_every_request_is_answered_and_no_limit_breaks() -> None:
     assert found.grants_per_second > 0
 
 
-@pytest.mark.parametrize("player", [PRODUCT, CENTRAL, *RIVALS], ids=lambda player: player.name)
+@pytest.mark.parametrize("player", [PRODUCT, CENTRAL, *RIVALS, *FIELD], ids=lambda player: player.name)
 def test_no_player_beats_the_clairvoyant_or_breaks_a_limit(player: Player) -> None:
     for burst in (1, 10):
         found = played(replace(TINY, burst=burst, seed=5), player).games[0].figures
