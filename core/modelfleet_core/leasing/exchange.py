@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 
 from modelfleet_core.leasing.holders import Follows, Holder
-from modelfleet_core.leasing.market import Market, lower
+from modelfleet_core.leasing.market import Market
 from modelfleet_core.leasing.messages import Ask, SidecarId, SlotGrant, Want
 from modelfleet_core.leasing.slots import Capacity, floors, take
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
@@ -251,7 +251,7 @@ class Exchange:
         for number, slots in take(excess - sum(recalled.values()), left).items():
             recalled[number] = recalled.get(number, 0) + slots
         for number, slots in recalled.items():
-            lower(there[number], {endpoint: slots})
+            there[number].lower_target({endpoint: slots})
             self.weigh(there[number], now)
             touched[number] = there[number]
 

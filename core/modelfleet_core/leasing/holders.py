@@ -152,6 +152,18 @@ class Holder:
         state = self.report.slots.get(endpoint)
         return state.in_flight if state is not None else 0
 
+    def raise_target(self, by: Mapping[EndpointUrl, int]) -> None:
+        for endpoint, slots in by.items():
+            self.target[endpoint] = self.target.get(endpoint, 0) + slots
+
+    def lower_target(self, by: Mapping[EndpointUrl, int]) -> None:
+        for endpoint, slots in by.items():
+            left = self.target.get(endpoint, 0) - slots
+            if left > 0:
+                self.target[endpoint] = left
+            else:
+                self.target.pop(endpoint, None)
+
     def lacks_fleet(self, document: Document | None) -> Document | None:
         """Return the fleet's document if the sidecar has neither got it nor been sent it."""
         if document is None or document.version in (self.report.fleet_version, self.fleet_sent):

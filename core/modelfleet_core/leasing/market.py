@@ -12,12 +12,12 @@ goes back unless it is worth more to them.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from modelfleet_core.leasing.holders import Holder
+from modelfleet_core.leasing.line import Entry, Line, much_above, split
 from modelfleet_core.leasing.messages import Ask, Bid, SidecarId, Want
 from modelfleet_core.leasing.slots import even_shares, take, water_fill
 from modelfleet_core.values import EndpointUrl, VariantKey
@@ -30,17 +30,12 @@ RECALL_PATIENCE = 0.5
 """Seconds for which a recalled slot counts as coming."""
 WORTH_MOVING = 0.75
 """Standing shares are topped up by recalls only below this part of them."""
-DEARER = 0.25
-"""An ask is told anew when it rose by this part."""
 LOOK_AT = 64
 """Sidecars that one turn looks at, of those that could make room."""
 CONTENDED = 5.0
-"""Seconds after someone waited in which slots that come free go back at once, unless they are wanted there."""
+"""Seconds after someone waited in which slots that come free go back at once, unless wanted there."""
 SOMEONE = Ask(0.0, -1.0)
 """Worth less than any bid."""
-
-Entry = tuple[float, float, float, int, int]
-"""One place in the line: -weight, -price, since when, whose (`Holder.number`), slots."""
 
 
 @dataclass(slots=True)
@@ -81,8 +76,7 @@ class Market:
         self.served_at = -math.inf
         self._room = room
         self._positions: dict[int, Position] = {}
-        self._line: list[Entry] = []
-        self._unmet = 0
+        self._line = Line()
         self._unused: dict[int, Position] = {}
         self._unasked: dict[int, Position] = {}
         self._contended_until = -math.inf
@@ -93,7 +87,7 @@ class Market:
     @property
     def waiting(self) -> bool:
         """Whether someone waits for a slot, or for its share."""
-        return self._unmet > 0 or bool(self._below)
+        return bool(self._line or self._below)
 
     def drop(self, holder: Holder) -> None:
         """A sidecar has and wants nothing here any more."""
@@ -160,24 +154,20 @@ class Market:
         short = waits - sum(bid.slots for bid in offered)
         if short > 0:
             offered = (*offered, Bid(0.0, 0.0, short))
-        covered, bids = _split(offered, waits - unmet)
+        covered, bids = split(offered, waits - unmet)
         position.covered = covered
         if bids == position.bids and unmet == position.unmet:
             return
         if unmet and not position.unmet:
             position.since = now
         self._leave_line(position)
-        position.unmet, position.bids = unmet, bids
-        self._unmet += unmet
         number = position.holder.number
+        position.unmet, position.bids = unmet, bids
         position.entries = tuple((-bid.weight, -bid.price, position.since, number, bid.slots) for bid in bids)
-        for entry in position.entries:
-            insort(self._line, entry)
+        self._line.join(position.entries)
 
     def _leave_line(self, position: Position) -> None:
-        for entry in position.entries:
-            del self._line[bisect_left(self._line, entry)]
-        self._unmet -= position.unmet
+        self._line.leave(position.entries)
         position.unmet, position.bids, position.entries = 0, (), ()
 
     # Standing shares.
@@ -208,7 +198,7 @@ class Market:
         self.served_at = now
         touched: list[Holder] = []
         room = {endpoint: left for endpoint in self.live if (left := self._room(endpoint)) > 0}
-        unserved = self._unmet
+        unserved = self._line.slots
         if room and self._line:
             unserved -= self._give(room, ready, touched)
         if room and self._below:
@@ -229,20 +219,19 @@ class Market:
         """Give free slots to the first in line; return how many."""
         given = 0
         left = sum(room.values())
-        at = 0
-        while left > 0 and at < len(self._line):
-            first = self._line[at]
+        for equals in self._line.groups():
+            if left <= 0:
+                break
             group: dict[int, int] = {}
-            while at < len(self._line) and self._line[at][:2] == first[:2]:
-                *_, number, slots = self._line[at]
+            for *_, number, slots in equals:
                 if ready(self._positions[number].holder):
                     group[number] = group.get(number, 0) + slots
-                at += 1
             earliest = {number: len(group) - place for place, number in enumerate(group)}
             shares = group if sum(group.values()) <= left else water_fill(group, left, earliest)
             for number, slots in shares.items():
                 if slots:
-                    _raise(self._positions[number].holder, take(slots, room), touched)
+                    self._positions[number].holder.raise_target(take(slots, room))
+                    touched.append(self._positions[number].holder)
                     given += slots
                     left -= slots
         return given
@@ -259,7 +248,8 @@ class Market:
                 lacks = self._shares[number] - self._has(holder)
                 slots = min(left, lacks)
                 if slots > 0:
-                    _raise(holder, take(slots, room), touched)
+                    holder.raise_target(take(slots, room))
+                    touched.append(holder)
                     left -= slots
 
     def _has(self, holder: Holder) -> int:
@@ -292,7 +282,7 @@ class Market:
     def _outbid(self, position: Position, now: float) -> int:
         """Return how many unused slots of a sidecar that wants them are worth more to the first in line, or
         are left unused although it has more than that one."""
-        entry = next((entry for entry in self._line if entry[3] != position.holder.number), None)
+        entry = self._line.first_of_others(position.holder.number)
         if entry is None:
             return 0
         first = (-entry[0], -entry[1])
@@ -327,7 +317,7 @@ class Market:
             if (left := holder.target.get(endpoint, 0) - holder.in_flight(endpoint)) > 0
         }
         taken = take(count, unused)
-        lower(holder, taken)
+        holder.lower_target(taken)
         slots = sum(taken.values())
         position.coming += slots
         position.recalled_at = now
@@ -343,13 +333,13 @@ class Market:
         touched.extend(
             position.holder
             for position in islice(self._unasked.values(), LOOK_AT)
-            if any(entry[3] != position.holder.number for entry in islice(self._line, 2))
+            if self._line.first_of_others(position.holder.number) is not None
         )
         for entry in islice(self._line, 1, LOOK_AT):
             position = self._positions[entry[3]]
             if position.slots and position.ask is not None:
                 ask = self.ask(entry[3], now)
-                if ask is not None and _much_above((ask.weight, ask.price), position.ask):
+                if ask is not None and much_above((ask.weight, ask.price), position.ask):
                     touched.append(position.holder)
 
     # What a grant says.
@@ -357,9 +347,9 @@ class Market:
     def ask(self, number: int, now: float) -> Ask | None:
         """Return what the first of the others in line would pay; `SOMEONE` if nobody waits but someone soon
         will; None: nobody waits."""
-        for entry in self._line:
-            if entry[3] != number:
-                return Ask(-entry[0], -entry[1])
+        entry = self._line.first_of_others(number)
+        if entry is not None:
+            return Ask(-entry[0], -entry[1])
         return SOMEONE if self.borrowed and now < self._contended_until else None
 
     def linger(self, asked: bool) -> float | None:
@@ -381,37 +371,3 @@ class Market:
                 self._unasked[number] = position
             return
         self._unasked.pop(number, None)
-
-
-def lower(holder: Holder, by: Mapping[EndpointUrl, int]) -> None:
-    """Lower a sidecar's target."""
-    for endpoint, slots in by.items():
-        left = holder.target.get(endpoint, 0) - slots
-        if left > 0:
-            holder.target[endpoint] = left
-        else:
-            holder.target.pop(endpoint, None)
-
-
-def _raise(holder: Holder, by: Mapping[EndpointUrl, int], touched: list[Holder]) -> None:
-    for endpoint, slots in by.items():
-        holder.target[endpoint] = holder.target.get(endpoint, 0) + slots
-    touched.append(holder)
-
-
-def _split(bids: Collection[Bid], covered: int) -> tuple[tuple[Bid, ...], tuple[Bid, ...]]:
-    """Return the bids for the first `covered` slots and those for the rest."""
-    first: list[Bid] = []
-    rest: list[Bid] = []
-    for bid in bids:
-        has = min(covered, bid.slots)
-        covered -= has
-        if has:
-            first.append(Bid(bid.weight, bid.price, has))
-        if bid.slots > has:
-            rest.append(Bid(bid.weight, bid.price, bid.slots - has))
-    return tuple(first), tuple(rest)
-
-
-def _much_above(ask: tuple[float, float], told: tuple[float, float]) -> bool:
-    return ask[0] > told[0] or (ask[0] == told[0] and ask[1] - told[1] > DEARER * abs(told[1]) + 1e-9)
