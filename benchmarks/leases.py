@@ -227,7 +227,7 @@ async def leader(sidecars: int) -> AsyncIterator[Server]:
 
 
 class Client:
-    """One sidecar's stream. `paced`: it reports as often as the leader says, else at once after each grant."""
+    """One sidecar's stream. `paced`: it reports as often as the leader says, else at once after a grant."""
 
     def __init__(self, sidecar: Sidecar, *, paced: bool) -> None:
         self.sidecar = sidecar
