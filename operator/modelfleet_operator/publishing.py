@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import NoReturn, Protocol
 
+from modelfleet_core.catalog import Fleet
 from modelfleet_core.leasing.grants import Documents
 from modelfleet_core.leasing.messages import Document, SidecarId
+from modelfleet_core.leasing.rates import rate_limits
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ObjectKey
+from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
 from modelfleet_operator.observe import SidecarPod
 from modelfleet_operator.spec import Resolution
@@ -65,9 +67,18 @@ def documents(resolution: Resolution) -> Documents:
 
 
 def capacity(present: Present) -> dict[ObjectKey, Capacity]:
-    """Return the live slots of every fleet in force."""
+    """Return the live slots of every fleet in force, and the units of limits by the minute."""
     return {
-        fleet.key: live_endpoints(fleet, present.snapshot) for fleet in present.resolution.fleets_in_force()
+        fleet.key: live_endpoints(fleet, present.snapshot) | _rates(fleet)
+        for fleet in present.resolution.fleets_in_force()
+    }
+
+
+def _rates(fleet: Fleet) -> dict[VariantKey, dict[EndpointUrl, int]]:
+    return {
+        key: {endpoint: units}
+        for variant in fleet.variants()
+        for key, (endpoint, units) in rate_limits(variant).items()
     }
 
 

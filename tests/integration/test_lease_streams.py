@@ -12,9 +12,9 @@ import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand.sketch import Sketch
 from modelfleet_core.leasing.accounts import BUDGET
-from modelfleet_core.leasing.grants import UPSTREAM_NOTICES
 from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.leasing.reservations import Refused, Reservation
+from modelfleet_core.leasing.slots import UPSTREAM_NOTICES
 from modelfleet_core.values import NANO, AccountName, ModelName, NanoUsd
 from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_sidecar.lease import LeaseClient, boot_clock

@@ -22,6 +22,7 @@ from modelfleet_core.leasing.holders import Follows, Holder
 from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord
 from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId
 from modelfleet_core.leasing.period_accounts import PeriodAccounts
+from modelfleet_core.leasing.register import Register
 from modelfleet_core.leasing.slots import RATE_NOTICE, UPSTREAM_NOTICES, Capacity, counts_rate
 from modelfleet_core.leasing.takeover import LATER, Blocked, Takeover
 from modelfleet_core.leasing.treasury import Treasury
@@ -86,9 +87,7 @@ class LeaseBook:
         self._prices = Prices({}, {})
         self._treasury = Treasury(epoch)
         self._exchange = Exchange()
-        self._holders: dict[SidecarId, Holder] = {}
-        self._starts: dict[str, list[SidecarId]] = {}
-        self._arrivals = 0
+        self._holders = Register()
         self._news: dict[int, Holder] = {}
         """Sidecars that should hear something."""
         self._look_around(now)
@@ -99,7 +98,7 @@ class LeaseBook:
         """Take over the live slots of every fleet."""
         self._exchange.set_capacity(capacity)
         self._set_live()
-        for holder in self._holders.values():
+        for holder in self._holders:
             self._refit(holder)
 
     def _refit(self, holder: Holder) -> None:
@@ -119,8 +118,8 @@ class LeaseBook:
             self._longest_lease = max(self._longest_lease, policy.staleness.max_age)
             self._floor = max(self._floor, policy.floor(ALL))
         self._treasury.set_policies(policies)
-        self._news.update((holder.number, holder) for holder in self._holders.values())
-        for holder in self._holders.values():
+        self._news.update((holder.number, holder) for holder in self._holders)
+        for holder in self._holders:
             holder.granted = None  # its floor may be another
             self._sort_in(holder)
 
@@ -138,8 +137,8 @@ class LeaseBook:
 
     def follow(self, sidecar: SidecarId, follows: Follows | str) -> None:
         """Say which policy a sidecar that has reported follows, or why it gets nothing."""
-        holder = self._holders[sidecar]
-        if follows == holder.follows:
+        holder = self._holders.get(sidecar)
+        if holder is None or follows == holder.follows:
             return
         self._pass_over(holder)
         if isinstance(holder.follows, Follows):
@@ -171,23 +170,8 @@ class LeaseBook:
         return True
 
     def _welcome(self, report: Report, now: float) -> Holder:
-        kept = {endpoint: state.kept for endpoint, state in report.slots.items() if state.kept}
-        for endpoint, slots in kept.items():
-            self._takeover.reported[endpoint] = self._takeover.reported.get(endpoint, 0) + slots
-        self._starts.setdefault(report.sidecar.uid, []).append(report.sidecar)
-        self._arrivals += 1
-        holder = self._holders[report.sidecar] = Holder(
-            id=report.sidecar,
-            number=self._arrivals,
-            report=report,
-            heard_at=now,
-            follows="its pod is not looked up yet",
-            sequence=report.applied,
-            told=kept,
-            target=dict(kept),
-            lease_until=now + self._longest_lease,
-            floors=dict(kept) if self._floor else {},
-        )
+        holder = self._holders.welcome(report, now, lease=self._longest_lease, floors=self._floor > 0)
+        self._takeover.welcome(holder.told)
         if any(self._blocked):
             self._set_live()
         return holder
@@ -210,7 +194,7 @@ class LeaseBook:
     def forget(self, uid: str, now: float) -> None:
         """A pod is gone: what its sidecars held is reclaimed once its model servers noticed."""
         self._takeover.settle(uid, now)
-        for sidecar in self.starts(uid):
+        for sidecar in self._holders.starts(uid):
             self.replaced(sidecar, now)
 
     def replaced(self, sidecar: SidecarId, now: float) -> None:
@@ -223,10 +207,11 @@ class LeaseBook:
     def prune(self, now: float) -> None:
         """Reclaim what can not be in use any more, and pass over those who are silent."""
         silent_since = now - max(UNHEARD, 3 * self.report_every)
-        for holder in list(self._holders.values()):
+        for holder in list(self._holders):
             if holder.retired_at is not None:
                 if now >= holder.retired_at + RETIRED_FOR:
-                    self._drop(holder.id)
+                    self._holders.drop(holder)
+                    self._news.pop(holder.number, None)
                     if holder.gone_at is not None:
                         self._treasury.close(holder.id)
                 continue
@@ -239,13 +224,6 @@ class LeaseBook:
                 self._lapse(holder, now, rates=now < rates_until, floors=not gone)
             elif holder.report.leaving and not holder.connected and not holder.counted:
                 self._lapse(holder, now, rates=False, floors=False)
-
-    def _drop(self, sidecar: SidecarId) -> None:
-        self._news.pop(self._holders.pop(sidecar).number, None)
-        starts = self._starts[sidecar.uid]
-        starts.remove(sidecar)
-        if not starts:
-            del self._starts[sidecar.uid]
 
     def _lapse(self, holder: Holder, now: float, *, rates: bool, floors: bool) -> None:
         """Count only rates and floors of a sidecar as held any more; without any it is retired."""
@@ -272,7 +250,7 @@ class LeaseBook:
 
     def open(self, policy: ObjectKey, period: BudgetPeriod, stored: LedgerRecord | None, now: float) -> None:
         """Open the account of a period as found in the store; raises `ForeignEpochError`."""
-        self._treasury.open(policy, period, stored, (holder.report for holder in self._holders.values()), now)
+        self._treasury.open(policy, period, stored, (holder.report for holder in self._holders), now)
         self._admit(policy)
 
     def due(self, now: float, *, exact: bool = False) -> tuple[LedgerRecord, ...]:
@@ -291,7 +269,7 @@ class LeaseBook:
     def _admit(self, policy: ObjectKey) -> None:
         """Its sidecars may hear this leader once its epoch is in the policy's ledger."""
         if self._treasury.opened(policy):
-            for holder in self._holders.values():
+            for holder in self._holders:
                 follows = holder.follows
                 if not holder.taking and isinstance(follows, Follows) and follows.policy == policy:
                     self._news[holder.number] = holder
@@ -301,14 +279,14 @@ class LeaseBook:
 
     def holders(self) -> tuple[Holder, ...]:
         """Return all sidecars known, also those whose slots were reclaimed."""
-        return tuple(self._holders.values())
+        return tuple(self._holders)
 
     def knows(self, sidecar: SidecarId) -> bool:
         return sidecar in self._holders
 
     def starts(self, uid: str) -> tuple[SidecarId, ...]:
         """Return the starts of one pod's sidecar that are known."""
-        return tuple(self._starts.get(uid, ()))
+        return self._holders.starts(uid)
 
     def held(self) -> Mapping[EndpointUrl, int]:
         """Return the slots that may be in use, by endpoint; also at endpoints that are not live any more."""
@@ -377,12 +355,13 @@ class LeaseBook:
         """
         self._look_around(now)
         for sidecar in self._treasury.divide(now):
-            if sidecar in self._holders:
-                self._news[self._holders[sidecar].number] = self._holders[sidecar]
+            holder = self._holders.get(sidecar)
+            if holder is not None:
+                self._news[holder.number] = holder
         self._news |= self._exchange.serve(
             now,
             lambda holder: holder.id in ready and holder.unacknowledged < MOST_UNACKNOWLEDGED,
-            self._holders.values(),
+            self._holders,
         )
         grants = []
         for holder in list(self._news.values()):

@@ -47,6 +47,11 @@ class Takeover:
         """`may_hold`: UIDs of pods that may hold an older leader's lease; None: unknown."""
         return Takeover(dict.fromkeys(may_hold, math.inf) if may_hold is not None else {"": math.inf})
 
+    def welcome(self, kept: Mapping[EndpointUrl, int]) -> None:
+        """A sidecar reported for the first time that it keeps these slots."""
+        for endpoint, slots in kept.items():
+            self.reported[endpoint] = self.reported.get(endpoint, 0) + slots
+
     def settle(self, uid: str, now: float) -> None:
         """A pod reported (an earlier start of it may have ended just now) or is gone."""
         if uid in self.awaited:

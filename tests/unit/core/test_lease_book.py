@@ -6,9 +6,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 from modelfleet_core.leasing.accounts import BUDGET
-from modelfleet_core.leasing.grants import UPSTREAM_NOTICES, Documents, LeaseBook, Prices
+from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import held_by
 from modelfleet_core.leasing.messages import AccountState, Need
+from modelfleet_core.leasing.slots import UPSTREAM_NOTICES
 from modelfleet_core.values import account_id
 from support.lease_values import (
     AT,
