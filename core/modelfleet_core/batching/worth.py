@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from modelfleet_core.assignment import single
 from modelfleet_core.assignment.problem import LARGEST
 from modelfleet_core.batching.candidate import Candidate
 
@@ -42,9 +43,7 @@ class Look:
     @property
     def worthwhile(self) -> tuple[int, ...]:
         """Variants that are worth more than waiting, best first; equal ones in the fleet's order."""
-        rows = enumerate(zip(self.values, self.excluded, strict=True))
-        better = [j for j, (value, why) in rows if not why and value > -self.defer]
-        return tuple(sorted(better, key=lambda j: -self.values[j]))
+        return single.rank(self.values, [not why for why in self.excluded], defer=self.defer)
 
 
 def look(
