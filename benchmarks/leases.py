@@ -257,7 +257,10 @@ class Client:
             call.cancel()
 
     async def _listen(self, call: grpc.aio.StreamStreamCall) -> None:  # type: ignore[type-arg]
-        async for message in call:
+        while True:
+            message = await call.read()
+            if message is grpc.aio.EOF:
+                raise RuntimeError(f"the stream ended: {await call.code()}, {await call.details()}")
             grant = grant_from(message)
             self.sidecar.holding.apply(grant, self._clock)
             self.sidecar.sketch.answered(grant.answers)

@@ -1,6 +1,6 @@
 """Stage publish, seen by others: what the capacity service tells of money and sidecars.
 
-In: `Publisher`. Out: to planning, prices, statuses and figures, and as `Snapshot` over the wire.
+In: the lease book and live capacity. Out: to planning, prices, statuses and figures, and as `Snapshot`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from modelfleet_core.leasing.accounts import BUDGET
+from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import SidecarId, SlotState
+from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
 
 Slots = Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]
@@ -40,3 +43,48 @@ class SidecarView:
     """Seconds."""
     connected: bool
     slots: Mapping[EndpointUrl, SlotState]
+
+
+def leased(capacity: Mapping[ObjectKey, Capacity], held: Mapping[EndpointUrl, int]) -> Slots:
+    """Return the slots held at each live endpoint."""
+    return {
+        fleet: {
+            variant: {endpoint: held.get(endpoint, 0) for endpoint in endpoints}
+            for variant, endpoints in variants.items()
+        }
+        for fleet, variants in capacity.items()
+    }
+
+
+def draining(
+    capacity: Mapping[ObjectKey, Capacity], held: Mapping[EndpointUrl, int]
+) -> dict[EndpointUrl, int]:
+    """Return the slots held at endpoints that are not live any more."""
+    live = {e for variants in capacity.values() for endpoints in variants.values() for e in endpoints}
+    return {endpoint: slots for endpoint, slots in held.items() if endpoint not in live}
+
+
+def usage(book: LeaseBook, documents: Documents, policy: ObjectKey) -> Usage | None:
+    """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""
+    accounts = book.budget(policy)
+    purse = accounts.purse(BUDGET) if accounts is not None else None
+    budget = documents.policies[policy][0].budget if policy in documents.policies else None
+    if accounts is None or purse is None or budget is None:
+        return None
+    return Usage(
+        period=accounts.period.id,
+        starts=accounts.period.starts,
+        ends=accounts.period.ends,
+        limit=budget.limit,
+        granted=NanoUsd(purse.committed),
+        spent=NanoUsd(purse.spent),
+    )
+
+
+def sidecars(book: LeaseBook, now: float) -> tuple[SidecarView, ...]:
+    """Return all sidecars that hold something or may soon."""
+    return tuple(
+        SidecarView(holder.id, holder.follows, now - holder.heard_at, holder.connected, holder.report.slots)
+        for holder in book.holders()
+        if holder.retired_at is None
+    )

@@ -20,7 +20,6 @@ import grpc.aio
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand import DemandClass, SharedDemand
 from modelfleet_core.demand.meter import DemandMeter
-from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows
@@ -28,9 +27,17 @@ from modelfleet_core.leasing.ledger import BudgetPeriod
 from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
 
-from modelfleet_operator.capacity_views import SidecarView, Slots, Usage
+from modelfleet_operator.capacity_views import (
+    SidecarView,
+    Slots,
+    Usage,
+    draining,
+    leased,
+    sidecars,
+    usage,
+)
 from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
 from modelfleet_operator.streams import Stream
 from modelfleet_operator.wire import grant_to, greeting, report_from, snapshot_to
@@ -384,20 +391,11 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     def leased(self) -> Slots:
         """Return the slots held at each live endpoint."""
-        held = self._book.held() if self._book is not None else {}
-        return {
-            fleet: {
-                variant: {endpoint: held.get(endpoint, 0) for endpoint in endpoints}
-                for variant, endpoints in capacity.items()
-            }
-            for fleet, capacity in self._capacity.items()
-        }
+        return leased(self._capacity, self._book.held() if self._book is not None else {})
 
     def draining(self) -> dict[EndpointUrl, int]:
         """Return the slots still held at endpoints that are not live any more."""
-        live = {e for variants in self._capacity.values() for slots in variants.values() for e in slots}
-        held = self._book.held() if self._book is not None else {}
-        return {endpoint: slots for endpoint, slots in held.items() if endpoint not in live}
+        return draining(self._capacity, self._book.held() if self._book is not None else {})
 
     def forecast(self, policy: ObjectKey) -> str:
         """Return what `set_forecast` kept, maybe in an earlier epoch; empty: nothing."""
@@ -405,29 +403,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     def usage(self, policy: ObjectKey) -> Usage | None:
         """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""
-        accounts = self._book.budget(policy) if self._book is not None else None
-        purse = accounts.purse(BUDGET) if accounts is not None else None
-        budget = self._documents.policies[policy][0].budget if policy in self._documents.policies else None
-        if accounts is None or purse is None or budget is None:
-            return None
-        return Usage(
-            period=accounts.period.id,
-            starts=accounts.period.starts,
-            ends=accounts.period.ends,
-            limit=budget.limit,
-            granted=NanoUsd(purse.committed),
-            spent=NanoUsd(purse.spent),
-        )
+        return usage(self._book, self._documents, policy) if self._book is not None else None
 
     def sidecars(self) -> tuple[SidecarView, ...]:
         """Return all sidecars that hold something or may soon."""
-        if self._book is None:
-            return ()
-        now = self._clock()
-        return tuple(
-            SidecarView(
-                holder.id, holder.follows, now - holder.heard_at, holder.connected, holder.report.slots
-            )
-            for holder in self._book.holders()
-            if holder.retired_at is None
-        )
+        return sidecars(self._book, self._clock()) if self._book is not None else ()
