@@ -24,7 +24,7 @@ from modelfleet_core.leasing.held_lease import HeldLease
 from modelfleet_core.leasing.held_money import HeldAccount, HeldMoney
 from modelfleet_core.leasing.journal import Ended, Entry, Life, Reported, TakenUp
 from modelfleet_core.leasing.messages import AccountState, Grant, Need, Report, SidecarId, Want
-from modelfleet_core.leasing.rates import MINUTE, HeldRate, Taken
+from modelfleet_core.leasing.rates import HeldRate, Taken
 from modelfleet_core.leasing.reservations import EXPIRED, REPEATED, Refused, Reservation, Settlement, Short
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import (
@@ -110,10 +110,11 @@ class Holding:
             )
             held._open[taken.reservation] = _Open(reservation, charged, [], None)
             held.lease.restore(taken.endpoint)
-        for taken in life.rates:
-            if taken.at + MINUTE > now:
-                for limit, units in taken.rates.items():
-                    held.lease.rates.setdefault(limit, HeldRate(_UNKNOWN)).take(taken.at, units)
+        for limit, seconds in life.rates.items():
+            rate = held.lease.rates[limit] = HeldRate(_UNKNOWN)
+            for units in seconds.values():
+                rate.take(units.at, units.units)
+            rate.release(now)
         return held
 
     # Grants.

@@ -9,6 +9,7 @@ A line is a JSON list whose first item says what it is:
     ["life", format, namespace, pod, uid, boot, machine]        the first line
     ["account", account, granted, spent, returned]              totals so far, also where a file is compacted
     ["granted", account, granted]
+    ["rate", limit, at, units]                                  units taken up to then, also where compacted
     ["taken", reservation, endpoint, {account: amount}, {limit: units}, at]
     ["ended", reservation, {account: charged}]
     ["reported", sequence, {account: returned}]
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from modelfleet_core.leasing.messages import SidecarId
@@ -28,6 +29,8 @@ from modelfleet_core.values import AccountId, EndpointUrl
 
 FORMAT = 1
 MAX_LINE = 1 << 20
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class JournalError(ValueError):
@@ -84,6 +87,14 @@ class LivedAccount:
 
 
 @dataclass(slots=True)
+class UnitsTaken:
+    """Units of one limit that were taken within a second, the last ones `at`."""
+
+    at: float
+    units: int
+
+
+@dataclass(slots=True)
 class Life:
     """One start of a sidecar, as far as its journal tells. Times are seconds on `machine`'s boot clock."""
 
@@ -92,8 +103,8 @@ class Life:
     """Which boot of which machine: on another one the journal's last lines may be lost."""
     accounts: dict[AccountId, LivedAccount] = field(default_factory=dict)
     unsettled: dict[int, TakenUp] = field(default_factory=dict)
-    rates: list[TakenUp] = field(default_factory=list)
-    """Of the last minute, the oldest first; also of requests that ended."""
+    rates: dict[EndpointUrl, dict[int, UnitsTaken]] = field(default_factory=dict)
+    """Units of the last minute by limit and second, the oldest first; also of requests that ended."""
     reports: int = 0
 
     def add(self, entry: Entry) -> None:
@@ -103,10 +114,8 @@ class Life:
                 self.accounts.setdefault(account, LivedAccount()).granted = granted
             case TakenUp(reservation, _, _, rates, at):
                 self.unsettled[reservation] = entry
-                if rates:
-                    while self.rates and self.rates[0].at + MINUTE <= at:
-                        self.rates.pop(0)
-                    self.rates.append(entry)
+                for limit, units in rates.items():
+                    self.add_units(limit, at, units)
             case Ended(reservation, charged):
                 del self.unsettled[reservation]
                 for account, amount in charged.items():
@@ -118,18 +127,28 @@ class Life:
             case Over(account):
                 del self.accounts[account]
 
+    def add_units(self, limit: EndpointUrl, at: float, units: int) -> None:
+        """Count units taken of a limit by the minute; times must not fall."""
+        taken = self.rates.setdefault(limit, {})
+        same = taken.get(int(at))
+        if same is not None:
+            same.at, same.units = at, same.units + units
+            return
+        for second in [second for second, old in taken.items() if old.at + MINUTE <= at]:
+            del taken[second]
+        taken[int(at)] = UnitsTaken(at, units)
+
     def lines(self) -> Iterator[str]:
         """Yield the shortest journal that says the same."""
         who = self.sidecar
         yield _line(["life", FORMAT, who.namespace, who.pod, who.uid, who.boot, self.machine])
         for account, lived in self.accounts.items():
             yield _line(["account", account, lived.granted, lived.spent, lived.returned])
-        for taken in self.rates:
-            if taken.reservation not in self.unsettled:
-                yield line_of(TakenUp(taken.reservation, taken.endpoint, {}, taken.rates, taken.at))
-                yield line_of(Ended(taken.reservation, {}))
+        for limit, seconds in self.rates.items():
+            for units in seconds.values():
+                yield _line(["rate", limit, units.at, units.units])
         for taken in self.unsettled.values():
-            yield line_of(taken)
+            yield line_of(replace(taken, rates={}))
         yield line_of(Reported(self.reports, {}))
 
 
@@ -181,6 +200,9 @@ def _read(life: Life | None, items: Any) -> Life:
         case "granted":
             account, granted = rest
             life.add(Granted(AccountId(str(account)), _count(granted)))
+        case "rate":
+            limit, at, units = rest
+            life.add_units(EndpointUrl(str(limit)), float(at), _count(units))
         case "taken":
             number, endpoint, amounts, rates, at = rest
             where = EndpointUrl(str(endpoint))
@@ -215,4 +237,4 @@ def _count(value: object) -> int:
 
 
 def _line(items: list[object]) -> str:
-    return json.dumps(items, separators=(",", ":")) + "\n"
+    return _encode(items) + "\n"

@@ -143,6 +143,7 @@ def test_a_last_line_that_was_cut_off_says_nothing() -> None:
         [FIRST, '["taken",1,"x",[],{},0]\n'],
         [FIRST, '["over","a"]\n'],
         [FIRST, '["later"]\n'],
+        [FIRST, '["rate","a","soon",1]\n'],
         [FIRST, "[" * 100_000 + "\n"],
         [FIRST, "5\n"],
     ],
@@ -198,4 +199,5 @@ def test_a_journal_and_its_shortest_form_tell_the_same_as_the_holding(steps: lis
                 )
         assert set(life.unsettled) == {reservation.id for reservation in taken}
     again = life_from(life.lines())
-    assert (again.accounts, again.unsettled, again.reports) == (life.accounts, life.unsettled, life.reports)
+    assert (again.accounts, again.rates, again.reports) == (life.accounts, life.rates, life.reports)
+    assert again.unsettled.keys() == life.unsettled.keys()
