@@ -1,7 +1,8 @@
 """Stage assign, money over time: a reserve price that keeps money for requests that gain more from it.
 
 In: the allowance and the price that the operator hands down, what requests offer for money, spend, the time.
-Out: `price` (the assignment's `money_price`) and `limit` (its row on expected cost). Next: `batching.placing`.
+Out: `price` (the assignment's `money_price`) and `limit` (its row on expected cost).
+Next: `batching.placing`.
 
 Formula: design of the programs, section 6, once per look, in units of quality per USD:
 

@@ -5,9 +5,10 @@ In: a `GivenUp` of the core's queue. Out: the caller's one `Failure`.
 
 from __future__ import annotations
 
-from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Why
-from modelfleet_core.values import usd
+from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT
+from modelfleet_core.leasing.accounts import BUDGET
+from modelfleet_core.values import AccountName, usd
 
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.failures import Failure, Fault
@@ -28,20 +29,28 @@ def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
                 f" no model is expected to answer in the {left:.2g} s left",
             )
         case Why.NO_SLOT:
-            return Failure(Fault.EXHAUSTED, "NoFreeSlot", "every leased slot is in use", retry_after=1.0)
+            short = given_up.short
+            lacks = (
+                "every leased slot is in use" if short == NO_SLOT else f"{short} leaves too little for now"
+            )
+            return Failure(Fault.EXHAUSTED, "NoFreeSlot", lacks, retry_after=1.0)
         case Why.NO_MONEY:
-            return _no_money(candidate, lease, now)
+            return _no_money(given_up, lease, now)
 
 
-def _no_money(candidate: Candidate, lease: Lease, now: float) -> Failure:
-    ends = lease.holding.period_ends(now)
+def _no_money(given_up: GivenUp, lease: Lease, now: float) -> Failure:
+    candidate = given_up.candidate
+    account = BUDGET if given_up.short == NO_MONEY else AccountName(given_up.short)
+    ends = lease.holding.period_ends(now, account)
     possible = zip(candidate.reserve, candidate.excluded_by, strict=True)
     cheapest = usd(min(reserve for reserve, why in possible if not why))
+    left = f"the budget left does not cover the request's upper bound of {cheapest:.9f} USD at the cheapest model"
+    if account != BUDGET:
+        left = f"what is left of {account} does not cover the request at any model"
     return Failure(
         Fault.EXHAUSTED,
         "BudgetExhausted",
-        f"the budget left does not cover the request's upper bound of {cheapest:.9f} USD at the cheapest"
-        " model; lower max_tokens or wait for the next period",
+        f"{left}; lower max_tokens or wait for the next period",
         retry_after=max(1.0, ends - now) if ends is not None else 1.0,
     )
 

@@ -8,16 +8,19 @@ from dataclasses import replace
 
 import pytest
 from modelfleet_core.batching import solving
+from modelfleet_core.batching.candidate import Candidate
+from modelfleet_core.batching.outcome import GivenUp, Why
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Batching, Policy
-from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, VariantKey
+from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, TierName, VariantKey
 from modelfleet_sidecar import batch
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision, Reason
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.lease import boot_clock
+from modelfleet_sidecar.refusals import refused
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
@@ -145,6 +148,35 @@ async def test_an_offline_batch_counts_as_demand_what_it_placed() -> None:
         outcomes, _ = await bench.router.decide_all([bench.ask(within=0.5) for _ in range(50)])
         assert sum(isinstance(outcome, Decision) for outcome in outcomes) == 2
         assert len(bench.lease.demand) == 2
+
+
+def test_a_refusal_names_the_account_or_the_limit_that_is_short() -> None:
+    lease = GivenLease()
+    candidate = a_candidate()
+    share = refused(GivenUp(1, candidate, Why.NO_MONEY, "share:big"), lease, 0.0)
+    assert (share.reason, share.message.split(";")[0]) == (
+        "BudgetExhausted",
+        "what is left of share:big does not cover the request at any model",
+    )
+    rate = refused(GivenUp(1, candidate, Why.NO_SLOT, "rate:big/api!requests"), lease, 0.0)
+    assert (rate.reason, rate.message) == ("NoFreeSlot", "rate:big/api!requests leaves too little for now")
+
+
+def a_candidate() -> Candidate:
+    return Candidate(
+        variants=(BIG.key,),
+        tier=TierName("bronze"),
+        weight=1.0,
+        shed_penalty=0.5,
+        arrived=0.0,
+        deadline=10.0,
+        longest=10.0,
+        quality=(0.8,),
+        cost=(0.0,),
+        service_time=(1.0,),
+        reserve=(NanoUsd(5),),
+        excluded_by=("",),
+    )
 
 
 async def test_one_endpoint_is_not_filled_before_the_other() -> None:
