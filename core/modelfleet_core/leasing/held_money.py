@@ -89,9 +89,8 @@ class HeldMoney:
         changes: list[Granted | Over] = []
         for key, grant in grants.items():
             account = self.by_id.get(key)
-            if account is None:
-                account = self.by_id[key] = HeldAccount(key)
-            if grant.granted > account.granted:
+            if account is None or grant.granted > account.granted:
+                account = self.by_id.setdefault(key, HeldAccount(key))
                 account.granted = grant.granted
                 changes.append(Granted(key, grant.granted))
             account.keep = grant.keep

@@ -111,6 +111,13 @@ def test_money_that_was_on_its_way_when_the_sidecar_crashed_goes_back_too() -> N
     assert report_of(finishing, 4).accounts[TODAY].returned == 150
 
 
+def test_a_free_request_on_an_account_that_was_granted_nothing_yet_is_journalled() -> None:
+    start = started(granted=0)
+    start.take(1, 0)
+    (unsettled,) = life_from(start.lines).unsettled.values()
+    assert unsettled.amounts[TODAY] == 0
+
+
 def test_an_account_that_is_over_is_forgotten() -> None:
     start = started()
     start.held.apply(grant(2, {POD_A: 1}, {YESTERDAY: money(3)}), 1)
