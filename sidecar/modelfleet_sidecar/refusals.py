@@ -29,10 +29,9 @@ def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
                 f" no model is expected to answer in the {left:.2g} s left",
             )
         case Why.NO_SLOT:
-            short = given_up.short
-            lacks = (
-                "every leased slot is in use" if short == NO_SLOT else f"{short} leaves too little for now"
-            )
+            lacks = "every leased slot is in use"
+            if given_up.short != NO_SLOT:
+                lacks = f"{given_up.short} leaves too little for now"
             return Failure(Fault.EXHAUSTED, "NoFreeSlot", lacks, retry_after=1.0)
         case Why.NO_MONEY:
             return _no_money(given_up, lease, now)
@@ -44,7 +43,7 @@ def _no_money(given_up: GivenUp, lease: Lease, now: float) -> Failure:
     ends = lease.holding.period_ends(now, account)
     possible = zip(candidate.reserve, candidate.excluded_by, strict=True)
     cheapest = usd(min(reserve for reserve, why in possible if not why))
-    left = f"the budget left does not cover the request's upper bound of {cheapest:.9f} USD at the cheapest model"
+    left = f"the budget left does not cover the request's bound of {cheapest:.9f} USD at the cheapest model"
     if account != BUDGET:
         left = f"what is left of {account} does not cover the request at any model"
     return Failure(
