@@ -56,6 +56,8 @@ SLOTS_EACH = 4
 """Slots of each standing variant for each sidecar."""
 BORROWED = 16
 """Slots of each endpoint of the others."""
+ARRIVE = 0.01
+"""Seconds between two sidecars' arrivals."""
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
@@ -238,7 +240,8 @@ class Client:
         self._answered = asyncio.Event()
         self.started = asyncio.Event()
 
-    async def run(self, stub: capacity_pb2_grpc.CapacityAsyncStub) -> None:
+    async def run(self, stub: capacity_pb2_grpc.CapacityAsyncStub, after: float) -> None:
+        await asyncio.sleep(after)
         call = stub.Lease()
         await call.read()
         listening = asyncio.create_task(self._listen(call))
@@ -283,11 +286,13 @@ async def measure_streams(sidecars: int, seconds: float, *, paced: bool) -> Mapp
         ]
         clients = [Client(Sidecar(number, policy), paced=paced) for number in range(sidecars)]
         running = [
-            asyncio.create_task(client.run(capacity_pb2_grpc.CapacityStub(channels[number % len(channels)])))
+            asyncio.create_task(
+                client.run(capacity_pb2_grpc.CapacityStub(channels[number % len(channels)]), number * ARRIVE)
+            )
             for number, client in enumerate(clients)
         ]
         try:
-            async with asyncio.timeout(120):
+            async with asyncio.timeout(180):
                 for client in clients:
                     await client.started.wait()
             await asyncio.sleep(3.0 if not paced else 10.0)
@@ -320,10 +325,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--core-only", action="store_true")
     options = parser.parse_args(arguments)
     figures = measure_core(options.sidecars, options.rounds)
+    print(f"core: {figures['lease_pairs_per_cpu_s_core']:,.0f} pairs per CPU second", flush=True)
     figures["lease_core_us_per_report_2000"] = measure_core(2000, 5)["lease_core_us_per_report"]
     if not options.core_only:
         found = uvloop.run(measure_streams(options.sidecars, options.seconds, paced=False))
         figures["lease_pairs_per_cpu_s_grpc"] = found["pairs"] / found["cpu"]
+        print(f"gRPC: {figures['lease_pairs_per_cpu_s_grpc']:,.0f} pairs per CPU second", flush=True)
         found = uvloop.run(measure_streams(2000, options.seconds, paced=True))
         figures["operator_cores_2000"] = found["cpu"] / found["seconds"]
         figures["operator_pairs_per_s_2000"] = found["pairs"] / found["seconds"]
