@@ -84,6 +84,11 @@ def _same_url_twice(manifest: Manifest) -> None:
         (_set("models.1.pricing", None), "a model with an external variant needs pricing"),
         (_set("models.0.variants.0.external", {"url": "https://x.example/v1"}), "set exactly one of"),
         (_same_url_twice, "two variants of a model have the same external URL"),
+        (
+            _set("models.1.variants.0.limits", {"inFlight": 4}),
+            "exactly one of limits.inFlight and concurrency",
+        ),
+        (_set("models.0.variants.0.limits", {"inFlight": 4}), "needs concurrency and has no limits"),
     ],
 )
 def test_a_fleet_that_can_not_work_is_refused_in_words(
@@ -94,6 +99,16 @@ def test_a_fleet_that_can_not_work_is_refused_in_words(
     assert says in plane.refusal(manifest)
 
 
+def _floor_that_does_nothing(manifest: Manifest) -> None:
+    manifest["spec"]["staleness"] = {"then": "Hold"}
+    manifest["spec"]["tiers"][0]["floor"] = 1
+
+
+def _tenants_without_budget(manifest: Manifest) -> None:
+    manifest["spec"]["tenants"] = {"header": "x-tenant", "declared": [{"name": "acme", "max": "5%"}]}
+    manifest["spec"].pop("budget")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -101,6 +116,18 @@ def test_a_fleet_that_can_not_work_is_refused_in_words(
         (_set("tiers.0.name", "bronze"), "two tiers have the same name"),
         (_set("batching.maxWait", "1w"), "(days and weeks are none: 7d is 168h)"),
         (_set("budget.period", "Fortnight"), "Hour"),
+        (_set("budget.shares", [{"models": ["a"], "max": "101%"}]), "spec.budget.shares[0].max"),
+        (
+            _set("budget.shares", [{"models": ["a", "b"], "max": "1%"}, {"models": ["b", "a"], "max": "2%"}]),
+            "two shares are for the same models",
+        ),
+        (
+            _set("quotas", [{"models": ["a"], "requests": 1}, {"models": ["a"], "requests": 2}]),
+            "two quotas are for the same models and period",
+        ),
+        (_set("staleness", {"maxAge": "1s"}), "must be a duration from 5s to 10m"),
+        (_floor_that_does_nothing, "a tier has a floor although staleness.then is not Floor"),
+        (_tenants_without_budget, "there is no budget to take a part of"),
     ],
 )
 def test_a_policy_that_can_not_work_is_refused_in_words(
