@@ -8,7 +8,7 @@ import numpy as np
 from modelfleet_lab.simulate.scenario import Scenario
 from modelfleet_lab.simulate.workload import Workload
 
-TINY = Scenario(sidecars=3, slots=10, duration=8.0, deadline=15.0, concurrency=2, startup=4.0)
+TINY = Scenario(sidecars=3, slots=10, duration=6.0, deadline=12.0, concurrency=2, startup=4.0)
 
 
 def small_load(seed: int, n: int, m: int) -> Workload:
@@ -28,7 +28,6 @@ def small_load(seed: int, n: int, m: int) -> Workload:
         predicted=quality,
         service=service,
         cost=random.uniform(0.1, 1.0, (n, m)),
-        reserve=np.full(m, 1.0),
     )
 
 

@@ -38,6 +38,7 @@ class Figures:
     grants_per_second: float
     pairs: int
     """A report and a grant are a pair; the fewer of both counts."""
+    streams_broken: int
     slots_moved_per_second: float
     """Slots that sidecars gained by grants."""
     operator_cores: float
@@ -104,6 +105,7 @@ def figures(name: str, load: Workload, run: Run, bound: Bound) -> Figures:
         reports_per_second=run.traffic.reports / seconds,
         grants_per_second=run.traffic.grants / seconds,
         pairs=pairs,
+        streams_broken=run.traffic.broken,
         slots_moved_per_second=fates.slots_moved / seconds,
         operator_cores=cpu / seconds,
         steady_cores=steady(load, run),

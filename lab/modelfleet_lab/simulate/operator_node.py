@@ -49,7 +49,6 @@ class Cpu:
     """Seconds of CPU time that the core took, by what it did."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def of(self, what: str) -> Iterator[None]:
@@ -58,7 +57,6 @@ class Cpu:
             yield
         finally:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.process_time() - began
-            self.calls[what] = self.calls.get(what, 0) + 1
 
     @property
     def total(self) -> float:

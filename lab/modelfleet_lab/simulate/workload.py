@@ -52,8 +52,6 @@ class Workload:
     """(n, m) seconds that it holds a slot."""
     cost: Floats
     """(n, m) USD as billed."""
-    reserve: Floats
-    """(m,) USD that no answer costs more than."""
 
     def __len__(self) -> int:
         return len(self.arrived)
@@ -89,7 +87,6 @@ def workload(scenario: Scenario) -> Workload:
         predicted=predicted,
         service=first + each * tokens[:, None],
         cost=usd * (tokens[:, None] + INPUT_TOKENS / 4),
-        reserve=usd * (MOST_TOKENS + INPUT_TOKENS / 4),
     )
 
 

@@ -31,10 +31,9 @@ def test_without_faults_every_request_is_answered_and_no_limit_breaks() -> None:
 
 @pytest.mark.parametrize("player", [PRODUCT, CENTRAL, *RIVALS, *FIELD], ids=lambda player: player.name)
 def test_no_player_beats_the_clairvoyant_or_breaks_a_limit(player: Player) -> None:
-    for burst in (1, 10):
-        found = played(replace(TINY, burst=burst, seed=5), player).games[0].figures
-        assert found.share <= 1.0
-        assert found.violations == 0
+    found = played(replace(TINY, burst=4, seed=5), player).games[0].figures
+    assert found.share <= 1.0
+    assert found.violations == 0
 
 
 def test_the_same_scenario_gives_the_same_run() -> None:
@@ -72,7 +71,7 @@ FAULT_KINDS = {
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)
 def test_under_faults_requests_end_once_and_no_limit_breaks(kind: str) -> None:
-    scenario = replace(TINY, faults=FAULT_KINDS[kind], budget=0.1, duration=12.0, seed=3)
+    scenario = replace(TINY, faults=FAULT_KINDS[kind], budget=0.5, duration=8.0, seed=3)
     found = row(scenario)
     assert found.violations == 0
     assert found.overloaded == found.overspent == found.hung == found.ended_twice == 0
