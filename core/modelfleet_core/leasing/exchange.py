@@ -149,8 +149,10 @@ class Exchange:
             if more > 0:
                 if total > self.live.get(endpoint, 0):
                     self._over.add(endpoint)
-            elif fleet is not None and (market := fleet.at.get(endpoint)) is not None and market.waiting:
-                self._stirred[market] = None
+            elif fleet is not None and (market := fleet.at.get(endpoint)) is not None:
+                fleet.crowd_changed = fleet.crowd_changed or not holder.taking
+                if market.waiting:
+                    self._stirred[market] = None
         holder.counted = held
 
     def weigh(self, holder: Holder, now: float) -> None:

@@ -176,13 +176,14 @@ class Market:
         self, takers: Mapping[int, Holder], busy: Mapping[SidecarId, Mapping[VariantKey, float]]
     ) -> None:
         """Set everyone's standing share anew. `busy`: slots that each sidecar's demand keeps in use."""
-        total = sum(self.live.values())
-        self.borrowed = total < SPREAD * len(takers)
+        has = {number: position.slots for number, position in self._positions.items() if number in takers}
+        # What others hold, or older leases may, can not be shared: shares that no one can fill never rest.
+        total = sum(max(0, self._room(endpoint)) for endpoint in self.live) + sum(has.values())
+        self.borrowed = sum(self.live.values()) < SPREAD * len(takers)
         self._shares = {}
         self._below = {}
         if self.borrowed or not total:
             return
-        has = {number: position.slots for number, position in self._positions.items() if position.slots}
         expected = {n: busy.get(holder.id, {}).get(self.variant, 0.0) for n, holder in takers.items()}
         wants = {number: math.ceil(slots) for number, slots in expected.items()}
         self._shares = even_shares(wants, total, has)
