@@ -150,7 +150,8 @@ class Exchange:
                 if total > self.live.get(endpoint, 0):
                     self._over.add(endpoint)
             elif fleet is not None and (market := fleet.at.get(endpoint)) is not None:
-                fleet.crowd_changed = fleet.crowd_changed or not holder.taking
+                if not holder.taking or total - more > self.live.get(endpoint, 0):
+                    fleet.crowd_changed = True  # there is more to share than there was
                 if market.waiting:
                     self._stirred[market] = None
         holder.counted = held
