@@ -3,9 +3,10 @@
 In: a linear `Program` over a problem. Out: `Relaxed`. Next: `solver` looks for whole replicas.
 
 Usable slots are `n - beta sqrt(n)`, convex in the n slots of a model: a linear program can not hold them for
-small and large groups alike, and their concave hull is up to 10 % too high for small ones. Instead each model
-has the utilisation of the group that the relaxation itself gives it, solved for the largest groups first,
-then for the groups found. Plan and bound count every model's slots at this one utilisation.
+small and large groups alike, and their concave hull is up to 10 % too high for small ones. For the search
+each model has the utilisation of the group that the relaxation itself gives it, solved for the largest groups
+first, then for the groups found. What no plan of any sizes exceeds is told by the largest groups alone: a
+smaller group never uses a larger share of its slots.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Relaxed:
     """Of the last program that was solved in time."""
     answer: ProgramAnswer | None
     """None: not even the relaxation was solved in time."""
+    bound: float
+    """No plan is worth more, whatever the sizes of its groups; starts may be counted too cheaply."""
     seconds: float
 
 
@@ -43,10 +46,14 @@ def relax(
     upper: Mapping[VariantKey, int],
     time_limit: float,
 ) -> Relaxed:
-    """Return the relaxation with utilisation and prices of starts settled, within `time_limit` seconds."""
+    """Return the relaxation with utilisation and prices of starts settled, within `time_limit` seconds.
+
+    `worth` is that of the largest groups.
+    """
     linear.bound(lower, upper)
     answer = linear.solve(time_limit=time_limit)
     spent = time_limit if answer is None else answer.seconds
+    bound = worth.stake if answer is None else answer.bound
     for _ in range(_ROUNDS):
         if answer is None:
             break
@@ -61,7 +68,7 @@ def relax(
             linear.weigh(worth)
             break
         worth, answer, spent = settled, again, spent + again.seconds
-    return Relaxed(worth, answer, spent)
+    return Relaxed(worth, answer, bound, spent)
 
 
 def _alike(one: Mapping[VariantKey, float], other: Mapping[VariantKey, float]) -> bool:

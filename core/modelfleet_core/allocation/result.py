@@ -14,8 +14,9 @@ from modelfleet_core.values import ModelName, PoolName, VariantKey
 
 class Termination(Enum):
     OPTIMAL = "Optimal"
+    """The search reached the gap that was asked for."""
     FEASIBLE = "Feasible"
-    """Time was up with a good plan in hand; `gap` says how good."""
+    """Time was up with a good plan in hand; `search_gap` says how good."""
     FALLBACK = "Fallback"
     """The program gave no plan in time: greedy by marginal value per GPU, with swaps."""
     INFEASIBLE = "Infeasible"
@@ -55,11 +56,15 @@ class Plan:
 
     variants: Mapping[VariantKey, VariantPlan]
     objective: float
-    """Weighted quality per second."""
+    """Weighted quality per second, with slots used as far as groups of this plan's sizes allow."""
     bound: float
-    """No plan has a higher objective."""
+    """No plan has a higher objective, whatever the sizes of its groups."""
     gap: float
-    """(bound - objective) / |bound|: 0.003 is 0.3 %."""
+    """(bound - objective) / |bound|: 0.003 is 0.3 %. Some percent where small groups keep many slots spare,
+    since the bound lets every group be as well used as the largest."""
+    search_gap: float
+    """By what share, at most, the search misses the best plan where each model's slots count at one
+    utilisation, that of the group which the relaxation found."""
     termination: Termination
     message: str
     """What is wrong and what to do; empty when all is well."""

@@ -72,8 +72,18 @@ class _Search:
 
     @property
     def bound(self) -> float:
-        """No plan is worth more, as far as the relaxation tells."""
+        """No plan is worth more, as far as the relaxation tells, at the utilisations of `worth`."""
         return self.relaxed.answer.bound if self.relaxed.answer is not None else self.worth.stake
+
+    def bound_of_all(self) -> float:
+        """Return what no plan is worth more than, at the utilisations of its own groups.
+
+        The relaxation at those of the largest groups: `1 - beta / sqrt(slots)` grows with them.
+        """
+        largest = {key: max(count, self.upper[key]) for key, count in self.lower.items()}
+        self.linear.weigh(self.worth.carrying(self.problem, self.within, largest))
+        answer = self.relaxation(self.upper)
+        return self.relaxed.bound if answer is None else min(answer.bound, self.relaxed.bound)
 
     def relaxation(self, upper: Mapping[VariantKey, int]) -> ProgramAnswer | None:
         """Return the relaxation with other most replicas."""
@@ -107,24 +117,31 @@ def allocate(problem: AllocationProblem, *, time_limit: float, gap: float = GAP)
     """Return a plan within about `time_limit` seconds; it never exceeds pool, stock or hourly budget.
 
     `objective` and `bound` are weighted quality per second, less the penalty of shed requests, less small
-    prices of holding and of starting replicas. The search ends at the relative `gap`.
+    prices of holding and of starting replicas. The search ends at the relative `gap`, which is that of
+    `Plan.search_gap`: it counts each model's slots at one utilisation.
     """
     search = _Search(problem, time_limit, gap)
     calm = _calm(search)
     least = problem.fleet.scaling.minimum_gain * max(0.0, search.bound - search.worth.nothing)
-    bound = search.bound
+    search_bound = search.bound
     if calm is not None and _little(calm, search.bound, _shed(search), least):
         target, wished, objective = calm.replicas, _wishes(search, calm), calm.objective
         termination = Termination.OPTIMAL
     else:
         found, termination = _search_whole(search, calm)
-        bound = min(bound, found.bound)
+        search_bound = min(search_bound, found.bound)
         target, wished, objective = found.replicas, found.replicas, found.objective
         if calm is not None and (
             calm.objective >= objective or _little(calm, found.objective, found.shed, least)
         ):
             target, objective = calm.replicas, calm.objective
-    fixed = _as_large_as(search, target)
+    bound = search.bound_of_all()
+    own = search.worth.carrying(problem, search.within, target)
+    search.linear.weigh(own)
+    fixed = search.value(
+        target
+    )  # what it serves and spends, and its duals, at the utilisation of its own groups
+    worth_of_it = greedy.value(problem, search.within, own, target) if fixed is None else fixed.objective
     external = 0.0 if fixed is None else fixed.external_spend
     if search.within.budget is not None:  # the program keeps it up to its tolerance
         external = max(0.0, min(external, search.within.budget - search.within.cost(target)))
@@ -140,9 +157,10 @@ def allocate(problem: AllocationProblem, *, time_limit: float, gap: float = GAP)
     message = _shortfall(search)
     return Plan(
         variants=explain(problem, search.within, search.worth, choice),
-        objective=objective,
-        bound=max(bound, objective),
-        gap=max(0.0, bound - objective) / max(1e-9, abs(bound)),
+        objective=worth_of_it,
+        bound=max(bound, worth_of_it),
+        gap=_gap(worth_of_it, bound),
+        search_gap=_gap(objective, search_bound),
         termination=Termination.INFEASIBLE if message else termination,
         message=message,
         hourly_cost=search.within.cost(target) + external,
@@ -262,10 +280,8 @@ def _rounded(search: _Search) -> _Candidate:
     return _Candidate(replicas, objective, float("inf"))
 
 
-def _as_large_as(search: _Search, target: Counts) -> ProgramAnswer | None:
-    """Return what the plan serves and spends, and its duals, at the utilisation of its own groups."""
-    search.linear.weigh(search.worth.carrying(search.problem, search.within, target))
-    return search.value(target)
+def _gap(objective: float, bound: float) -> float:
+    return max(0.0, bound - objective) / max(1e-9, abs(bound))
 
 
 def _shortfall(search: _Search) -> str:
