@@ -13,6 +13,7 @@ grant yet. A turn looks only at sidecars and variants that something happened to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -219,8 +220,10 @@ class LeaseBook:
                 self._pass_over(holder)
             over = holder.over(self._longest)
             if now >= over:
-                gone = holder.gone_at is not None
-                rates_until = over + (LATER if gone else RATE_NOTICE)
+                # Its lease may be over and its pod gone only just now: until then it used its floor.
+                gone_at = holder.gone_at if holder.gone_at is not None else math.inf
+                gone = now >= gone_at
+                rates_until = gone_at + LATER if gone else over + RATE_NOTICE
                 self._lapse(holder, now, rates=now < rates_until, floors=not gone)
             elif holder.report.leaving and not holder.connected and not holder.counted:
                 self._lapse(holder, now, rates=False, floors=False)

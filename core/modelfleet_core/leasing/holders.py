@@ -96,7 +96,9 @@ class Holder:
                 self.told = told
                 self.target = _within(self.target, told)
                 self.granted = None
-        if self.floors:
+        if report.leaving:  # grants give it no slots any more, also those under way
+            self._outstanding, self._floors_under_way, self.floors = {}, {}, {}
+        elif self.floors:
             self.floors = _at_most(self.floors, report.slots)
         self.must_answer = self.must_answer or report.leaving
         self.lapsed_at = math.inf
@@ -199,8 +201,8 @@ class Holder:
             for sequence, granted in self._outstanding.items()
             if (left := _left(granted, self._floors_under_way.get(sequence, {}) if floors else {}, stays))
         }
-        self.told = dict(self.floors)
-        self.target = dict(self.floors)
+        self.told = _within(self.told, self.floors)  # a floor may have been recalled meanwhile
+        self.target = dict(self.told)
         self.granted = None
         self.connected = False
 

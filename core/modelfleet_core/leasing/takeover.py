@@ -77,7 +77,7 @@ class Takeover:
             beyond = float(slots)
             if blocked.rates if rate else blocked.servers:
                 beyond = 0.0
-            elif blocked.unheard and (not rate or floor == math.inf):
+            elif blocked.unheard:
                 beyond -= blocked.unheard * floor
             live[endpoint] = int(max(beyond, min(slots, self.reported.get(endpoint, 0))))
         return live
