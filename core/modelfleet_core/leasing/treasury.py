@@ -231,7 +231,6 @@ class Treasury:
             or not _settled(holder.report.accounts.get(key), grant.granted)
         }
 
-
     def _as_it_is(self, key: AccountId, state: AccountState, policy: ObjectKey | None) -> AccountGrant:
         """Return what a sidecar is told of an account whose ledger this leader has not read."""
         period, name = account_parts(key)
