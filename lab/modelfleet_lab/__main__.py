@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         say(error)
         return 1
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        say(error if error.filename is None else f"{error.filename}: {error.strerror}")
+        return 2
+    except ValueError as error:
         say(error)
         return 2
     except KeyboardInterrupt:

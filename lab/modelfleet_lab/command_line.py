@@ -10,6 +10,7 @@ import asyncio
 import math
 import signal
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -43,6 +44,18 @@ def positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
     return value
+
+
+def writable(path: Path) -> None:
+    """Make sure that a file can be written at `path` before the work begins; raise ValueError if not."""
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"{path} can not be written: {error.strerror}; name another place") from error
+    if not there:
+        path.unlink()
 
 
 async def until_signal(work: Coroutine[Any, Any, object]) -> None:

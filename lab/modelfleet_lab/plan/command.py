@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from modelfleet_lab.command_line import Parsers, positive
-from modelfleet_lab.plan.demand import budget_rates, read_demand
+from modelfleet_lab.command_line import Parsers, positive, writable
+from modelfleet_lab.plan.demand import budget_rates, left_out, read_demand
 from modelfleet_lab.plan.manifests import read_declared
 from modelfleet_lab.plan.report import figures, show
 from modelfleet_lab.plan.study import study
@@ -66,7 +66,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Plan and show; raise ValueError and OSError for manifests or demand that can not be used."""
     declared = read_declared(options.file)
     classes = read_demand(options.demand, declared)
-    for note in declared.notes:
+    for path in (options.json, options.output):
+        if path is not None:
+            writable(path)
+    for note in (*declared.notes, *left_out(classes, declared)):
         console.print(f"note: {note}", highlight=False, markup=False)
     found = study(declared.fleet, classes, budget_rates(declared.policies), time_limit=options.time_limit)
     show(found, console)
@@ -83,5 +86,4 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

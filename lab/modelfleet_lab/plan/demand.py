@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from modelfleet_core.catalog import Fleet, Model
+from modelfleet_core.catalog import ExternalPlacement, Fleet, Model
 from modelfleet_core.demand import DemandClass, ModelOffer
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName, usd
@@ -29,6 +29,8 @@ SHED_PENALTY = 0.5
 """Where there is no policy."""
 MOST = 1e9
 CSV_FIELDS = {"input_tokens": "inputTokens", "output_tokens": "outputTokens"}
+COLUMNS = ("rate", "policy", "tier", "task", "input_tokens", "output_tokens")
+QUALITY = "quality:"
 FIELDS = ("rate", "policy", "tier", "task", "inputTokens", "outputTokens", "quality")
 
 
@@ -56,7 +58,15 @@ def read_demand(text: str, declared: Declared) -> tuple[DemandClass, ...]:
         entries = _csv(path) if path.suffix == ".csv" else _yaml(path)
     else:
         if not 0 < rate <= MOST:
-            raise ValueError(f"--demand {text}: write a number above 0 (requests per second) or a file")
+            raise ValueError(
+                f"--demand {text}: write requests per second, above 0 and up to {MOST:g}, or a file"
+            )
+        if len(declared.policies) > 1:
+            names = ", ".join(policy.key.name for policy in declared.policies)
+            raise ValueError(
+                f"--demand {text}: {len(declared.policies)} RoutingPolicies are given ({names}); say in a "
+                "file which requests are whose (columns rate and policy), or give one policy"
+            )
         entries = even(declared.fleet, rate)
     return tuple(_class(entry, declared) for entry in entries if entry.rate > 0)
 
@@ -82,19 +92,41 @@ def _yaml(path: Path) -> list[Requests]:
 
 def _csv(path: Path) -> list[Requests]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, restkey="more", restval="")
-            rows = [{name: value for name, value in row.items() if value not in ("", None)} for row in reader]
+        # Spreadsheets begin their files with a byte order mark.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header, *lines = [*csv.reader(file, skipinitialspace=True)] or [[]]
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no CSV: {error}") from error
-    if not rows:
-        raise ValueError(f"{path}: no line below the header; the header needs the column rate")
+    columns = [name.strip() for name in header]
+    _check_columns(columns, path)
     entries = []
-    for number, row in enumerate(rows, 2):
-        quality = {name[8:]: value for name, value in row.items() if name.startswith("quality:")}
-        known = {CSV_FIELDS.get(n, n): value for n, value in row.items() if not n.startswith("quality:")}
+    for number, line in enumerate(lines, 2):
+        if len(line) > len(columns):
+            raise ValueError(
+                f"{path}: line {number} has {len(line)} values, the header {len(columns)} columns"
+            )
+        row = {name: value.strip() for name, value in zip(columns, line, strict=False) if value.strip()}
+        if not row:
+            continue
+        quality = {name[8:]: value for name, value in row.items() if name.startswith(QUALITY)}
+        known = {CSV_FIELDS.get(n, n): value for n, value in row.items() if not n.startswith(QUALITY)}
         entries.append(_entry(known | {"quality": quality}, f"{path}: line {number}"))
+    if not entries:
+        raise ValueError(f"{path}: no line below the header; write one with a rate")
     return entries
+
+
+def _check_columns(columns: list[str], path: Path) -> None:
+    known = ", ".join((*COLUMNS, f"{QUALITY}MODEL"))
+    for name in columns:
+        if name not in COLUMNS and not name.startswith(QUALITY):
+            raise ValueError(
+                f"{path}: line 1: column {name} is not known; write a comma between columns of {known}"
+            )
+        if columns.count(name) > 1:
+            raise ValueError(f"{path}: line 1: column {name} is there twice")
+    if "rate" not in columns:
+        raise ValueError(f"{path}: line 1: the column rate is missing; it holds the requests per second")
 
 
 def _entry(row: object, where: str) -> Requests:
@@ -196,6 +228,24 @@ def _offer(model: Model, entry: Requests, output: float) -> ModelOffer:
         cost_usd=usd(model.pricing.cost(round(entry.input_tokens), round(output))),
         service_time=min(variant.latency.service_time(output) for variant in model.variants),
     )
+
+
+def left_out(classes: Iterable[DemandClass], declared: Declared) -> tuple[str, ...]:
+    """Return what a plan for `classes` does not count, for users to know."""
+    notes = []
+    tasks = {task for model in declared.fleet.models for task in model.quality.by_task}
+    for task in sorted({demand.task for demand in classes if demand.task} - tasks):
+        notes.append(f"task {task} is in no model's quality.byTask: quality.prior counts")
+    for policy in declared.policies:
+        shares = policy.budget.shares if policy.budget is not None else ()
+        parts = [("budget.shares", shares), ("quotas", policy.quotas), ("tenants", policy.tenants)]
+        if found := [name for name, value in parts if value]:
+            notes.append(f"RoutingPolicy {policy.key}: a plan does not count {', '.join(found)}")
+    for variant in declared.fleet.variants():
+        placement = variant.placement
+        if isinstance(placement, ExternalPlacement) and placement.tokens_per_minute is not None:
+            notes.append(f"{variant.key}: a plan does not count limits.tokensPerMinute")
+    return tuple(notes)
 
 
 def budget_rates(policies: tuple[Policy, ...]) -> dict[ObjectKey, float]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from modelfleet_lab.plan.study import Study, Worth
 
 PER_HOUR = 3600.0
+_NOISE = 1e-9
 
 
 def figures(study: Study) -> dict[str, object]:
@@ -76,17 +77,16 @@ def show(study: Study, console: Console) -> None:
     """Print the report."""
     plan, fleet = study.plan, study.problem.fleet
     limit = "no hourly budget" if fleet.hourly_budget is None else f"of {fleet.hourly_budget:.2f}"
-    console.print(
-        f"Fleet {fleet.key}, {study.asked:.4g} requests/s: {plan.hourly_cost:.2f} USD an hour ({limit})",
-        highlight=False,
-    )
+    asked, cost = _figure(study.asked, 4), f"{plan.hourly_cost:.2f} USD an hour"
+    console.print(f"Fleet {fleet.key}, {asked} requests/s: {cost} ({limit})", highlight=False)
     if plan.message:
         console.print(plan.message, highlight=False)
     console.print(_bought(study), _outcome(study), _limits(study))
     console.print(
-        f"{plan.termination.value}: no plan is worth more than {plan.bound:.5g} quality/s (weighted, less "
-        f"penalties); this one is {plan.gap:.2%} below, found in {study.seconds:.2f} s",
+        f"{plan.termination.value}: no plan is worth more than {_figure(plan.bound, 5)} quality/s (weighted, "
+        f"less penalties of what is shed); this one is {plan.gap:.2%} below, found in {study.seconds:.2f} s",
         highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -99,7 +99,7 @@ def _bought(study: Study) -> Table:
     fleet = study.problem.fleet
     prices = {pool.name: pool.hourly_cost for pool in fleet.pools}
     for model in fleet.models:
-        rate = f"{study.requests(model.name):.3g}"
+        rate = _figure(study.requests(model.name))
         for variant in model.variants:
             if isinstance(variant.placement, ExternalPlacement):
                 cost = f"{PER_HOUR * _spend_elsewhere(study, model.name):.2f}"
@@ -131,18 +131,21 @@ def _outcome(study: Study) -> Table:
         quality = sum(rate * demand.offers[name].quality for name, rate in flows.items())
         table.add_row(
             "/".join(part for part in (demand.policy.name, demand.tier, demand.task) if part),
-            f"{demand.rate:.3g}",
-            f"{answered / demand.rate:.0%}",
+            _figure(demand.rate),
+            _share(answered / demand.rate),
             f"{quality / answered:.3f}" if answered else "-",
             ", ".join(
-                f"{name} {rate / demand.rate:.0%}"
+                f"{name} {_share(rate / demand.rate)}"
                 for name, rate in sorted(flows.items(), key=lambda f: -f[1])
             ),
         )
     mean = f"{study.quality / study.answered:.3f}" if study.answered else "-"
     table.add_section()
-    table.add_row("all", f"{study.asked:.3g}", f"{1 - study.shed_share:.1%}", mean, "")
-    table.caption = f"{study.quality:.4g} quality per second; {study.shed_share:.1%} of the requests are shed"
+    table.add_row("all", _figure(study.asked), _share(1 - study.shed_share), mean, "")
+    table.caption = (
+        f"{study.quality:.4g} quality per second, without weights; "
+        f"{_share(study.shed_share)} of the requests are shed"
+    )
     return table
 
 
@@ -169,6 +172,21 @@ def _limits(study: Study) -> Table:
 
 def _worth(worth: Worth) -> tuple[str, str]:
     return f"{worth.price:.3g}", f"{worth.gain:.3g}"
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    """Return a figure with thousands told apart, and without the noise of a solver around 0."""
+    value = 0.0 if abs(value) < _NOISE else value
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def _share(part: float) -> str:
+    """Return a percentage that is 0 or 100 only where the part is nothing or all."""
+    if _NOISE < part < 0.001:
+        return "<0.1%"
+    if 0.999 < part < 1.0 - _NOISE:
+        return ">99.9%"
+    return f"{part:.1%}"
 
 
 def _spend_elsewhere(study: Study, model: str) -> float:

@@ -130,9 +130,10 @@ def _written(folder: Path, text: str, name: str = "demand.yaml") -> str:
 @pytest.mark.parametrize(
     ("demand", "says"),
     [
-        ("0", "--demand 0: write a number above 0"),
-        ("-3", "--demand -3: write a number above 0"),
-        ("nan", "--demand nan: write a number above 0"),
+        ("0", "--demand 0: write requests per second, above 0"),
+        ("-3", "--demand -3: write requests per second, above 0"),
+        ("nan", "--demand nan: write requests per second, above 0"),
+        ("1e300", "--demand 1e300: write requests per second, above 0 and up to 1e+09"),
         ("absent.yaml", "No such file"),
         ("requests: 5", "write a list `requests`"),
         ("requests: []", "write a list `requests`"),
@@ -161,6 +162,79 @@ def test_a_demand_that_can_not_be_used_ends_in_one_clear_line(
     printed = capsys.readouterr().out
     assert says in printed
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "line 1: the column rate is missing"),
+        ("rate\n", "no line below the header"),
+        (
+            "rate;task\n3;math\n",
+            "line 1: column rate;task is not known; write a comma between columns of rate",
+        ),
+        ("rate,rate\n3,4\n", "line 1: column rate is there twice"),
+        ("rate,task\n3,math,extra\n", "line 2 has 3 values, the header 2 columns"),
+        ("rate,quality:large\n3,2\n", "line 2: quality of large '2' is refused"),
+    ],
+)
+def test_a_csv_that_can_not_be_used_says_the_line_in_the_words_of_its_header(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, says: str
+) -> None:
+    path = _written(tmp_path, content, "demand.csv")
+    assert main(["plan", "-f", str(FLEET), "--demand", path]) == 2
+    assert says in capsys.readouterr().out
+
+
+def test_a_csv_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    path = _written(tmp_path, "\ufeffrate, task \n 3, math\n\n", "demand.csv")
+    found = read_demand(path, declared())
+    assert [(demand.rate, demand.task) for demand in found] == [(3.0, "math")]
+
+
+def test_a_rate_for_several_policies_says_what_to_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifests = [fleet_manifest(), policy_manifest(), policy_manifest("second")]
+    path = _written(tmp_path, yaml.safe_dump_all(manifests), "fleet.yaml")
+    assert main(["plan", "-f", path, "--demand", "1"]) == 2
+    assert "say in a file which requests are whose" in capsys.readouterr().out
+
+
+def test_what_a_plan_does_not_count_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet, policy = yaml.safe_load(FLEET.read_text()), yaml.safe_load(POLICY.read_text())
+    fleet["spec"]["models"][-1]["variants"][0]["limits"] = {"tokensPerMinute": 5000}
+    policy["spec"]["quotas"] = [{"models": ["large"], "requests": 5}]
+    policy["spec"]["budget"]["shares"] = [{"models": ["large"], "max": "5%"}]
+    path = _written(tmp_path, yaml.safe_dump_all([fleet, policy]), "fleet.yaml")
+    demand = _written(tmp_path, "rate,task\n1,latin\n", "demand.csv")
+    assert main(["plan", "-f", path, "--demand", demand]) == 0
+    printed = capsys.readouterr().out
+    assert "task latin is in no model's quality.byTask: quality.prior counts" in printed
+    assert "RoutingPolicy default/assistant: a plan does not count budget.shares, quotas" in printed
+    assert "frontier/api: a plan does not count limits.tokensPerMinute" in printed
+
+
+def test_files_that_can_not_be_written_are_told_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    refused = str(tmp_path / "file" / "plan.html")
+    assert main(["plan", "-f", str(FLEET), "--demand", "20", "-o", refused]) == 2
+    printed = capsys.readouterr().out
+    assert f"{refused} can not be written" in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_demand_far_above_the_fleet_is_told_in_figures_that_can_be_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "-f", str(FLEET), "--demand", "1e6"]) == 0
+    printed = capsys.readouterr().out
+    assert "1,000,000 requests/s" in printed
+    assert "<0.1%" in printed
+    assert ">99.9% of the requests are shed" in printed
+    assert "e+" not in printed
 
 
 @pytest.mark.parametrize(
