@@ -6,14 +6,14 @@ In: the command line. Out: a table, and plots and JSON in a folder. Next: `play`
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from modelfleet_lab.command_line import CommandError, Parsers, positive
+from modelfleet_lab.command_line import CommandError, Parsers, positive, writable
 from modelfleet_lab.simulate import report
 from modelfleet_lab.simulate.bound import BoundError
 from modelfleet_lab.simulate.play import CENTRAL, PLAYERS, PRODUCT, RIVALS, Played, Player, named, play
@@ -31,7 +31,8 @@ players: {", ".join(PLAYERS)}.
 
 Quality is what was served as a share of the clairvoyant bound, which knows all arrivals beforehand; the
 central queue decides as modelfleet does, with all slots in one place and no messages. Limits are counted at
-the simulated servers. The same options and seed give the same run; only CPU times differ.
+the simulated servers. The same options and seed give the same run; only CPU times differ. Options that are
+not given are the scenario's; the default scenario is {next(iter(SCENARIOS))}.
 """
 DEFAULT_PLAYERS: Sequence[Player] = (PRODUCT, CENTRAL, *RIVALS)
 
@@ -46,19 +47,37 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--scenario", default="roomy", metavar="NAME|FILE", help="what to start from")
-    parser.add_argument("--sidecars", type=int, metavar="N")
-    parser.add_argument("--slots", type=int, metavar="N", help="of all replicas together")
-    parser.add_argument("--load", type=positive, metavar="PART", help="work per slot, as a part of 1")
+    parser.add_argument("--sidecars", type=int, metavar="N", help="each with a stream of its own")
+    parser.add_argument("--slots", type=int, metavar="N", help="of all replicas together, 4 or more")
+    parser.add_argument(
+        "--load",
+        type=positive,
+        metavar="PART",
+        help="work that arrives, as a part of what the slots can do; above 1 queues grow",
+    )
     parser.add_argument("--arrivals", type=_burst, metavar="single|burst:N", help="N at once at one sidecar")
     parser.add_argument("--duration", type=positive, metavar="SECONDS", help="of the traffic")
     parser.add_argument("--deadline", type=positive, metavar="SECONDS", help="of each request")
-    parser.add_argument("--budget", type=positive, metavar="PART", help="of what the best models would cost")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument(
+        "--budget", type=positive, metavar="PART", help="of what the best models would cost: 0.12 is 12 %%"
+    )
+    parser.add_argument("--seed", type=int, help="of traffic and faults, 0 or more")
     parser.add_argument("--faults", choices=sorted(FAULTS), help="what goes wrong")
     parser.add_argument(
-        "--players", type=_players, default=DEFAULT_PLAYERS, metavar="NAMES", help="who plays"
+        "--players",
+        type=_players,
+        default=DEFAULT_PLAYERS,
+        metavar="NAMES",
+        help="who plays, with commas between them",
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("out/simulate"), metavar="DIR")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out/simulate"),
+        metavar="DIR",
+        help="for result.json and plots (default out/simulate)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -66,6 +85,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Play, print the table and write the files; status 1 where a limit was broken."""
     scenario = scenario_for(options)
     check(scenario)
+    writable(options.output / report.RESULT)
     try:
         played = _with_progress(scenario, options.players, console)
     except BoundError as error:
@@ -98,6 +118,8 @@ def scenario_for(options: argparse.Namespace) -> Scenario:
 
 
 def _with_progress(scenario: Scenario, players: Sequence[Player], console: Console) -> Played:
+    if not console.is_terminal:
+        return play(scenario, players, _told(console))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
         tasks = {player.name: progress.add_task(player.name, total=scenario.duration) for player in players}
@@ -108,6 +130,18 @@ def _with_progress(scenario: Scenario, players: Sequence[Player], console: Conso
                 tasks[name], completed=min(scenario.duration, max(0.0, at - WARM_UP))
             ),
         )
+
+
+def _told(console: Console) -> Callable[[str, float], None]:
+    """Return what says who plays now, where no bar can be drawn."""
+    playing: list[str] = []
+
+    def tell(name: str, at: float) -> None:
+        if name not in playing:
+            playing.append(name)
+            console.print(f"playing {name}", markup=False, highlight=False)
+
+    return tell
 
 
 def _burst(text: str) -> int:

@@ -107,6 +107,11 @@ def play(
 ) -> Played:
     """Let each of `players` serve the same requests; `progress` is told the second that one is at."""
     load = workload(scenario)
+    if not len(load):
+        raise ValueError(
+            f"no request arrives within {scenario.duration:g} s at {scenario.rate():.3g} requests/s in "
+            f"bursts of {scenario.burst}; raise duration or load"
+        )
     runs = [(player, _run(player, scenario, load, progress)) for player in players]
     # All bounds are of the replicas that the first player's run had, which faults and scaling decide.
     first = runs[0][1]

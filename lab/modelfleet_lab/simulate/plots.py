@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from modelfleet_lab.simulate.measures import worth
-from modelfleet_lab.simulate.play import Played
+from modelfleet_lab.simulate.play import Game, Played
 
 matplotlib.use("Agg")
 COLOURS = ("#0b6e4f", "#444444", "#c8553d", "#2d7dd2", "#f2a03b", "#6d597a", "#8a9896", "#a1c181")
@@ -32,7 +32,8 @@ def quality_over_time(played: Played) -> bytes:
     axes.plot(middles, got, color="#999999", linestyle="--", label="clairvoyant bound")
     for game, colour in zip(played.games, COLOURS, strict=False):
         got = np.histogram(load.arrived, edges, weights=worth(load, game.run))[0] / weight
-        axes.plot(middles, got, color=colour, label=game.player.name)
+        axes.plot(middles, got, color=colour, label=game.player.name, zorder=_order(played, game))
+    axes.set_title("What requests got, by when they arrived", fontsize=10, loc="left")
     axes.set_xlabel("second of arrival")
     axes.set_ylabel("weighted mean quality")
     return _png(figure, axes)
@@ -45,7 +46,15 @@ def waits(played: Played) -> bytes:
         waited = np.sort((game.run.fates.started - played.load.arrived)[~np.isnan(game.run.fates.started)])
         if len(waited):
             longer = 1.0 - np.arange(len(waited)) / len(waited)
-            axes.step(np.maximum(waited, 1e-3), longer, where="post", color=colour, label=game.player.name)
+            axes.step(
+                np.maximum(waited, 1e-3),
+                longer,
+                where="post",
+                color=colour,
+                label=game.player.name,
+                zorder=_order(played, game),
+            )
+    axes.set_title("Wait until a model server was asked; below 1 ms at 1 ms", fontsize=10, loc="left")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("seconds of wait")
@@ -66,6 +75,7 @@ def slots(played: Played) -> bytes:
         ("requests waiting", [sample.waiting for sample in samples], COLOURS[2]),
     ):
         axes.step(times, values, where="post", color=colour, label=label)
+    axes.set_title(f"Slots of {played.games[0].player.name}", fontsize=10, loc="left")
     axes.set_xlabel("second of the run")
     axes.set_ylabel("slots; requests")
     return _png(figure, axes)
@@ -82,6 +92,7 @@ def messages(played: Played) -> bytes:
     ):
         rates = np.diff(totals) / np.maximum(1e-9, np.diff(times))
         axes.step(times[1:], rates, where="pre", color=colour, label=label)
+    axes.set_title(f"Messages of {played.games[0].player.name}, all sidecars", fontsize=10, loc="left")
     axes.set_xlabel("second of the run")
     axes.set_ylabel("messages per second")
     return _png(figure, axes)
@@ -94,6 +105,7 @@ def prices(played: Played) -> bytes:
     times = [sample.at for sample in samples]
     for j, (model, colour) in enumerate(zip(played.scenario.models, COLOURS, strict=False)):
         axes.step(times, [s.prices[j] for s in samples], where="post", color=colour, label=model.name)
+    axes.set_title(f"Prices of slots that {played.games[0].player.name} published", fontsize=10, loc="left")
     axes.set_xlabel("second of the run")
     axes.set_ylabel("quality per slot-second")
     return _png(figure, axes)
@@ -106,6 +118,11 @@ PLOTS: Mapping[str, Callable[[Played], bytes]] = {
     "messages": messages,
     "prices": prices,
 }
+
+
+def _order(played: Played, game: Game) -> float:
+    """Return how far in front a player's line is drawn: the first is hidden by none."""
+    return 3.0 - played.games.index(game) / len(played.games)
 
 
 def _figure() -> tuple[Figure, Axes]:

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from modelfleet_lab.simulate import plots
 from modelfleet_lab.simulate.measures import Figures
-from modelfleet_lab.simulate.play import Played
+from modelfleet_lab.simulate.play import CENTRAL, Played
 
 RESULT = "result.json"
+SHORTEST = 1e-3
+"""Mean wait in seconds below which a ratio to it says nothing."""
 
 
 def table(played: Played) -> Table:
@@ -29,7 +31,7 @@ def table(played: Played) -> Table:
         lost = row.requests - row.answered
         found.add_row(
             game.player.name,
-            f"{row.share:.1%}",
+            f"{row.share:.1%}" if played.bound.quality > 0 else "-",
             f"{row.mean_wait:.3f} s",
             f"{row.p50_wait:.2f} s",
             f"{row.p95_wait:.2f} s",
@@ -58,9 +60,11 @@ def caption(played: Played) -> str:
         f" ({', '.join(f'{what} {sec / row.seconds:.4f}' for what, sec in row.operator_seconds.items())});"
         f" billed {row.billed_usd:.4f} USD"
     )
-    ratio = played.wait_ratio
-    if ratio is not None:
+    central, ratio = played.game(CENTRAL.name), played.wait_ratio
+    if ratio is not None and central is not None and central.figures.mean_wait >= SHORTEST:
         said += f"; mean wait {ratio:.1f} times that of one central queue"
+    if played.bound.quality <= 0:
+        said += "; nobody can answer a request before its deadline"
     if row.not_answered:
         said += "; not answered: " + ", ".join(f"{why} {count}" for why, count in row.not_answered.items())
     return said

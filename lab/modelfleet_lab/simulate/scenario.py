@@ -155,6 +155,7 @@ def scenario_from(path: Path) -> Scenario:
         raise ValueError(
             f"the scenario {path} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}"
         )
+    _check_types(data, path)
     try:
         if "faults" in data:
             data["faults"] = Faults(**data["faults"])
@@ -168,9 +169,28 @@ def scenario_from(path: Path) -> Scenario:
     return scenario
 
 
+def _check_types(data: Mapping[str, object], path: Path) -> None:
+    """Refuse a number that is text and the like; `faults` and `models` are objects of their own."""
+    for name, value in data.items():
+        kind = type(getattr(Scenario(), name))
+        if name in ("faults", "models"):
+            continue
+        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            words = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
+            raise ValueError(f"the scenario {path} has {name} {value!r}; write {words}")
+
+
 def check(scenario: Scenario) -> None:
     """Raise ValueError where a scenario can not be played, with what to change."""
-    least = {"sidecars": 1, "slots": len(scenario.models), "burst": 1, "concurrency": 1, "max_size": 1}
+    least = {
+        "sidecars": 1,
+        "slots": len(scenario.models),
+        "burst": 1,
+        "concurrency": 1,
+        "max_size": 1,
+        "seed": 0,
+    }
     for name, bound in least.items():
         if getattr(scenario, name) < bound:
             raise ValueError(f"{name} is {getattr(scenario, name)}; it must be {bound} or more")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from modelfleet_lab.__main__ import main
 from modelfleet_lab.simulate import command
 from modelfleet_lab.simulate.command import scenario_for
 from modelfleet_lab.simulate.events import Timeline
-from modelfleet_lab.simulate.play import PLAYERS, named
+from modelfleet_lab.simulate.play import CENTRAL, PLAYERS, PRODUCT, named, play
+from modelfleet_lab.simulate.report import caption
 from modelfleet_lab.simulate.scenario import FAULTS, MODELS, Scenario, check, scenario_from
 from modelfleet_lab.simulate.workload import WARM_UP, workload
 
@@ -47,6 +49,10 @@ def test_the_scenario_of_a_result_can_be_played_again(tmp_path: Path) -> None:
         ('{"faults": {"meteor": 1}}', "does not fit"),
         ('{"sidecars": 0}', "sidecars is 0"),
         ('{"load": -1}', "load is -1"),
+        ('{"seed": -1}', "seed is -1; it must be 0 or more"),
+        ('{"sidecars": "five"}', "has sidecars 'five'; write a whole number"),
+        ('{"load": true}', "has load True; write a number"),
+        ('{"scaling": 1}', "has scaling 1; write true or false"),
     ],
 )
 def test_a_wrong_scenario_file_is_refused_with_the_reason(tmp_path: Path, content: str, says: str) -> None:
@@ -66,6 +72,41 @@ def test_wrong_options_are_refused(option: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["simulate", *option])
     assert ended.value.code == 2
+
+
+def test_a_folder_that_can_not_be_written_is_told_before_anything_is_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    assert main(["simulate", *SMALL, "-o", str(tmp_path / "file")]) == 2
+    printed = capsys.readouterr().out
+    assert "can not be written" in printed
+    assert "playing" not in printed
+
+
+def test_where_nobody_can_answer_in_time_no_quality_is_claimed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", *SMALL, "--deadline", "0.001", "-o", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "nobody can answer a request before its deadline" in " ".join(printed.split())
+    assert "100.0%" not in printed
+
+
+def test_a_run_without_a_request_says_what_to_raise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", *SMALL, "--load", "0.0001", "-o", str(tmp_path)]) == 2
+    assert "no request arrives within 4 s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("wait", "told"), [(0.0, False), (0.5, True)])
+def test_a_wait_of_nothing_is_no_measure_of_waits(wait: float, told: bool) -> None:
+    played = play(Scenario(sidecars=2, slots=8, duration=4.0), (PRODUCT, CENTRAL))
+    product, central = played.games
+    central = replace(central, figures=replace(central.figures, mean_wait=wait))
+    said = caption(replace(played, games=(product, central)))
+    assert ("times that of one central queue" in said) is told
 
 
 def test_options_change_the_named_scenario() -> None:
