@@ -16,24 +16,44 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from modelfleet_lab.command_line import positive
 from modelfleet_lab.methods.comparison import BATCH, FAVOURITES, Line, Scene, compare, entries, make_scene
 from modelfleet_lab.methods.recorded import read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m modelfleet_lab.methods", description=__doc__)
-    parser.add_argument("--data", type=Path, default=os.environ.get("MODELFLEET_DATA"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--capacity", type=float, nargs="+", default=[1.5, 3.0], metavar="TIGHTNESS")
+    parser = argparse.ArgumentParser(
+        prog="python -m modelfleet_lab.methods",
+        description="Plays modelfleet's assignment and the methods of the field over recorded outcomes, at "
+        "equal total cost, in batches with fresh slots. docs/methods.md says what each method is.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument(
-        "--share", type=float, default=0.37, help="budget as a share of the best single's cost"
+        "--data",
+        type=Path,
+        default=os.environ.get("MODELFLEET_DATA"),
+        metavar="DIR",
+        help="folder with queries.parquet, outcomes.parquet and models.csv, or with a folder zeroeval that "
+        "has them; also MODELFLEET_DATA",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split into past and test, and of orders")
+    parser.add_argument(
+        "--capacity",
+        type=positive,
+        nargs="+",
+        default=[1.5, 3.0],
+        metavar="T",
+        help="times that the three favourites are asked for over; a table for each",
+    )
+    parser.add_argument(
+        "--share", type=positive, default=0.37, help="budget as a share of the best single model's cost"
     )
     parser.add_argument("--orders", type=int, default=3, help="random orders of the test to average over")
     parser.add_argument(
-        "--spare", type=float, default=1.0, help="slots of the other models per request that must go there"
+        "--spare", type=positive, default=1.0, help="slots of the other models per request that must go there"
     )
-    parser.add_argument("--bootstraps", type=int, default=100)
+    parser.add_argument("--bootstraps", type=int, default=100, help="draws behind the robust mode")
     chosen = parser.parse_args(arguments)
     if chosen.data is None:
         parser.error("name the data by --data or MODELFLEET_DATA")
@@ -41,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = folder / "zeroeval" if (folder / "zeroeval").is_dir() else folder
     try:
         data = read(folder)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     for tightness in chosen.capacity:
