@@ -18,6 +18,8 @@ from modelfleet_core.assignment.problem import AssignmentProblem, BoolArray, Flo
 from modelfleet_core.assignment.result import Prices
 
 _PHI = 0.6180339887498949
+_HIGHEST = 1e280
+"""Of prices in the problem's units: those of rows in far too small a unit would not be finite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +132,8 @@ class Cells:
     def prices(self, price: FloatArray) -> Prices:
         """Return prices in the problem's own units; rows that can not bind have none."""
         rows = np.zeros(self._problem_rows)
-        rows[self.rows] = price[self.m :] / self.scale
+        with np.errstate(over="ignore"):
+            rows[self.rows] = np.minimum(price[self.m :] / self.scale, _HIGHEST)
         return Prices(slots=price[: self.m].copy(), rows=rows)
 
     def price(self, prices: Prices) -> FloatArray:

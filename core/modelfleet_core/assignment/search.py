@@ -21,16 +21,19 @@ from modelfleet_core.assignment.cells import Cells
 from modelfleet_core.assignment.primal import excess, tolerance, worth
 from modelfleet_core.assignment.problem import BoolArray, FloatArray, IntArray
 
-_CELLS = 128
+_CELLS = 200
 _POOL = 12 * _CELLS
-_MOVES = 200
-_WIDTH = 16
-_DEPTH = 6
+_PAIRS = 4000
+_MOVES = 400
+_WIDTH = 12
+_DEPTH = 5
 _SINGLES_DEPTH = 20
 _PHI = 0.6180339887498949
 _TURN = 0.7548776662466927
 _URGENCY = (1.5, 1.1, 2.5, 1.3, 4.0, 1.2)
 """What a limit's breach costs in multiples of its price, by round."""
+_BREACH = 1.3
+"""The same where moves are chosen."""
 _PATIENCE = 1
 """Rounds without success after which it ends."""
 
@@ -82,8 +85,30 @@ def _selected(cells: Cells, loss: FloatArray, choice: IntArray, grain: float, tu
     )
 
 
+def _kept(
+    order: FloatArray, lost: FloatArray, change: FloatArray, over: FloatArray, price: FloatArray
+) -> IntArray:
+    """Return which moves to keep: one half are first in `order`, the other those that alone help most.
+
+    Where many requests are alike, many pairs lose nothing and change nothing: the first half are such.
+    """
+    half = _MOVES // 2
+    by_order = np.argpartition(order, half)
+    rest = by_order[half:]
+    score = lost[rest] + _BREACH * (np.maximum(over + change[rest], 0.0) @ price)
+    helping = np.argpartition(score, half - 1)[:half]
+    return np.concatenate([by_order[:half], rest[helping]])
+
+
 def _paired(
-    cells: Cells, single: _Moves, choice: IntArray, over: FloatArray, most: float, grain: float, turn: int
+    cells: Cells,
+    single: _Moves,
+    choice: IntArray,
+    over: FloatArray,
+    price: FloatArray,
+    most: float,
+    grain: float,
+    turn: int,
 ) -> _Moves:
     """Return single moves and pairs that keep the slots and lose less than `most`."""
     m = cells.m
@@ -100,16 +125,22 @@ def _paired(
     first = np.concatenate([alone, a])
     second = np.concatenate([np.full(alone.size, -1), b])
     loss = np.concatenate([single.loss[alone], together[a, b]])
-    if first.size > _MOVES:
-        order = np.floor(loss / grain) + (np.arange(loss.size) * _PHI + turn * _TURN) % 1.0
-        keep = np.argpartition(order, _MOVES - 1)[:_MOVES]
-        first, second, loss = first[keep], second[keep], loss[keep]
+    order = np.floor(loss / grain) + (np.arange(loss.size) * _PHI + turn * _TURN) % 1.0
+    if first.size > _PAIRS:
+        keep = np.argpartition(order, _PAIRS - 1)[:_PAIRS]
+        first, second, loss, order = first[keep], second[keep], loss[keep], order[keep]
     two = second >= 0
+    change = single.change[first] + np.where(two[:, None], single.change[second], 0.0)
+    lost = single.lost[first] + np.where(two, single.lost[second], 0.0)
+    if first.size > _MOVES:
+        keep = _kept(order, lost, change, over, price)
+        first, second, two = first[keep], second[keep], two[keep]
+        change, lost, loss = change[keep], lost[keep], loss[keep]
     return _Moves(
         request=np.column_stack([i[first], np.where(two, i[second], -1)]),
         column=np.column_stack([k[first], np.where(two, k[second], -1)]),
-        change=single.change[first] + np.where(two[:, None], single.change[second], 0.0),
-        lost=single.lost[first] + np.where(two, single.lost[second], 0.0),
+        change=change,
+        lost=lost,
         loss=loss,
     )
 
@@ -147,21 +178,22 @@ def _beam(
     over = over - slim
     # Limits that not even the moves that take most could break need no look.
     touched = (over > 0.0) | (over + depth * moves.change.max(axis=0) > 0.0)
-    change = moves.change[:, touched]
-    mean = np.maximum(np.abs(change).mean(axis=0), 1e-12)
+    # Limits come first, so that sums run along the many moves and not along the few limits.
+    change = np.ascontiguousarray(moves.change[:, touched].T)
+    mean = np.maximum(np.abs(change).mean(axis=1), 1e-12)
     # Also a limit without a price must not be broken.
     middle = float(np.partition(moves.loss, size // 2)[size // 2])
     weight = urgency * price[touched] + 0.2 * max(middle, 0.1 * enough) / mean
     conflict = _conflicts(moves)
-    state = over[touched][None]
+    state = over[touched][:, None]
     shortfall, losses = np.array([short]), np.array([loss])
     used = np.zeros((1, size), dtype=bool)
     trace = np.empty((1, 0), dtype=np.int64)
     found = nothing
     for _ in range(depth):
-        after = state[:, None, :] + change
+        after = state[:, :, None] + change[:, None, :]
         np.maximum(after, 0.0, out=after)
-        broken = after @ weight
+        broken = (weight @ after.reshape(weight.size, shortfall.size * size)).reshape(-1, size)
         there = shortfall[:, None] + moves.lost
         lost = losses[:, None] + moves.loss
         # What loses more than the best falls short by can not become better.
@@ -187,7 +219,7 @@ def _beam(
         if not order.size:
             break
         parent, child = np.divmod(order, size)
-        state = state[parent] + change[child]
+        state = state[:, parent] + change[:, child]
         shortfall, losses = there.ravel()[order], lost.ravel()[order]
         used = used[parent] | conflict[child]
         trace = np.column_stack([trace[parent], child])
@@ -224,7 +256,7 @@ def improve(
         moves = _selected(cells, loss, choice, grain, turn)
         alone = turn % 3 == 2
         if not alone:
-            moves = _paired(cells, moves, choice, over, best - losses, grain, turn)
+            moves = _paired(cells, moves, choice, over, price, best - losses, grain, turn)
         best, found = _beam(
             moves,
             over,

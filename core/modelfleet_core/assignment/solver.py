@@ -28,7 +28,7 @@ _FEW = 256
 """Requests below which limits leave more of what is conceivable unused."""
 _GOOD = 2.0
 """Multiples of it at which the search is not tried again."""
-_ATTEMPTS = 6
+_ATTEMPTS = 5
 _TURNS = 9
 _ALIKE = 1e-5
 """Cells that differ by less are as good as each other."""

@@ -106,6 +106,15 @@ def test_an_overspent_row_admits_only_what_uses_nothing():
     assert certificate.fits(it, answer.choice)
 
 
+def test_a_row_in_a_tiny_unit_has_a_finite_price():
+    use = np.full((3, 1), 1e-300)
+    row = Row("tiny", use, 1e-300)
+    answer = assign(problem([[0.9], [0.8], [0.7]], free=[3], defer=1e10, rows=(row,)), remaining=lambda: 1.0)
+    assert np.isfinite(answer.prices.rows).all()
+    assert answer.bound >= answer.objective
+    assert (answer.choice == 0).sum() == 1
+
+
 def test_a_limit_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="not a number"):
         problem([[0.5]], free=[1], rows=(Row("money", np.ones((1, 1)), float("nan")),))
