@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
-from modelfleet_core.assignment import certificate, primal, single
+from modelfleet_core.assignment import certificate, primal
 from modelfleet_core.assignment.cells import Cells
 from modelfleet_core.assignment.problem import AssignmentProblem
 from modelfleet_core.assignment.result import Assignment, Prices
@@ -263,38 +263,6 @@ def warm(instances: int) -> dict[str, float]:
     }
 
 
-def one() -> dict[str, float]:
-    _, problem = mixed(1)
-    figures = [
-        (float(w), q.tolist(), c.tolist(), t.tolist(), e.tolist(), float(d))
-        for w, q, c, t, e, d in zip(
-            problem.weight,
-            problem.quality,
-            problem.cost,
-            problem.service_time,
-            problem.eligible,
-            problem.defer,
-            strict=True,
-        )
-    ]
-    slot_price = problem.slot_price.tolist()
-    seconds = []
-    for weight, quality, cost, service_time, eligible, defer in figures * 20:
-        start = time.process_time()
-        single.best(
-            weight=weight,
-            quality=quality,
-            cost=cost,
-            service_time=service_time,
-            slot_price=slot_price,
-            money_price=problem.money_price,
-            allowed=eligible,
-            defer=defer,
-        )
-        seconds.append(time.process_time() - start)
-    return {"assign_one_us_p50": 1e6 * statistics.median(seconds)}
-
-
 def large(instances: int) -> dict[str, float]:
     small_seconds, seconds, gaps = [], [], []
     for seed in range(instances):
@@ -317,7 +285,6 @@ TABLE = (
     ("assign_speedup_vs_mip_median", "faster than the best MIP", ">= 20 x", "60 x", -20.0, 1.0, "x"),
     ("assign_speedup_vs_lp_median", "faster than the best LP", ">= 3 x", "8 x", -3.0, 1.0, "x"),
     ("assign_64x8_warm_ms_p50", "64 x 8, warm: time p50", "<= 3 ms", "1 ms", 3.0, 1.0, "ms"),
-    ("assign_one_us_p50", "one request by prices p50", "<= 60 us", "20 us", 60.0, 1.0, "us"),
     ("assign_10000x12_s", "10,000 x 12: time", "<= 1.5 s", "0.5 s", 1.5, 1.0, "s"),
     ("assign_10000x12_gap_max", "10,000 x 12: certified gap", "<= 0.1 %", "", 1e-3, 100.0, "%"),
     ("assign_growth_1000_10000", "growth 1,000 to 10,000", "<= 1.3", "1", 1.3, 1.0, "of linear"),
@@ -352,7 +319,6 @@ def main() -> None:
     limit = 1.0 if options.quick else options.limit
     figures = against_rivals(instances, rivals, limit)
     figures |= warm(instances)
-    figures |= one()
     figures |= large(6 if options.quick else 12)
     show(figures)
     if options.json:

@@ -42,6 +42,10 @@ class Pacing:
         self._at: float | None = None
 
     @property
+    def active(self) -> bool:
+        return self._allowance != math.inf
+
+    @property
     def price(self) -> float:
         """Quality per USD that an answer must be worth."""
         return max(self._published, self._carried)
@@ -54,7 +58,7 @@ class Pacing:
 
     def offer(self, weighted_quality: Sequence[float], cost: Sequence[float]) -> None:
         """Learn what a request gains per USD, from its variants that could serve it."""
-        if self._allowance == math.inf or not cost:
+        if not self.active or not cost:
             return
         least = min(zip(cost, weighted_quality, strict=True), key=lambda row: (row[0], -row[1]))
         gains = (

@@ -63,15 +63,15 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         candidate.cost,
         candidate.service_time,
         weighed.slot_prices,
-        weighed.look.values,
-        weighed.paid(),
+        weighed.values,
+        weighed.paid,
     )
     considered = Considered(
         variants=candidate.variants,
         figures=np.array(figures, dtype=np.float64),
         money_price=weighed.money_price,
         excluded_by=weighed.excluded_by,
-        stopped_by=weighed.stopped_by(),
+        stopped_by=weighed.stopped_by,
     )
     return Decision(
         id=f"d-{secrets.token_hex(12)}",

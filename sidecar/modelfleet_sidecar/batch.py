@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from modelfleet_core.batching.outcome import GivenUp, Outcome
+from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed
 from modelfleet_core.batching.queue import Queue
+from modelfleet_core.batching.room import LeaveAlone
 from modelfleet_core.batching.solving import Batch, Solved, solve
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.policy import Batching, Policy
-from modelfleet_core.values import EndpointUrl
 
 from modelfleet_sidecar.assign import Lease, decision_of
 from modelfleet_sidecar.decision import Ask, Decision
@@ -52,7 +53,7 @@ class Batcher:
         *,
         lease: Lease,
         estimator: Estimator,
-        leave_alone: Callable[[EndpointUrl, float], bool],
+        leave_alone: LeaveAlone,
         release: Callable[[Decision], None],
         clock: Callable[[], float],
         telemetry: Telemetry,
@@ -118,10 +119,15 @@ class Batcher:
         if not self._repeats.again(ask):
             self.count(seen)
         self._renew()
-        ticket = next(self._tickets)
+        ticket, now = next(self._tickets), self._clock()
+        placed = self._queue.place(ticket, seen.candidate, now)
+        if placed is not None:
+            self._telemetry.batch(1, placed.certificate)
+            self.tell()
+            return self._decision(placed, seen, now)
         waiting = Waiting(seen, asyncio.get_running_loop().create_future())
         self._waiting[ticket] = waiting
-        self._queue.arrive(ticket, seen.candidate, self._clock())
+        self._queue.arrive(ticket, seen.candidate, now)
         self._follow()
         try:
             return await waiting.future
@@ -167,7 +173,7 @@ class Batcher:
         if self._solving is not None:
             return
         try:
-            while self._renew() and (batch := self._queue.due(self._clock())) is not None:
+            while (batch := self._due()) is not None:
                 if batch.cells > INLINE_CELLS:
                     self._solving = asyncio.create_task(self._solve_aside(batch))
                     break
@@ -179,6 +185,10 @@ class Batcher:
             self._timer = asyncio.get_running_loop().call_later(delay, self._follow)
         self._count()
         self.tell()
+
+    def _due(self) -> Batch | None:
+        self._renew()
+        return self._queue.due(self._clock())
 
     async def _solve_aside(self, batch: Batch) -> None:
         try:
@@ -195,8 +205,14 @@ class Batcher:
         if solved.batch.tickets:
             self._telemetry.batch(len(solved.batch.tickets), solved.certificate)
         now = self._clock()
-        for outcome in self._queue.commit(solved, now, self._wanted):
-            self._hand_out(outcome, now)
+        outcomes = deque(self._queue.commit(solved, now, self._wanted))
+        try:
+            while outcomes:
+                self._hand_out(outcomes.popleft(), now)
+        finally:  # a bug must not keep what the others hold
+            for outcome in outcomes:
+                if isinstance(outcome, Placed):
+                    self._lease.holding.cancel(outcome.reservation.id, now)
 
     def _wanted(self, ticket: int) -> bool:
         waiting = self._waiting.get(ticket)
@@ -208,8 +224,17 @@ class Batcher:
                 self._repeats.refused(self._waiting[outcome.ticket].prospect.ask)
             self._end(outcome.ticket, refused(outcome, self._lease, now))
             return
-        waiting = self._waiting.pop(outcome.ticket)
-        waiting.future.set_result(decision_of(outcome, waiting.prospect, now))
+        waiting = self._waiting[outcome.ticket]
+        decision = self._decision(outcome, waiting.prospect, now)
+        del self._waiting[outcome.ticket]
+        waiting.future.set_result(decision)
+
+    def _decision(self, placed: Placed, seen: Prospect, now: float) -> Decision:
+        try:
+            return decision_of(placed, seen, now)
+        except BaseException:
+            self._lease.holding.cancel(placed.reservation.id, now)
+            raise
 
     def _end(self, ticket: int, failure: Failure) -> None:
         self._queue.leave(ticket, self._clock())
@@ -224,14 +249,14 @@ class Batcher:
         for ticket in list(self._waiting):
             self._end(ticket, internal(error))
 
-    def _renew(self) -> bool:
+    def _renew(self) -> None:
         """Take over prices, and look anew at requests that were estimated for another fleet or policy."""
         fleet, policy, now = self._lease.fleet, self._lease.policy, self._clock()
         self._queue.set_prices(self._lease.slot_prices, self._lease.money_price)
         if policy is not None:
             self._queue.follow(policy.batching, now)
         if self._following == (fleet, policy):
-            return True
+            return
         whole = True
         for ticket, waiting in list(self._waiting.items()):
             seen = waiting.prospect
@@ -251,7 +276,6 @@ class Batcher:
                 whole = False
         if whole:
             self._following = (fleet, policy)
-        return True
 
     def _count(self) -> None:
         self._telemetry.queue(len(self._queue))

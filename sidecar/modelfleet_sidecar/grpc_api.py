@@ -81,10 +81,17 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                 except Failure as failure:
                     asks.append(failure)
             outcomes, certificate = await self._router.decide_all(asks)
-            return router_pb2.RouteBatchResponse(
-                outcomes=[_outcome(outcome) for outcome in outcomes],
-                certificate=None if certificate is None else _certificate(certificate),
+            response = router_pb2.RouteBatchResponse(
+                certificate=None if certificate is None else _certificate(certificate)
             )
+            try:
+                for start in range(0, len(outcomes), 500):
+                    response.outcomes.extend([_outcome(one) for one in outcomes[start : start + 500]])
+                    await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                self._router.release([one for one in outcomes if isinstance(one, Decision)])
+                raise
+            return response
 
     async def Chat(  # type: ignore[override]  # noqa: N802 - written by `context.write`, not as a generator:
         # a cancelled call must end the exchange at once, whatever it is doing.

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from modelfleet_core.batching.outcome import Certificate, GivenUp
-from modelfleet_core.batching.solving import solve
+from modelfleet_core.batching.outcome import Certificate, GivenUp, Why
+from modelfleet_core.batching.solving import Solved, solve
 from modelfleet_core.batching.wanting import Claim, claim
+from modelfleet_core.catalog import Fleet
 from modelfleet_core.values import AccountName, VariantKey
 
 from modelfleet_sidecar.assign import Lease, decision_of
@@ -25,20 +26,32 @@ from modelfleet_sidecar.telemetry import Telemetry
 MAX_BATCHES = 4
 """Batches that may be at work or wait; beyond them callers are told to come back."""
 SOLVE_SECONDS = 2.0
+PART = 100
+"""Requests that are reserved for in one turn of the loop: others must not wait for ten thousand."""
 TOP_UP_PATIENCE = 1.0
 """Seconds that a batch waits for the slots and the money that it asked for, at most half of those left until
 its first deadline."""
 
 
 class OfflineBatches:
-    """Assigns one batch after the other, beside the queue of `batcher`."""
+    """Assigns one batch after the other, beside the queue of `batcher`. `note` is told of each decision;
+    `release` gives back those of a batch that nobody takes any more."""
 
     def __init__(
-        self, *, lease: Lease, batcher: Batcher, clock: Callable[[], float], telemetry: Telemetry
+        self,
+        *,
+        lease: Lease,
+        batcher: Batcher,
+        note: Callable[[Decision], None],
+        release: Callable[[Iterable[Decision]], None],
+        clock: Callable[[], float],
+        telemetry: Telemetry,
     ) -> None:
         self._telemetry = telemetry
         self._lease = lease
         self._batcher = batcher
+        self._note = note
+        self._release = release
         self._clock = clock
         self._turn = asyncio.Lock()
         self._batches = 0
@@ -64,39 +77,74 @@ class OfflineBatches:
     async def _decide(
         self, asks: Sequence[Ask | Failure]
     ) -> tuple[list[Decision | Failure], Certificate | None]:
-        outcomes: list[Decision | Failure] = []
-        places: list[int] = []
-        prospects: list[Prospect] = []
+        outcomes: dict[int, Decision | Failure] = {}
+        prospects: dict[int, Prospect] = {}
+        fleet: Fleet | None = None
         for place, ask in enumerate(asks):
             if place % 50 == 49:
                 await asyncio.sleep(0)  # others must not wait for ten thousand profiles
             seen = self._try(ask)
             if isinstance(seen, Failure):
-                outcomes.append(seen)
-                continue
-            outcomes.append(self._no_place(place, seen))
-            if not prospects or seen.fleet is prospects[0].fleet:  # else it changed in between: come back
-                places.append(place)
-                prospects.append(seen)
-        if not prospects:
-            return outcomes, None
-        await self._top_up(prospects)
-        now = self._clock()
-        batch = self._batcher.queue.placer.pose(places, [seen.candidate for seen in prospects], now)
+                outcomes[place] = seen
+            elif fleet is not None and seen.fleet is not fleet:  # it changed in between: come back
+                outcomes[place] = self._no_place(place, seen, self._clock())
+            else:
+                fleet = seen.fleet
+                prospects[place] = seen
+        certificate = None
+        if prospects:
+            certificate = await self._assign(prospects, outcomes)
+        return [outcomes[place] for place in range(len(asks))], certificate
+
+    async def _assign(
+        self, prospects: Mapping[int, Prospect], outcomes: dict[int, Decision | Failure]
+    ) -> Certificate:
+        """Find a place for each of `prospects`, by their place in the call, and put what came of it there."""
+        await self._top_up(tuple(prospects.values()))
+        candidates = [seen.candidate for seen in prospects.values()]
+        batch = self._batcher.queue.placer.pose(tuple(prospects), candidates, self._clock())
         loop = asyncio.get_running_loop()
         solved = await loop.run_in_executor(None, solve, batch, stopwatch(SOLVE_SECONDS))
-        self._telemetry.batch(len(places), solved.certificate)
+        self._telemetry.batch(len(prospects), solved.certificate)
+        try:
+            for start in range(0, len(prospects), PART):
+                self._commit(solved, slice(start, start + PART), prospects, outcomes)
+                self._batcher.tell()
+                await asyncio.sleep(0)
+        except BaseException:
+            self._release([one for one in outcomes.values() if isinstance(one, Decision)])
+            raise
+        return solved.certificate
+
+    def _commit(
+        self,
+        solved: Solved,
+        part: slice,
+        prospects: Mapping[int, Prospect],
+        outcomes: dict[int, Decision | Failure],
+    ) -> None:
+        """Reserve for a part of the batch."""
         now = self._clock()
-        late = {place for place, seen in zip(places, prospects, strict=True) if seen.ask.deadline <= now}
-        answers = self._batcher.queue.placer.commit(solved, now, lambda place: place not in late)
-        for place, seen, placed in zip(places, prospects, answers, strict=True):
-            if placed is None:
-                outcomes[place] = self._no_place(place, seen)
-                continue
-            # What found no place will come again; ten thousand at once are no rate that prices should follow.
-            self._batcher.count(seen)
-            outcomes[place] = decision_of(placed, seen, now)
-        return outcomes, solved.certificate
+        answers = self._batcher.queue.placer.commit(
+            solved, now, lambda place: prospects[place].ask.deadline > now, part=part
+        )
+        undone = dict(zip(solved.batch.tickets[part], answers, strict=True))
+        try:
+            for place, placed in tuple(undone.items()):
+                seen = prospects[place]
+                if placed is None:
+                    outcomes[place] = self._no_place(place, seen, now)
+                else:
+                    decision = decision_of(placed, seen, now)
+                    outcomes[place] = decision
+                    self._note(decision)
+                    # What found no place will come again; ten thousand at once are no rate for prices.
+                    self._batcher.count(seen)
+                del undone[place]
+        finally:  # what a bug left undone holds nothing
+            for placed in undone.values():
+                if placed is not None:
+                    self._lease.holding.cancel(placed.reservation.id, now)
 
     def _try(self, ask: Ask | Failure) -> Prospect | Failure:
         if isinstance(ask, Failure):
@@ -106,9 +154,10 @@ class OfflineBatches:
         except Failure as failure:
             return failure
 
-    def _no_place(self, place: int, seen: Prospect) -> Failure:
-        now = self._clock()
+    def _no_place(self, place: int, seen: Prospect, now: float) -> Failure:
         why, short = self._batcher.queue.placer.no_place(seen.candidate, now)
+        if seen.ask.deadline <= now:
+            why = Why.TOO_LATE
         return refused(GivenUp(place, seen.candidate, why, short), self._lease, now)
 
     async def _top_up(self, prospects: Sequence[Prospect]) -> None:

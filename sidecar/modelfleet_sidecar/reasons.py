@@ -16,7 +16,7 @@ from modelfleet_sidecar.prospect import Prospect
 def reason_of(seen: Prospect, placed: Placed) -> Reason:
     """Return why the variant was chosen."""
     candidate, excluded_by = placed.candidate, placed.weighed.excluded_by
-    favourite = placed.weighed.look.favourite
+    favourite = placed.weighed.favourite
     if seen.ask.call.model != AUTO:
         return Reason.PINNED
     if candidate.excluded_by.count("") == 1:
@@ -32,9 +32,7 @@ def reason_of(seen: Prospect, placed: Placed) -> Reason:
 def _spared(placed: Placed) -> bool:
     """Return whether the price of money alone made the choice better than a dearer variant."""
     weighed, cost = placed.weighed, placed.candidate.cost
-    regardless = [
-        value + weighed.money_price * usd for value, usd in zip(weighed.look.values, cost, strict=True)
-    ]
+    regardless = [value + weighed.money_price * usd for value, usd in zip(weighed.values, cost, strict=True)]
     j = placed.column
     return any(
         regardless[k] > regardless[j] and cost[k] > cost[j]

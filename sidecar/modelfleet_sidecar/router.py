@@ -7,7 +7,7 @@ In: `ChatCall`s with their headers and time left. Out: `Decision`s, `Exchange`s,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -64,11 +64,18 @@ class Router:
             lease=lease,
             estimator=estimator,
             leave_alone=self._unreachable.leave_alone,
-            release=self._release,
+            release=lambda decision: self.release([decision]),
             clock=clock,
             telemetry=telemetry,
         )
-        self._offline = OfflineBatches(lease=lease, batcher=self._batcher, clock=clock, telemetry=telemetry)
+        self._offline = OfflineBatches(
+            lease=lease,
+            batcher=self._batcher,
+            note=self._note,
+            release=self.release,
+            clock=clock,
+            telemetry=telemetry,
+        )
         self._decisions = DecisionLog()
         self._open: dict[int, Decision] = {}
         """Decisions not settled yet, by reservation."""
@@ -173,9 +180,7 @@ class Router:
         with self._busy():
             outcomes, certificate = await self._offline.decide(asks)
             for outcome in outcomes:
-                if isinstance(outcome, Decision):
-                    self._note(outcome)
-                else:
+                if isinstance(outcome, Failure):
                     self._telemetry.refused(outcome.reason)
             return outcomes, certificate
 
@@ -333,10 +338,14 @@ class Router:
         self._rest()
         return settlement.charged
 
-    def _release(self, decision: Decision) -> None:
-        """Give back what a decision holds whose caller went away before it got it."""
-        self._lease.holding.cancel(decision.reservation, self._clock())
+    def release(self, decisions: Iterable[Decision]) -> None:
+        """Give back what decisions hold whose caller went away before it got them."""
+        for decision in decisions:
+            self._lease.holding.cancel(decision.reservation, self._clock())
+            if self._close(decision.reservation) is not None:
+                self._decisions.settled(decision.id, NanoUsd(0))
         self._batcher.look_again()
+        self._rest()
 
 
 def _draining() -> Failure:

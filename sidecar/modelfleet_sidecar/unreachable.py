@@ -6,7 +6,7 @@ until the operator hears of it. In: failed connections. Out: which endpoints to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from modelfleet_core.values import EndpointUrl, base_url
 
@@ -27,5 +27,8 @@ class Unreachable:
         self._until = {url: until for url, until in self._until.items() if until > now}
         self._until[base_url(endpoint)] = now + LEFT_ALONE
 
-    def leave_alone(self, endpoint: EndpointUrl, now: float) -> bool:
-        return self._until.get(base_url(endpoint), now) > now
+    def leave_alone(self, endpoints: Collection[EndpointUrl], now: float) -> Collection[EndpointUrl]:
+        """Return which of these endpoints not to connect to now."""
+        if not self._until:
+            return ()
+        return {endpoint for endpoint in endpoints if self._until.get(base_url(endpoint), now) > now}

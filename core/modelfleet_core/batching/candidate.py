@@ -48,14 +48,17 @@ class Candidate:
     """(m,) what each variant charges which accounts (`leasing.accounts.charges`); empty: none anywhere."""
     rates: tuple[Mapping[EndpointUrl, int], ...] = ()
     """(m,) units of limits by the minute (`leasing.rates.rate_uses`); empty: none anywhere."""
+    possible: tuple[int, ...] = field(init=False)
+    """Variants that are not excluded, in order."""
     latest_start: float = field(init=False)
     """When even the fastest variant would come too late."""
 
     def __post_init__(self) -> None:
+        possible = tuple([j for j, why in enumerate(self.excluded_by) if not why])
         fastest = 0.0
         if not self.routed:  # else it is enough to be placed by the deadline
-            rows = zip(self.service_time, self.excluded_by, strict=True)
-            fastest = min((seconds for seconds, why in rows if not why), default=0.0)
+            fastest = min([self.service_time[j] for j in possible], default=0.0)
+        object.__setattr__(self, "possible", possible)
         object.__setattr__(self, "latest_start", self.deadline - fastest)
 
     def held_until(self, now: float) -> float:

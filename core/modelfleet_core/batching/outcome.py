@@ -5,13 +5,12 @@ In: `queue`. Out: `Placed` (to forward, settle and explain) and `GivenUp` (to re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from modelfleet_core.assignment import explain
 from modelfleet_core.assignment.result import Termination
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.worth import Look
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.values import VariantKey
 
@@ -31,35 +30,23 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weighed:
-    """What was known of one request's m variants when it was placed."""
+    """What was known of one request's m variants when it was placed, and what stood against each."""
 
-    look: Look
+    values: Sequence[float]
+    """(m,) weighted quality less published prices."""
+    favourite: int
+    """What would have been chosen if nothing were short."""
     slot_prices: tuple[float, ...]
     """(m,) published, quality per slot-second."""
     money_price: float
     """Quality per USD."""
     excluded_by: tuple[str, ...]
     """(m,) why a variant could not be chosen; empty: it could."""
-    batch: explain.Batch | None
-    """The program it was part of; None: it was placed by prices alone. It is large: do not keep it."""
-    number: int
-    """In the batch."""
-
-    def paid(self) -> tuple[float, ...]:
-        """Return what each variant would have paid for limits of the batch, above published prices, in
-        weighted quality."""
-        if self.batch is None:
-            return (0.0,) * len(self.excluded_by)
-        seen = self.batch.explain(self.number)
-        return tuple((seen.batch_slot_paid + seen.row_paid.sum(axis=0)).tolist())
-
-    def stopped_by(self) -> tuple[str, ...]:
-        """Return for each variant what kept the request from it: why it could not be chosen, or the limit of
-        the batch of which others took the rest; empty: nothing, it was chosen or is worth less."""
-        if self.batch is None:
-            return self.excluded_by
-        stopped = self.batch.explain(self.number).stopped_by
-        return tuple(why or limit for why, limit in zip(self.excluded_by, stopped, strict=True))
+    paid: tuple[float, ...]
+    """(m,) weighted quality that it would have paid for limits of the batch, above published prices."""
+    stopped_by: tuple[str, ...]
+    """(m,) why it could not be chosen, or the limit of the batch of which others took the rest; empty:
+    neither, it was chosen or is worth less."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

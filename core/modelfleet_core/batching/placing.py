@@ -11,26 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from modelfleet_core.assignment.problem import LARGEST
+from modelfleet_core.assignment.result import Termination
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.outcome import Placed, Why
-from modelfleet_core.batching.room import Room, room_of
-from modelfleet_core.batching.solving import Batch, Carried, Solved, weighed
-from modelfleet_core.batching.worth import NO_SLOT, Look, look
+from modelfleet_core.batching.outcome import Certificate, Placed, Why
+from modelfleet_core.batching.room import LeaveAlone, Room, all_reached, room_of
+from modelfleet_core.batching.solving import Batch, Carried, Solved, by_prices, weighed
+from modelfleet_core.batching.worth import NO_SLOT, Look, look, worth
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.pacing import Pacing
-from modelfleet_core.values import AccountName, EndpointUrl, VariantKey, account_parts
+from modelfleet_core.values import AccountName, TierName, VariantKey, account_parts
 
 
 class Placer:
-    """Places requests within one lease. `leave_alone` tells endpoints that can not be reached just now."""
+    """Places requests within one lease."""
 
-    def __init__(
-        self,
-        holding: Holding,
-        *,
-        leave_alone: Callable[[EndpointUrl, float], bool] = lambda _endpoint, _now: False,
-    ) -> None:
+    def __init__(self, holding: Holding, *, leave_alone: LeaveAlone = all_reached) -> None:
         self._holding = holding
         self._leave_alone = leave_alone
         self._published: Mapping[VariantKey, float] = {}
@@ -50,10 +47,32 @@ class Placer:
 
     def offer(self, candidate: Candidate) -> None:
         """Learn from a new request what money gains."""
-        usable = [j for j, why in enumerate(candidate.excluded_by) if not why]
-        weight = candidate.weight
-        self._pacing.offer(
-            [weight * candidate.quality[j] for j in usable], [candidate.cost[j] for j in usable]
+        if self._pacing.active:
+            weight, quality, cost = candidate.weight, candidate.quality, candidate.cost
+            self._pacing.offer(
+                [weight * quality[j] for j in candidate.possible], [cost[j] for j in candidate.possible]
+            )
+
+    def place(self, ticket: int, candidate: Candidate, now: float) -> Placed | None:
+        """Place a request by published prices with its favourite; None: a limit keeps it from there."""
+        prices, money_price = self.slot_prices(candidate.variants), self.pace(now)
+        values, excluded, _, j = worth(candidate, prices, money_price, now, spare=self._pacing.limit)
+        if j < 0 or excluded[j] or not abs(values[j]) <= LARGEST:
+            return None
+        room = self._room(now, candidate.tier)
+        excluded = room.excluded(candidate, excluded)
+        held = self._reserve(candidate, j, room, now) if not excluded[j] else None
+        if held is None:
+            return None
+        self._pacing.spend(candidate.cost[j])
+        return Placed(
+            ticket=ticket,
+            candidate=candidate,
+            column=j,
+            reservation=held,
+            weighed=by_prices(values, j, prices, money_price, excluded),
+            certificate=Certificate(values[j], values[j], 0.0, Termination.OPTIMAL, (), 0.0),
+            batch_size=1,
         )
 
     def slot_prices(self, variants: Sequence[VariantKey]) -> tuple[float, ...]:
@@ -67,7 +86,9 @@ class Placer:
     def room(self, now: float, candidate: Candidate | None = None) -> Room:
         """Return what may be used now; after the lease what its floor leaves to the candidate's tier."""
         self.pace(now)
-        tier = candidate.tier if candidate is not None else None
+        return self._room(now, candidate.tier if candidate is not None else None)
+
+    def _room(self, now: float, tier: TierName | None) -> Room:
         return room_of(self._holding, now, tier, self._leave_alone, self._pacing.limit)
 
     def placeable(self, seen: Sequence[tuple[Candidate, Look]], now: float) -> list[bool]:
@@ -96,15 +117,18 @@ class Placer:
         self, candidate: Candidate, now: float, coming: Mapping[AccountName, int] | None = None
     ) -> str:
         """Return what keeps a request waiting, if `coming` came back: an account, a limit, or NO_SLOT."""
-        room = self.room(now, candidate)
-        possible = [j for j, why in enumerate(candidate.excluded_by) if not why]
-        shorts = [room.short(candidate, j, coming) for j in possible]
+        return self._short_of(candidate, self.room(now, candidate), coming)
+
+    @staticmethod
+    def _short_of(candidate: Candidate, room: Room, coming: Mapping[AccountName, int] | None = None) -> str:
+        shorts = [room.short(candidate, j, coming) for j in candidate.possible]
         return NO_SLOT if not all(shorts) or not shorts else shorts[0]
 
     def no_place(self, candidate: Candidate, now: float) -> tuple[Why, str]:
         """Return why a request that does not wait finds no place, and what it lacks."""
-        short = self.short_of(candidate, now)
-        if not self._holding.live(now) and not self.room(now, candidate).spots:
+        room = self.room(now, candidate)
+        short = self._short_of(candidate, room)
+        if not self._holding.live(now) and not room.spots:
             return Why.NO_LEASE, short
         limited = short != NO_SLOT and not short.startswith("rate:")
         return (Why.NO_MONEY if limited else Why.NO_SLOT), short
@@ -139,19 +163,27 @@ class Placer:
         )
 
     def commit(
-        self, solved: Solved, now: float, wanted: Callable[[int], bool] = lambda _ticket: True
+        self,
+        solved: Solved,
+        now: float,
+        wanted: Callable[[int], bool] = lambda _ticket: True,
+        *,
+        part: slice = slice(None),
     ) -> list[Placed | None]:
-        """Reserve what was chosen, for each ticket that is still `wanted`; None: no place for it now."""
+        """Reserve what was chosen, for each ticket that is still `wanted`; None: no place for it now.
+
+        A large batch may be committed in parts, at times of their own.
+        """
         batch = solved.batch
         if solved.prices is not None and batch.looks is not None:
             self._carried = solved.prices
-        live = self._holding.live(now)
-        room = batch.room
-        if len(batch.tickets) > 1:  # solving took its time: others may have settled meanwhile
-            room = self.room(now, None if live else batch.candidates[0])
+        if not batch.candidates:
+            return []
+        # Solving took its time: others may have settled meanwhile.
+        room = self.room(now, None if self._holding.live(now) else batch.candidates[0])
         outcomes: list[Placed | None] = []
-        for i, (ticket, candidate) in enumerate(zip(batch.tickets, batch.candidates, strict=True)):
-            placed = None
+        for i in range(len(batch.tickets))[part]:
+            ticket, candidate, placed = batch.tickets[i], batch.candidates[i], None
             if solved.columns[i] and wanted(ticket):
                 for column in solved.columns[i]:
                     held = self._reserve(candidate, column, room, now)
@@ -172,8 +204,9 @@ class Placer:
 
     def _reserve(self, candidate: Candidate, column: int, room: Room, now: float) -> Reservation | None:
         """Take a slot where most are free, and what it charges; None: something is gone meanwhile."""
-        free = room.spots.get(candidate.variants[column])
-        if not free:
+        variant = candidate.variants[column]
+        free = room.spots.get(variant)
+        if free is None:
             return None
         endpoint = max(free, key=free.__getitem__)
         held = self._holding.reserve(
@@ -190,4 +223,6 @@ class Placer:
         free[endpoint] -= 1
         if not free[endpoint]:
             del free[endpoint]
+            if not free:
+                del room.spots[variant]
         return held

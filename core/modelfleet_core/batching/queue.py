@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.outcome import GivenUp, Outcome, Why
+from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
 from modelfleet_core.batching.placing import Placer
+from modelfleet_core.batching.room import LeaveAlone, all_reached
 from modelfleet_core.batching.solving import Batch, Solved
 from modelfleet_core.batching.wanting import Claim, claim, wants
 from modelfleet_core.batching.window import Step, Window
@@ -19,7 +20,7 @@ from modelfleet_core.batching.worth import NO_SLOT, Look
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.policy import Batching
-from modelfleet_core.values import AccountName, EndpointUrl, VariantKey
+from modelfleet_core.values import AccountName, VariantKey
 
 DEADLINE_MARGIN = 0.02
 """Seconds that assigning and forwarding need before a request's latest start."""
@@ -56,7 +57,7 @@ class Queue:
         holding: Holding,
         batching: Batching,
         *,
-        leave_alone: Callable[[EndpointUrl, float], bool] = lambda _endpoint, _now: False,
+        leave_alone: LeaveAlone = all_reached,
     ) -> None:
         self._holding = holding
         self._batching = batching
@@ -109,6 +110,15 @@ class Queue:
             self._looked = now
         self._waiting[ticket] = _Waiting(candidate)
         self._take(self._window.arrive(now, candidate.latest_start))
+
+    def place(self, ticket: int, candidate: Candidate, now: float) -> Placed | None:
+        """Place a new request at once, while nothing binds; None: let it `arrive`."""
+        if self._waiting or self._out is not None or self._window.open:
+            return None
+        placed = self.placer.place(ticket, candidate, now)
+        if placed is not None:
+            self.placer.offer(candidate)
+        return placed
 
     def renew(self, ticket: int, candidate: Candidate) -> bool:
         """Take a new view of a waiting request, since the fleet or the policy changed.

@@ -6,27 +6,35 @@ In: the `Holding`. Out: a `Room` of free slots, accounts and units. Next: `placi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.worth import NO_MONEY
+from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.values import AccountName, EndpointUrl, TierName, VariantKey
+
+LeaveAlone = Callable[[Collection[EndpointUrl], float], Collection[EndpointUrl]]
+"""Tells which of these endpoints can not be reached just now."""
+
+
+def all_reached(_endpoints: Collection[EndpointUrl], _now: float) -> Collection[EndpointUrl]:
+    """Leave no endpoint alone."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Room:
     spots: dict[VariantKey, dict[EndpointUrl, int]]
-    """Free slots by variant and endpoint; `placing` counts them down."""
+    """Free slots by endpoint of each variant that has any; `placing` counts them down."""
     accounts: Mapping[AccountName, int]
     """Free money in nano-USD, in quotas requests."""
     units: Mapping[EndpointUrl, int]
     """Free units of limits by the minute."""
     pacing: float
     """USD that may be spent above the cheapest way to answer; infinite: no pacing."""
-    leased: frozenset[VariantKey]
+    leased: Collection[VariantKey]
     """Variants that the lease gives any slot of, free or not."""
 
     def slots(self, variant: VariantKey) -> int:
@@ -36,21 +44,34 @@ class Room:
     def short(self, candidate: Candidate, j: int, coming: Mapping[AccountName, int] | None = None) -> str:
         """Return the account or the limit by the minute that variant `j` exceeds, if `coming` came back to
         accounts; empty: none. Slots and pacing are not looked at."""
-        for name, charge in candidate.charged(j).items():
-            free = self.accounts.get(name)
-            if free is None or charge > free + (coming.get(name, 0) if coming else 0):
-                return account_label(name)
-        for limit, units in candidate.rated(j).items():
-            if units > self.units.get(limit, 0):
-                return rate_label(limit)
+        if candidate.charges:
+            for name, charge in candidate.charges[j].items():
+                free = self.accounts.get(name)
+                if free is None or charge > free + (coming.get(name, 0) if coming else 0):
+                    return account_label(name)
+        if candidate.rates:
+            for limit, units in candidate.rates[j].items():
+                if units > self.units.get(limit, 0):
+                    return rate_label(limit)
         return ""
+
+    def excluded(self, candidate: Candidate, known: Sequence[str]) -> tuple[str, ...]:
+        """Return why each variant can not be chosen now, where it is not `known` yet; empty: it can."""
+        spots = self.spots
+        whys = [
+            why or ("" if variant in spots else NO_SLOT)
+            for variant, why in zip(candidate.variants, known, strict=True)
+        ]
+        if candidate.charges or candidate.rates:
+            return tuple([why or self.short(candidate, j) for j, why in enumerate(whys)])
+        return tuple(whys)
 
 
 def room_of(
     holding: Holding,
     now: float,
     tier: TierName | None,
-    leave_alone: Callable[[EndpointUrl, float], bool],
+    leave_alone: LeaveAlone,
     pacing: float = math.inf,
 ) -> Room:
     """Return what requests of `tier` (None: of any, while the lease is live) may use.
@@ -58,24 +79,27 @@ def room_of(
     Endpoints that can not be reached count only when there is no other endpoint at all.
     """
     free = holding.free(now, tier)
-    alone = {endpoint for endpoint in free if leave_alone(endpoint, now)}
+    alone = leave_alone(free.keys(), now)
     if len(alone) == len(free):
-        alone = set()
+        alone = ()
     spots: dict[VariantKey, dict[EndpointUrl, int]] = {}
     leased: set[VariantKey] = set()
+    endpoints = holding.lease.slots
     for endpoint, slots in free.items():
-        variant = holding.variant_of(endpoint)
-        if variant is None:
-            continue
+        variant = endpoints[endpoint].variant
         leased.add(variant)
         if slots > 0 and endpoint not in alone:
-            spots.setdefault(variant, {})[endpoint] = slots
+            there = spots.get(variant)
+            if there is None:
+                spots[variant] = {endpoint: slots}
+            else:
+                there[endpoint] = slots
     return Room(
         spots=spots,
         accounts=holding.room(now),
         units=holding.free_units(now, tier),
         pacing=pacing,
-        leased=frozenset(leased),
+        leased=leased,
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelfleet_core.assignment import explain
+from modelfleet_core.assignment.explain import Reasons, reasons
 from modelfleet_core.assignment.problem import AssignmentProblem, Row
 from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
@@ -75,7 +75,7 @@ class Solved:
     certificate: Certificate
     prices: Carried | None
     """Of the batch; None: no program was needed."""
-    explained: explain.Batch | None
+    reasons: Reasons | None
     """What stood against whom; None as above."""
 
 
@@ -98,7 +98,7 @@ def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
             ]
         )
     if len(batch.candidates) <= 1:
-        return _by_prices(batch, looks, begun, remaining)
+        return _alone(batch, looks, begun, remaining)
     problem = _problem(batch, looks)
     warm = batch.carried.prices(batch.variants, problem.rows) if batch.carried is not None else None
     answer = assign(problem, remaining=remaining, warm=warm)
@@ -119,7 +119,7 @@ def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
             if price > 0
         },
     )
-    return Solved(batch, looks, columns, certificate, prices, explain.Batch(problem, answer))
+    return Solved(batch, looks, columns, certificate, prices, reasons(problem, answer))
 
 
 def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
@@ -141,14 +141,14 @@ def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
     )
 
 
-def _by_prices(batch: Batch, looks: tuple[Look, ...], begun: float, remaining: Callable[[], float]) -> Solved:
+def _alone(batch: Batch, looks: tuple[Look, ...], begun: float, remaining: Callable[[], float]) -> Solved:
     """Place one request by published prices, without a program."""
     orders: tuple[tuple[int, ...], ...] = ()
     objective = 0.0
     binding: tuple[str, ...] = ()
     if batch.candidates:
         seen = looks[0]
-        excluded = _excluded(batch, seen, 0)
+        excluded = batch.room.excluded(batch.candidates[0], seen.excluded)
         order = tuple([j for j in seen.worthwhile if not excluded[j]])
         orders = (order,)
         objective = seen.values[order[0]] if order else -seen.defer
@@ -172,25 +172,31 @@ def _binding(batch: Batch, seen: Look, excluded_by: str) -> tuple[str, ...]:
     return (excluded_by,) if excluded_by and not seen.excluded[seen.favourite] else ()
 
 
-def _excluded(batch: Batch, seen: Look, i: int) -> tuple[str, ...]:
-    """Return why each variant could not be chosen for request `i` of a batch; empty: it could."""
-    candidate, room = batch.candidates[i], batch.room
-    return tuple(
-        [
-            why or (NO_SLOT if free <= 0 else room.short(candidate, j))
-            for j, (why, free) in enumerate(zip(seen.excluded, batch.free, strict=True))
-        ]
-    )
+def by_prices(
+    values: Sequence[float],
+    favourite: int,
+    slot_prices: tuple[float, ...],
+    money_price: float,
+    excluded: tuple[str, ...],
+) -> Weighed:
+    """Return what was known of a request that was placed by published prices alone."""
+    nothing = (0.0,) * len(excluded)
+    return Weighed(values, favourite, slot_prices, money_price, excluded, nothing, excluded)
 
 
 def weighed(solved: Solved, i: int) -> Weighed:
     """Return what was known of request `i` when the batch was solved."""
     batch, seen = solved.batch, solved.looks[i]
+    excluded = batch.room.excluded(batch.candidates[i], seen.excluded)
+    if solved.reasons is None:
+        return by_prices(seen.values, seen.favourite, batch.slot_prices, batch.money_price, excluded)
+    stopped = zip(excluded, solved.reasons.stopped_by(i), strict=True)
     return Weighed(
-        look=seen,
+        values=seen.values,
+        favourite=seen.favourite,
         slot_prices=batch.slot_prices,
         money_price=batch.money_price,
-        excluded_by=_excluded(batch, seen, i),
-        batch=solved.explained,
-        number=i,
+        excluded_by=excluded,
+        paid=tuple(solved.reasons.paid[i].tolist()),
+        stopped_by=tuple([why or limit for why, limit in stopped]),
     )

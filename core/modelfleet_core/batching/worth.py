@@ -1,6 +1,6 @@
 """Stage assign, what one request is worth where, and what it loses by waiting.
 
-In: a `Candidate`, published prices, the time. Out: a `Look`. Next: `placing` and `wanting`.
+In: a `Candidate`, published prices, the time. Out: a `Worth`, or a `Look`. Next: `placing` and `wanting`.
 
     value_j = weight quality_j - slot_price_j service_time_j - money_price cost_j
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from modelfleet_core.assignment import single
 from modelfleet_core.assignment.problem import LARGEST
 from modelfleet_core.batching.candidate import Candidate
 
@@ -27,23 +27,76 @@ WORTH_IT = 1e-6
 """Quality by which the same answer is better now than later."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class Worth(NamedTuple):
     """One request at one moment, over its m variants."""
 
-    values: tuple[float, ...]
+    values: Sequence[float]
     """(m,) weighted quality less published prices."""
     excluded: tuple[str, ...]
     """(m,) why the variant is out of the question now, whatever is free; empty: it is not."""
+    usable: Sequence[int]
+    """Those that are not."""
     favourite: int
-    """What would be chosen if nothing were short."""
+    """What would be chosen if nothing were short; -1: there are no variants."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """The same, and what it is against waiting."""
+
+    values: Sequence[float]
+    excluded: tuple[str, ...]
+    favourite: int
     defer: float
     """Loss of giving it no place now."""
 
     @property
     def worthwhile(self) -> tuple[int, ...]:
         """Variants that are worth more than waiting, best first; equal ones in the fleet's order."""
-        return single.rank(self.values, [not why for why in self.excluded], defer=self.defer)
+        values = self.values
+        worthy = [j for j, why in enumerate(self.excluded) if not why and values[j] > -self.defer]
+        return tuple(sorted(worthy, key=lambda j: -values[j]))
+
+
+def worth(
+    candidate: Candidate,
+    slot_prices: Sequence[float],
+    money_price: float,
+    now: float,
+    *,
+    spare: float = math.inf,
+) -> Worth:
+    """Return what one request is worth where.
+
+    `spare`: USD that pacing lets spend above the cheapest way to answer; at 0 only cheapest ways are left.
+
+    A slot that nobody takes is lost, money is not: so a price of slots never stands against serving at all,
+    but what costs more at the price of money than no answer loses is left to other requests.
+    """
+    weight, cost, seconds = candidate.weight, candidate.cost, candidate.service_time
+    kept = [weight * gain - money_price * usd for gain, usd in zip(candidate.quality, cost, strict=True)]
+    values = kept
+    if any(slot_prices):
+        columns = zip(kept, slot_prices, seconds, strict=True)
+        values = [keeps - slot_price * needs for keeps, slot_price, needs in columns]
+    excluded = candidate.excluded_by
+    usable = candidate.possible
+    left = math.inf if candidate.routed else candidate.deadline - now
+    if late := [j for j in usable if not seconds[j] <= left]:
+        excluded = _also(excluded, late, TOO_LATE)
+        usable = tuple([j for j in usable if not excluded[j]])
+    if usable and (money_price > 0 or spare <= 0):
+        least = min(-candidate.shed_penalty, max([kept[j] for j in usable]))
+        dear = [j for j in usable if kept[j] < least]
+        ahead: list[int] = []
+        if spare <= 0:
+            cheapest = min([cost[j] for j in usable])
+            ahead = [j for j in usable if cost[j] > cheapest]
+        if dear or ahead:
+            excluded = _also(_also(excluded, dear, TOO_DEAR), ahead, PACING)
+            usable = tuple([j for j in usable if not excluded[j]])
+    anyway = usable or candidate.possible or range(len(values))
+    return Worth(values, excluded, usable, max(anyway, key=values.__getitem__, default=-1))
 
 
 def look(
@@ -55,45 +108,17 @@ def look(
     waits: bool = True,
     spare: float = math.inf,
 ) -> Look:
-    """Look at one request; what does not find a place `waits`, or else is refused.
+    """Look at one request as `worth` does; what does not find a place `waits`, or else is refused."""
+    values, excluded, usable, favourite = worth(candidate, slot_prices, money_price, now, spare=spare)
+    return Look(values, excluded, favourite, _defer(candidate, values, usable, now, waits))
 
-    `spare`: USD that pacing lets spend above the cheapest way to answer; at 0 only cheapest ways are left.
 
-    A slot that nobody takes is lost, money is not: so a price of slots never stands against serving at all,
-    but what costs more at the price of money than no answer loses is left to other requests.
-    """
-    weight, cost = candidate.weight, candidate.cost
-    left = math.inf if candidate.routed else candidate.deadline - now
-    kept: list[float] = []
-    values: list[float] = []
-    excluded: list[str] = []
-    usable: list[int] = []
-    columns = zip(
-        candidate.quality, cost, candidate.service_time, slot_prices, candidate.excluded_by, strict=True
-    )
-    for j, (quality, usd, seconds, slot_price, why) in enumerate(columns):  # one pass: every request pays it
-        keeps = weight * quality - money_price * usd
-        kept.append(keeps)
-        values.append(keeps - slot_price * seconds)
-        if not why:
-            if seconds <= left:
-                usable.append(j)
-            else:
-                why = TOO_LATE
-        excluded.append(why)
-    if usable and (money_price > 0 or spare <= 0):
-        least = min(-candidate.shed_penalty, max([kept[j] for j in usable]))
-        cheapest = min([cost[j] for j in usable]) if spare <= 0 else math.inf
-        for j in usable:
-            excluded[j] = TOO_DEAR if kept[j] < least else PACING if cost[j] > cheapest else ""
-        usable = [j for j in usable if not excluded[j]]
-    anyway = usable or [j for j, why in enumerate(candidate.excluded_by) if not why] or range(len(values))
-    return Look(
-        values=tuple(values),
-        excluded=tuple(excluded),
-        favourite=max(anyway, key=values.__getitem__, default=-1),
-        defer=_defer(candidate, values, usable, now, waits),
-    )
+def _also(excluded: tuple[str, ...], columns: Sequence[int], why: str) -> tuple[str, ...]:
+    """Exclude more columns; what is known of one stays."""
+    changed = list(excluded)
+    for j in columns:
+        changed[j] = changed[j] or why
+    return tuple(changed)
 
 
 def _defer(
@@ -108,14 +133,15 @@ def _defer(
     from a slot nobody else takes.
     """
     nothing = -candidate.shed_penalty
-    sane = [j for j in usable if abs(values[j]) <= LARGEST]
+    sane = [(values[j], -j) for j in usable if -LARGEST <= values[j] <= LARGEST]
     if not sane:
         return -nothing
-    best = max(sane, key=values.__getitem__)
-    others = [values[j] for j in sane if j != best]
-    worst = min(nothing, values[best], *others)
-    patience = min(PATIENCE, candidate.service_time[best], candidate.latest_start - candidate.arrived)
+    sane.sort()
+    best, column = sane[-1]
+    worst = min(nothing, sane[0][0])
+    patience = min(PATIENCE, candidate.service_time[-column], candidate.latest_start - candidate.arrived)
     waited = max(0.0, now - candidate.arrived)
     chance = waited / patience if waits and waited < patience else 1.0
-    regret = max(0.0, values[best] - max([nothing, *others]))
-    return WORTH_IT - (1.0 - chance) * (values[best] - REGRET * regret) - chance * worst
+    second = max(nothing, sane[-2][0]) if len(sane) > 1 else nothing
+    regret = max(0.0, best - second)
+    return WORTH_IT - (1.0 - chance) * (best - REGRET * regret) - chance * worst

@@ -11,7 +11,6 @@ import pytest
 from modelfleet_core.assignment import certificate, program
 from modelfleet_core.assignment.problem import AssignmentProblem, Row
 from modelfleet_core.assignment.result import Prices, Termination
-from modelfleet_core.assignment.single import rank, value
 from modelfleet_core.assignment.solver import assign
 from support.assignments import mixed, problem, traffic
 
@@ -193,17 +192,6 @@ def test_the_program_needs_no_solver_that_the_sidecar_must_not_load():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-
-
-def test_one_request_asks_for_columns_in_the_order_of_their_value():
-    values = [
-        value(weight=2.0, quality=q, cost=0.01, service_time=t, slot_price=0.1, money_price=5.0)
-        for q, t in ((0.5, 1.0), (0.9, 3.0), (0.9, 30.0))
-    ]
-    assert values == pytest.approx([0.85, 1.45, -1.25])
-    assert rank(values, [True, True, True], defer=0.5) == (1, 0)
-    assert rank(values, [True, False, True], defer=2.0) == (0, 2)
-    assert rank([float("nan"), 0.1, 0.1], [True] * 3, defer=0.0) == (1, 2)
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 4, 10, 25])

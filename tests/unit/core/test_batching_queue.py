@@ -9,6 +9,7 @@ from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
 from modelfleet_core.batching.queue import BUDGET_PATIENCE, LOOK_AGAIN, Queue
+from modelfleet_core.batching.worth import Look
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.bounds import MAX_BIDS
 from modelfleet_core.leasing.holding import Holding
@@ -174,10 +175,10 @@ def test_what_stopped_a_request_is_the_limit_that_others_gained_more_from() -> N
         queue.arrive(ticket, candidate(small=small), 0.0)
     placed = {one.ticket: one for one in play(queue, 0.0, 10.0) if isinstance(one, Placed)}
     assert placed[0].variant == BIG
-    assert placed[0].weighed.stopped_by() == ("", "")
+    assert placed[0].weighed.stopped_by == ("", "")
     for ticket in (1, 2):
         assert placed[ticket].variant == SMALL
-        assert placed[ticket].weighed.stopped_by()[1] in ("slots:big/gpu", "NoFreeSlot")
+        assert placed[ticket].weighed.stopped_by[1] in ("slots:big/gpu", "NoFreeSlot")
 
 
 def test_an_account_that_others_gain_more_from_is_what_stopped_a_request() -> None:
@@ -187,8 +188,8 @@ def test_an_account_that_others_gain_more_from_is_what_stopped_a_request() -> No
         queue.arrive(ticket, replace(one, arrived=-1.0), 0.0)  # they waited long enough to take either
     placed = {one.ticket: one for one in follow(queue, 0.0) if isinstance(one, Placed)}
     assert (placed[0].variant, placed[1].variant) == (BIG, SMALL)
-    assert placed[1].weighed.stopped_by() == ("", "Budget")
-    small, big = placed[1].weighed.paid()
+    assert placed[1].weighed.stopped_by == ("", "Budget")
+    small, big = placed[1].weighed.paid
     assert small == 0.0
     assert 0.099 <= big <= 0.7
 
@@ -313,6 +314,65 @@ def test_prices_are_carried_to_the_next_batch_by_name() -> None:
     assert carried is not None
     assert carried.rows["Budget"] > 0
     many = [replace(one, charges=()) for one in waiting]
-    other = solving.solve(placer.pose(range(5), many, 0.0, looks=looks), lambda: 1.0)
-    assert other.explained is not None
-    assert carried.prices((BIG, SMALL), other.explained.problem.rows).rows.shape == (0,)
+    placer.commit(solving.solve(placer.pose(range(5), many, 0.0, looks=looks), lambda: 1.0), 0.0)
+    assert carried.prices((BIG, SMALL), ()).rows.shape == (0,)
+
+
+def test_while_nothing_binds_a_request_is_placed_at_once_as_the_queue_would_place_it() -> None:
+    prices = {SMALL: 0.02, BIG: 0.05}
+    for small in (0.0, 0.3, 0.6, 0.9):
+        at_once, alone = (queue_of(granted({SMALL: 1, BIG: 1}, money=1e-6)) for _ in range(2))
+        one = candidate(charge=100, small=small)
+        for queue in (at_once, alone):
+            queue.set_prices(prices, 0.1)
+        placed = at_once.place(1, one, 0.0)
+        alone.arrive(1, one, 0.0)
+        (same,) = follow(alone, 0.0)
+        assert isinstance(placed, Placed)
+        assert isinstance(same, Placed)
+        assert (placed.variant, placed.reservation) == (same.variant, same.reservation)
+        assert list(placed.weighed.values) == list(same.weighed.values)
+        assert placed.weighed.excluded_by == same.weighed.excluded_by
+        assert placed.weighed.slot_prices == same.weighed.slot_prices
+        assert placed.certificate.objective == same.certificate.objective
+
+
+def test_what_is_kept_from_its_favourite_is_not_placed_at_once_and_holds_nothing() -> None:
+    holding = granted({SMALL: 1, BIG: 0}, money=1e-6)
+    assert queue_of(holding).place(1, candidate(), 0.0) is None
+    assert holding.idle()
+    holding = granted({SMALL: 1, BIG: 1}, money=1e-6)
+    assert queue_of(holding).place(2, candidate(charge=10_000), 0.0) is None
+    assert holding.idle()
+
+
+def test_nobody_is_placed_ahead_of_those_that_wait_or_of_a_batch_that_is_out() -> None:
+    holding = granted({BIG: 1})
+    queue = queue_of(holding)
+    assert queue.place(1, only_big(), 0.0) is not None
+    queue.arrive(2, only_big(), 0.0)
+    assert follow(queue, 0.0) == []
+    holding.settle(1, None, 0.1)
+    assert queue.place(3, only_big(), 0.1) is None
+    queue.changed(0.1)
+    batch = queue.due(5.0)
+    assert batch is not None
+    assert batch.tickets == (2,)
+    assert queue.place(4, only_big(), 5.0) is None
+
+
+def test_variants_worth_more_than_waiting_are_tried_in_the_order_of_their_value() -> None:
+    nan = float("nan")
+    assert Look((0.2, 0.4, 0.4), ("", "", ""), 1, defer=0.0).worthwhile == (1, 2, 0)
+    assert Look((0.2, 0.4, -0.6), ("", "Pinned", ""), 0, defer=0.5).worthwhile == (0,)
+    assert Look((nan, 0.1, 0.1), ("", "", ""), 1, defer=0.0).worthwhile == (1, 2)
+
+
+def test_figures_that_are_not_numbers_leave_their_variant_out_of_a_request_placed_at_once() -> None:
+    for broken in (
+        replace(candidate(), quality=(0.5, float("nan"))),
+        replace(candidate(), quality=(0.5, 1e300)),
+    ):
+        holding = granted({SMALL: 1, BIG: 1})
+        placed = queue_of(holding).place(1, broken, 0.0)
+        assert placed is None or placed.variant == SMALL

@@ -532,9 +532,9 @@ async def test_an_endpoint_that_refused_is_left_alone_while_another_can_be_reach
     now = 0.0
     unreachable = Unreachable(lambda: now)
     dead = EndpointUrl("http://dead")
-    assert not unreachable.leave_alone(dead, now)
+    assert not unreachable.leave_alone([dead], now)
     unreachable.refused(dead)
-    assert unreachable.leave_alone(EndpointUrl("http://dead#dead/gpu"), now)
-    assert not unreachable.leave_alone(EndpointUrl("http://alive"), now)
+    served, alive = EndpointUrl("http://dead#dead/gpu"), EndpointUrl("http://alive")
+    assert unreachable.leave_alone([served, alive], now) == {served}
     now = LEFT_ALONE
-    assert not unreachable.leave_alone(dead, now)
+    assert not unreachable.leave_alone([dead], now)
