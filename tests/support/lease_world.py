@@ -484,7 +484,10 @@ class LeaseWorld:
         """A pod goes, its journals with it, and the API server says so."""
         if not self.pods:
             return
-        uid = self.random.choice(list(self.pods))
+        self._end_pod(self.random.choice(list(self.pods)))
+        self.new_pod(f"pod-after-{self.boots}")
+
+    def _end_pod(self, uid: str) -> None:
         del self.pods[uid]
         self.crash(uid)
         self.say("{}: is gone", uid)
@@ -494,7 +497,6 @@ class LeaseWorld:
         self.journals.pop(uid, None)
         for leader in self.leaders:
             leader.book.forget(uid, self.now)
-        self.new_pod(f"pod-after-{self.boots}")
 
     def leave(self) -> None:
         process = self._somebody()
@@ -804,6 +806,9 @@ class LeaseWorld:
                 self.settle(process, request, None)
             process.holding.want({}, {})
         self.rounds(6)
+        staying = {sidecar.uid for sidecar, one in self.processes.items() if not one.holding.leaving}
+        for uid in [uid for uid in self.pods if uid not in staying]:
+            self._end_pod(uid)  # its sidecar left because the pod was to end
         self.pass_time(MINUTE + TTL + self.longest + 1)
         self.rounds(12)
         return self.leaders[-1].book
