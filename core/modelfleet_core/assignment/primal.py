@@ -118,12 +118,14 @@ def _grouped(order: IntArray, group: IntArray, amount: FloatArray) -> FloatArray
     return sums
 
 
-def fill(cells: Cells, choice: IntArray, *, remaining: Callable[[], float]) -> IntArray:
+def fill(
+    cells: Cells, choice: IntArray, *, remaining: Callable[[], float], rounds: int = _ROUNDS
+) -> IntArray:
     """Step 3, in rounds: each request's best move, as many of them as fit. Breaks no limit at any time."""
     m, at = cells.m, np.arange(cells.n)
     choice = choice.copy()
     negligible = 1e-12 * max(1.0, float(np.abs(cells.value[m]).max(initial=0.0)))
-    for attempt in range(_ROUNDS):
+    for attempt in range(rounds):
         if attempt and remaining() <= 0:
             break
         left = np.append(np.maximum(-excess(cells, choice), 0.0), np.inf)

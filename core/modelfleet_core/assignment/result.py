@@ -17,7 +17,7 @@ class Termination(Enum):
     FEASIBLE = "Feasible"
     """Good to within `gap`."""
     FALLBACK = "Fallback"
-    """Time was up before prices were found: chosen by the last batch's, still within every limit."""
+    """Time was up before good prices were found: chosen by rough ones, still within every limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,6 +30,8 @@ _GOOD = 2.0
 """Multiples of it at which the search is not tried again."""
 _ATTEMPTS = 5
 _TURNS = 9
+_LATE_ROUNDS = 4
+"""Of filling what is left, where time is up: most of it is done by then."""
 _ALIKE = 1e-5
 """Cells that differ by less are as good as each other."""
 _PROGRAM_SECONDS = 0.25
@@ -46,7 +48,7 @@ def assign(
     """Assign the batch; `remaining()` returns the seconds left, `warm` are the last batch's prices.
 
     Raises nothing for late or infeasible: with no time left the answer is `FALLBACK`, made by the warm prices
-    alone or by value density; a request without a place waits. Prices of other columns or rows are ignored.
+    or by rough ones; a request without a place waits. Prices of other columns or rows are ignored.
     """
     start = remaining()
     answer = _assign(problem, remaining, warm, late=start <= 0)
@@ -80,6 +82,8 @@ def _assign(
         cells, remaining=remaining, warm=price, enough=_SHARP * scale * min(max(n / _FEW, 0.1), 2.0)
     )
     bound = min(relaxed.bound, at_zero)
+    if remaining() <= 0:
+        return _late(problem, cells, relaxed.price, bound)
     choice = _choose(cells, relaxed, bound, scale, remaining)
     if certificate.over(problem, choice):
         choice = _choose(cells.tightened(), relaxed, bound, scale, remaining)
@@ -102,26 +106,22 @@ def _certified(
     return certificate.certify(problem, kept, prices, best_bound=bound, fallback=fallback)
 
 
-def _late(problem: AssignmentProblem, cells: Cells, warm: FloatArray | None, at_zero: float) -> Assignment:
-    """Return the best of the choices by the warm prices, by first prices and by value density alone."""
-    waiting = np.full(cells.n, cells.m, dtype=np.int64)
-    best, bound, known = (
-        primal.fill(cells, waiting, remaining=lambda: 1.0),
-        at_zero,
-        np.zeros(cells.limit.size),
-    )
-    for price in (warm, dual.rough(cells)):
+def _late(problem: AssignmentProblem, cells: Cells, known: FloatArray | None, bound: float) -> Assignment:
+    """Return the choice by those of the known prices and rough ones that prove more; takes a few passes."""
+    best, least = np.zeros_like(cells.value), np.inf
+    proven, proof = bound, np.zeros(cells.limit.size)
+    for price in (known, dual.rough(cells)):
         if price is None:
             continue
         reduced = np.where(cells.usable, cells.value - cells.charge(price), -np.inf)
-        proven = float(reduced.max(axis=0).sum() + price @ cells.limit)
-        if proven < bound:
-            bound, known = proven, price
-        asked = primal.evict(cells, primal.ask(cells, reduced))
-        choice = primal.fill(cells, asked, remaining=lambda: 1.0)
-        if primal.worth(cells, choice) > primal.worth(cells, best):
-            best = choice
-    return _certified(problem, cells, best, cells.prices(known), bound, fallback=True)
+        limited = float(reduced.max(axis=0).sum() + price @ cells.limit)
+        if limited < least:
+            best, least = reduced, limited
+        if limited < proven:
+            proven, proof = limited, price
+    asked = primal.evict(cells, primal.ask(cells, best))
+    choice = primal.fill(cells, asked, remaining=lambda: 1.0, rounds=_LATE_ROUNDS)
+    return _certified(problem, cells, choice, cells.prices(proof), proven, fallback=True)
 
 
 def _choose(

@@ -136,6 +136,16 @@ def test_without_time_the_answer_is_a_fallback_within_every_limit():
     assert late.objective <= assign(it, remaining=plenty).objective <= late.bound
 
 
+@pytest.mark.parametrize("kind", range(6))
+def test_a_little_time_gives_no_worse_an_answer_than_none(kind: int):
+    _, batch = mixed(300 + kind, 1_000, 8)
+    none = assign(batch, remaining=lambda: 0.0)
+    for calls in (2, 3, 5, 8, 13, 21):
+        ticks = itertools.count()
+        little = assign(batch, remaining=lambda ticks=ticks, calls=calls: float(next(ticks) < calls))
+        assert little.objective >= none.objective - 1e-3 * batch.scale()
+
+
 def test_the_last_prices_make_a_late_answer_good():
     it = traffic(2, load=1.5, money=0.4)
     best = assign(it, remaining=plenty)
