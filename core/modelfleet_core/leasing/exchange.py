@@ -169,31 +169,68 @@ class Exchange:
             if market is not None:
                 sums[market] = [0, 0, 0]
                 want_of[market] = want
-        for endpoint, slots in holder.target.items():
+        target = holder.target
+        for endpoint, slots in target.items():
             market = at.get(endpoint)
             if market is not None:
                 state = states.get(endpoint)
                 used = state.in_flight if state is not None else 0
                 counts = sums.get(market)
                 if counts is None:
-                    counts = sums[market] = [0, 0, 0]
-                counts[0] += slots
-                counts[1] += used
-                counts[2] += slots if slots > used else used
+                    sums[market] = [slots, used, slots if slots > used else used]
+                else:
+                    counts[0] += slots
+                    counts[1] += used
+                    counts[2] += slots if slots > used else used
         for endpoint, state in states.items():
-            if state.in_flight and endpoint not in holder.target:
+            if state.in_flight and endpoint not in target:
                 market = at.get(endpoint)
                 if market is not None:
                     counts = sums.setdefault(market, [0, 0, 0])
                     counts[1] += state.in_flight
                     counts[2] += state.in_flight
-        for market in holder.traded:
-            if market not in sums:
-                market.drop(holder)
+        left = [market for market in holder.traded if market not in sums and not market.clear(holder, now)]
         for market, (slots, used, covered) in sums.items():
             if market.put(holder, slots, used, covered, want_of.get(market), now) and market.waiting:
                 self._stirred[market] = None
-        holder.traded = tuple(sums)
+        holder.traded = (*sums, *left)
+
+    def granted(self, holder: Holder, before: Mapping[EndpointUrl, int], now: float) -> None:
+        """Bring sums and markets up to date with a grant; `before` it the sidecar was told these slots."""
+        told, counted = holder.told, holder.counted
+        changed = [endpoint for endpoint, slots in told.items() if before.get(endpoint) != slots]
+        for endpoint in changed:
+            more = told[endpoint] - counted.get(endpoint, 0)
+            if more > 0:
+                counted[endpoint] = told[endpoint]
+                total = self.held[endpoint] = self.held.get(endpoint, 0) + more
+                if total > self.live.get(endpoint, 0):
+                    self._over.add(endpoint)
+        changed += [endpoint for endpoint in before if endpoint not in told]
+        fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
+        if fleet is not None:
+            for market in {fleet.at[endpoint]: None for endpoint in changed if endpoint in fleet.at}:
+                self._weigh_at(market, holder, now)
+
+    def _weigh_at(self, market: Market, holder: Holder, now: float) -> None:
+        """Bring one market up to date with a grant that changes a sidecar's slots there."""
+        target, states = holder.target, holder.report.slots
+        slots = used = covered = 0
+        for endpoint in market.live:
+            count = target.get(endpoint, 0)
+            state = states.get(endpoint)
+            in_flight = state.in_flight if state is not None else 0
+            slots += count
+            used += in_flight
+            covered += count if count > in_flight else in_flight
+        market.moved(holder)
+        if market not in holder.traded:
+            holder.traded = (*holder.traded, market)
+        if (
+            market.put(holder, slots, used, covered, holder.report.wants.get(market.variant), now)
+            and market.waiting
+        ):
+            self._stirred[market] = None
 
     def refit(self, holder: Holder, now: float) -> None:
         """Aim at no slot that the sidecar's fleet does not have, at none if it follows no fleet or leaves."""
@@ -272,31 +309,36 @@ class Exchange:
             return {}
         if holder.granted is not None and holder.target == holder.told:
             return holder.granted
+        at, told = fleet.at, holder.told
         slots: dict[EndpointUrl, int] = {}
         for endpoint, target in holder.target.items():
-            told = holder.told.get(endpoint, 0)
-            if target > told:
+            before = told.get(endpoint, 0)
+            if target > before:
                 # While more is held than is live only recalls go out: not even a lost grant is made again.
                 room = self.room(endpoint)
-                target = min(target, max(told, holder.counted.get(endpoint, 0) + room)) if room >= 0 else told
-            if target > 0 and endpoint in fleet.at:
+                most = max(before, holder.counted.get(endpoint, 0) + room) if room >= 0 else before
+                target = min(target, most)
+            if target > 0 and endpoint in at:
                 slots[endpoint] = target
         floor_at = floors(slots, floor(sum(slots.values()))) if floor is not None else {}
-        return {
-            endpoint: SlotGrant(fleet.at[endpoint].variant, count, floor_at.get(endpoint, 0))
-            for endpoint, count in slots.items()
-        }
+        last = holder.last.slots if holder.last is not None else {}
+        grants: dict[EndpointUrl, SlotGrant] = {}
+        for endpoint, count in slots.items():
+            variant, least = at[endpoint].variant, floor_at.get(endpoint, 0) if floor_at else 0
+            same = last.get(endpoint)
+            if same is None or same.slots != count or same.floor != least or same.variant != variant:
+                same = SlotGrant(variant, count, least)
+            grants[endpoint] = same
+        return grants
 
     def asks(self, holder: Holder, now: float) -> tuple[dict[VariantKey, Ask], dict[VariantKey, float]]:
         """Return who waits for what a sidecar has, and how long its unused slots may stay; it is told so."""
         asks: dict[VariantKey, Ask] = {}
         linger: dict[VariantKey, float] = {}
         for market in holder.traded:
-            ask = market.ask(holder.number, now)
+            ask, unused = market.tell(holder.number, now)
             if ask is not None:
                 asks[market.variant] = ask
-            unused = market.linger(ask is not None)
             if unused is not None:
                 linger[market.variant] = unused
-            market.told(holder.number, ask)
         return asks, linger

@@ -277,6 +277,7 @@ class LeaseBook:
                 if not holder.taking and isinstance(follows, Follows) and follows.policy == policy:
                     self._news[holder.number] = holder
                     self._sort_in(holder)
+                    self._exchange.weigh(holder, holder.heard_at)
 
     # Views.
 
@@ -414,10 +415,10 @@ class LeaseBook:
             linger=linger,
             report_every=self.report_every,
         )
+        before = holder.told
         holder.tell(grant)
         if moves:
-            self._exchange.recount(holder)
-            self._exchange.weigh(holder, now)
+            self._exchange.granted(holder, before, now)
         return grant
 
 

@@ -65,8 +65,6 @@ class Holder:
     retired_at: float | None = None
     """When all it held was reclaimed; it may still report again."""
     last: Grant | None = None
-    moved: int = 0
-    """Sequence of the newest grant whose slots differ from the one before."""
     fleet_sent: str = ""
     policy_sent: str = ""
     """Versions of the documents sent over the present stream."""
@@ -74,7 +72,7 @@ class Holder:
     """Where it has or wants slots."""
     granted: Mapping[EndpointUrl, SlotGrant] | None = None
     """Slots of the newest grant, while they may be said again."""
-    counted: Mapping[EndpointUrl, int] = field(default_factory=dict)
+    counted: dict[EndpointUrl, int] = field(default_factory=dict)
     """What the leader's sums hold for it."""
     _outstanding: dict[int, Mapping[EndpointUrl, int]] = field(default_factory=dict)
     _floors_under_way: dict[int, Mapping[EndpointUrl, int]] = field(default_factory=dict)
@@ -92,7 +90,7 @@ class Holder:
         self.sequence = max(self.sequence, report.applied)
         if report.applied == self.sequence:
             told = _at_most(self.told, report.slots)
-            if told != self.told:
+            if told is not self.told:
                 self.told = told
                 self.target = _within(self.target, told)
                 self.granted = None
@@ -109,10 +107,7 @@ class Holder:
     def tell(self, grant: Grant) -> None:
         """Count a grant as held; it may leave now."""
         if grant.slots is not self.granted:
-            told = {endpoint: granted.slots for endpoint, granted in grant.slots.items()}
-            if told != self.told:
-                self.moved = grant.sequence
-            self.told = told
+            self.told = {endpoint: granted.slots for endpoint, granted in grant.slots.items()}
             self.granted = grant.slots
         self.sequence = grant.sequence
         self.last = grant
@@ -135,11 +130,6 @@ class Holder:
     def unacknowledged(self) -> int:
         """Grants that the newest report does not show as applied."""
         return len(self._outstanding)
-
-    @property
-    def settled(self) -> bool:
-        """Whether its newest report was made under the slots of its newest grant."""
-        return self.report.applied >= self.moved
 
     def held(self) -> dict[EndpointUrl, int]:
         """Return the slots it may use or be using, now or once a grant under way arrives."""
@@ -221,9 +211,15 @@ def _within(slots: Mapping[EndpointUrl, int], most: Mapping[EndpointUrl, int]) -
 
 
 def _at_most(
-    slots: Mapping[EndpointUrl, int], states: Mapping[EndpointUrl, SlotState]
+    slots: dict[EndpointUrl, int], states: Mapping[EndpointUrl, SlotState]
 ) -> dict[EndpointUrl, int]:
-    """Return `slots`, at each endpoint at most what the sidecar says that it keeps."""
+    """Return `slots`, at each endpoint at most what the sidecar says that it keeps; itself if that is all."""
+    for endpoint, count in slots.items():
+        state = states.get(endpoint)
+        if state is None or state.kept < count:
+            break
+    else:
+        return slots
     least: dict[EndpointUrl, int] = {}
     for endpoint, count in slots.items():
         state = states.get(endpoint)

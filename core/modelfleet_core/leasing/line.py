@@ -49,7 +49,10 @@ class Line:
 
     def first_of_others(self, number: int) -> Entry | None:
         """Return the first entry that is not of the sidecar `number`."""
-        return next((entry for entry in self._entries if entry[3] != number), None)
+        for entry in self._entries:
+            if entry[3] != number:
+                return entry
+        return None
 
 
 def split(bids: Collection[Bid], covered: int) -> tuple[tuple[Bid, ...], tuple[Bid, ...]]:

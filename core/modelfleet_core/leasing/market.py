@@ -60,6 +60,8 @@ class Position:
     """Weight and price it was told last."""
     coming: int = 0
     """Slots recalled from it that its reports do not show yet, since `recalled_at`."""
+    moved: int = 0
+    """Sequence of the newest grant that changed its slots here."""
     recalled_at: float = -math.inf
     entries: tuple[Entry, ...] = ()
     seen: tuple[object, ...] = ()
@@ -83,21 +85,35 @@ class Market:
         self._recalled: dict[int, Position] = {}
         self._shares: dict[int, int] = {}
         self._below: dict[int, Holder] = {}
+        """Those with less than their share."""
+        self._far_below: dict[int, Holder] = {}
+        """Those with so much less that slots are recalled for them."""
+        self._beyond: dict[int, Position] = {}
+        """Those with more than their share that may have slots to spare."""
 
     @property
     def waiting(self) -> bool:
         """Whether someone waits for a slot, or for its share."""
         return bool(self._line or self._below)
 
+    def clear(self, holder: Holder, now: float) -> bool:
+        """A sidecar has and wants nothing here any more; False: what was recalled from it is still coming."""
+        position = self._positions.get(holder.number)
+        if position is not None and position.coming and holder.report.applied < position.moved:
+            self.put(holder, 0, 0, 0, None, now)
+            return False
+        self.drop(holder)
+        return True
+
     def drop(self, holder: Holder) -> None:
-        """A sidecar has and wants nothing here any more."""
+        """A sidecar is not known here any more."""
         position = self._positions.pop(holder.number, None)
         if position is not None:
             self._leave_line(position)
             self._unused.pop(holder.number, None)
             self._unasked.pop(holder.number, None)
             self._recalled.pop(holder.number, None)
-        self._compare(holder, 0)
+        self._compare(holder, None)
 
     def put(
         self, holder: Holder, slots: int, in_flight: int, covered: int, want: Want | None, now: float
@@ -109,23 +125,27 @@ class Market:
         position = self._positions.get(holder.number)
         if position is None:
             position = self._positions[holder.number] = Position(holder)
-        seen = (slots, in_flight, covered, want, holder.settled, holder.taking)
+        # What it uses is known once it reported under its newest slots here.
+        settled = holder.report.applied >= position.moved
+        seen = (slots, in_flight, covered, want, settled, holder.taking)
         if seen == position.seen:
             return False
         position.seen = seen
         wanted = want.slots if want is not None else 0
-        unmet = max(0, wanted - covered) if holder.taking else 0
+        waits = wanted - in_flight if wanted > in_flight else 0
+        unmet = wanted - covered if holder.taking and wanted > covered else 0
         unused = covered - in_flight
         if slots > position.slots:
             position.since = now
         position.slots = slots
         position.unused = unused
-        position.surplus = max(0, covered - max(wanted, in_flight))
-        self._line_up(position, want, max(0, wanted - in_flight), unmet, now)
-        if holder.settled and position.coming:
+        position.surplus = unused - waits if unused > waits else 0
+        if waits or position.entries or position.covered:
+            self._line_up(position, want, waits, unmet, now)
+        if settled and position.coming:
             position.coming = 0
             self._recalled.pop(holder.number, None)
-        if unused and holder.settled and holder.taking:
+        if unused and settled and holder.taking:
             position.unused_since = min(position.unused_since, holder.heard_at)
             self._unused[holder.number] = position
         else:
@@ -135,26 +155,45 @@ class Market:
             self._unasked[holder.number] = position
         else:
             self._unasked.pop(holder.number, None)
-        self._compare(holder, slots)
+        self._compare(holder, position)
         return True
 
-    def _compare(self, holder: Holder, slots: int) -> None:
-        if holder.taking and slots < self._shares.get(holder.number, 0):
-            self._below[holder.number] = holder
+    def moved(self, holder: Holder) -> None:
+        """The newest grant of a sidecar changes its slots here; `put` follows."""
+        position = self._positions.get(holder.number)
+        if position is None:
+            position = self._positions[holder.number] = Position(holder)
+        position.moved = holder.sequence
+
+    def _compare(self, holder: Holder, position: Position | None) -> None:
+        """Compare what a sidecar has with its standing share."""
+        number = holder.number
+        share = self._shares.get(number, 0)
+        slots = position.slots if position is not None else 0
+        if holder.taking and slots < share:
+            self._below[number] = holder
         else:
-            self._below.pop(holder.number, None)
+            self._below.pop(number, None)
+        if holder.taking and slots < WORTH_MOVING * share:
+            self._far_below[number] = holder
+        else:
+            self._far_below.pop(number, None)
+        if position is not None and number in self._unused and position.surplus and slots > share:
+            self._beyond[number] = position
+        else:
+            self._beyond.pop(number, None)
 
     def _line_up(self, position: Position, want: Want | None, waits: int, unmet: int, now: float) -> None:
         if not waits:
-            if position.unmet:
-                self._leave_line(position)
+            self._leave_line(position)
             position.covered = ()
             return
         offered = want.bids if want is not None else ()
         short = waits - sum(bid.slots for bid in offered)
         if short > 0:
             offered = (*offered, Bid(0.0, 0.0, short))
-        covered, bids = split(offered, waits - unmet)
+        covered, rest = split(offered, waits - unmet)
+        bids, _ = split(rest, unmet)  # a silent sidecar gets none, whatever it bade
         position.covered = covered
         if bids == position.bids and unmet == position.unmet:
             return
@@ -181,13 +220,17 @@ class Market:
         total = sum(max(0, self._room(endpoint)) for endpoint in self.live) + sum(has.values())
         self.borrowed = sum(self.live.values()) < SPREAD * len(takers)
         self._shares = {}
-        self._below = {}
+        self._below, self._far_below, self._beyond = {}, {}, {}
         if self.borrowed or not total:
             return
         expected = {n: busy.get(holder.id, {}).get(self.variant, 0.0) for n, holder in takers.items()}
         wants = {number: math.ceil(slots) for number, slots in expected.items()}
         self._shares = even_shares(wants, total, has)
-        self._below = {n: takers[n] for n, share in self._shares.items() if has.get(n, 0) < share}
+        for number, holder in takers.items():
+            self._compare(holder, self._positions.get(number))
+        for number, position in self._positions.items():
+            if number not in takers:
+                self._compare(position.holder, position)
 
     # Decisions.
 
@@ -210,7 +253,7 @@ class Market:
                 unserved -= self._recall_for_line(unserved, now, touched)
             if unserved > 0:
                 self._ask(now, touched)
-        elif self._below:
+        elif self._far_below:
             self._recall_for_shares(now, touched)
         return touched
 
@@ -295,13 +338,12 @@ class Market:
 
     def _recall_for_shares(self, now: float, touched: list[Holder]) -> None:
         """Recall unused slots beyond their holders' share for those far below theirs."""
-        lacking = 0
-        for number, holder in self._below.items():
-            has, share = self._has(holder), self._shares[number]
-            if has < WORTH_MOVING * share:
-                lacking += share - has
+        lacking = sum(
+            max(0, self._shares[number] - self._has(holder))
+            for number, holder in islice(self._far_below.items(), LOOK_AT)
+        )
         lacking -= self._coming(now)
-        for position in list(self._unused.values()):
+        for position in list(islice(self._beyond.values(), LOOK_AT)):
             if lacking <= 0:
                 break
             beyond = position.slots - self._shares.get(position.holder.number, 0)
@@ -324,6 +366,7 @@ class Market:
         position.recalled_at = now
         self._recalled[holder.number] = position
         self._unused.pop(holder.number, None)
+        self._beyond.pop(holder.number, None)
         touched.append(holder)
         return slots
 
@@ -339,36 +382,32 @@ class Market:
         for entry in islice(self._line, 1, LOOK_AT):
             position = self._positions[entry[3]]
             if position.slots and position.ask is not None:
-                ask = self.ask(entry[3], now)
+                ask = self._ask_of_others(entry[3], now)
                 if ask is not None and much_above((ask.weight, ask.price), position.ask):
                     touched.append(position.holder)
 
     # What a grant says.
 
-    def ask(self, number: int, now: float) -> Ask | None:
-        """Return what the first of the others in line would pay; `SOMEONE` if nobody waits but someone soon
-        will; None: nobody waits."""
+    def tell(self, number: int, now: float) -> tuple[Ask | None, float | None]:
+        """Return what a grant says: what the first of the others in line would pay, and the seconds for which
+        unused slots may stay. The sidecar counts as told.
+
+        `SOMEONE` if nobody waits but someone soon will; None: nobody waits; they may stay as long as the
+        lease. What nobody wants there goes back at once because of the ask itself; a slot that was just
+        granted may wait for its batch.
+        """
+        ask = self._ask_of_others(number, now)
+        position = self._positions.get(number)
+        if position is not None and (ask is not None or position.ask is not None):
+            position.ask = (ask.weight, ask.price) if ask is not None else None
+            if ask is not None:
+                self._unasked.pop(number, None)
+            elif position.slots:
+                self._unasked[number] = position
+        return ask, UNUSED if ask is not None or self.borrowed else None
+
+    def _ask_of_others(self, number: int, now: float) -> Ask | None:
         entry = self._line.first_of_others(number)
         if entry is not None:
             return Ask(-entry[0], -entry[1])
         return SOMEONE if self.borrowed and now < self._contended_until else None
-
-    def linger(self, asked: bool) -> float | None:
-        """Return the seconds for which unused slots may stay; None: as long as the lease.
-
-        What nobody wants there goes back at once because of the ask itself; a slot that was just granted may
-        wait for its batch.
-        """
-        return UNUSED if asked or self.borrowed else None
-
-    def told(self, number: int, ask: Ask | None) -> None:
-        """A sidecar is told this ask."""
-        position = self._positions.get(number)
-        if position is None or (ask is None and position.ask is None):
-            return
-        position.ask = (ask.weight, ask.price) if ask is not None else None
-        if position.ask is None:
-            if position.slots:
-                self._unasked[number] = position
-            return
-        self._unasked.pop(number, None)

@@ -133,6 +133,22 @@ def test_those_who_use_slots_hear_what_others_would_pay() -> None:
     assert granted(book, 3)[sidecar(0)].asks == {LARGE: Ask(1.0, 0.8)}
 
 
+def test_bids_for_more_than_is_wanted_are_not_remembered() -> None:
+    book = lease_book({POD_A: 4})
+    for number in range(2):
+        hear(book, said(number, 1), 0)
+    granted(book, 0)
+    hear(book, said(0, 2, applied=1, wants=2, bids=[Bid(1.0, 0.9, 8)]), 1)
+    assert given(granted(book, 1)) == {0: 2}
+    hear(book, said(0, 3, {POD_A: (2, 2)}, applied=2, wants=4, bids=[Bid(1.0, 0.9, 8)]), 2)
+    granted(book, 2)
+    hear(book, said(0, 4, applied=3), 3)
+    granted(book, 3)
+    hear(book, said(1, 2, applied=1, wants=9, bids=[Bid(1.0, 0.1, 9)]), 20)
+    grant = granted(book, 20)[sidecar(1)]
+    assert (grant.slots[POD_A].slots, grant.asks) == (4, {LARGE: SOMEONE})
+
+
 def test_no_one_is_asked_for_its_own_bid() -> None:
     book = busy_book(4, 2)
     hear(book, said(0, 9, {POD_A: (4, 4)}, applied=1, wants=9, bids=[Bid(1.0, 0.9, 5)]), 5)
