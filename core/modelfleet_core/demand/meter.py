@@ -24,11 +24,12 @@ import numpy.typing as npt
 
 from modelfleet_core.demand.cells import CellKey, Cells
 from modelfleet_core.demand.classes import DemandClass, FloatArray, SharedDemand
+from modelfleet_core.demand.columns import Columns
 from modelfleet_core.demand.joining import CellFigures, joined, labelled
 from modelfleet_core.demand.sketch import FIGURES, DemandReport
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ModelName, ObjectKey
+from modelfleet_core.values import ObjectKey
 
 MEMORY = 15.0
 """Seconds over which a rate follows what is reported."""
@@ -45,11 +46,6 @@ MOST_DIVIDED = 16
 """Classes per policy."""
 MAX_CELLS = 256
 """Per policy, over all its sidecars."""
-MAX_MODELS = 256
-"""Over all fleets; what is said of more, whatever a sidecar says, is of no model."""
-_NO_MODEL = ModelName("")
-_MOST_ORDERS = 4096
-"""Orders of models in reports that are remembered."""
 _AT_ONCE = 32
 """Reports that are added in one pass, so that it stays within the processor's cache."""
 _NO_CELL = -1
@@ -90,8 +86,7 @@ class DemandMeter:
 
     def __init__(self) -> None:
         self._sidecars: dict[SidecarId, _Sidecar] = {}
-        self._models: dict[ModelName, int] = {}
-        self._columns: dict[tuple[ModelName, ...], IntArray] = {}
+        self._columns = Columns()
         self._panels: dict[ObjectKey, _Panel] = {}
         self._cells: list[tuple[ObjectKey, CellKey]] = []
         self._waiting: dict[int, tuple[IntArray, IntArray, FloatArray]] = {}
@@ -122,9 +117,10 @@ class DemandMeter:
         known.heard_at = self._heard_at[known.number] = max(now, known.heard_at)
         if not demand.cells:
             return
-        columns = self._columns.get(demand.models)
-        if columns is None:
-            columns = self._learn(demand.models)
+        columns = self._columns.of(demand.models)
+        if len(self._columns) > self._known.shape[1]:
+            self._known = _wider(self._known, 1, len(self._columns))
+            self._sums = _wider(self._sums, 1, len(self._columns))
         rows = np.array([self._row(known, key) for key in demand.cells], dtype=np.int64)
         arrivals, sums = demand.arrivals, demand.sums
         newer = arrivals > self._total[rows]
@@ -204,23 +200,6 @@ class DemandMeter:
             if len(self._cells) > len(self._sums):
                 self._sums = _wider(self._sums, 0, max(64, 2 * len(self._sums)))
         return panel.numbers[number]
-
-    def _learn(self, models: tuple[ModelName, ...]) -> IntArray:
-        """Return the columns of these models; those never heard of get new ones."""
-        if len(self._columns) >= _MOST_ORDERS:
-            self._columns.clear()
-        for model in models:
-            if len(self._models) < MAX_MODELS:
-                self._models.setdefault(model, len(self._models))
-            else:
-                self._models.setdefault(_NO_MODEL, len(self._models))
-        if len(self._models) > self._known.shape[1]:
-            self._known = _wider(self._known, 1, len(self._models))
-            self._sums = _wider(self._sums, 1, len(self._models))
-        columns = self._columns[models] = np.array(
-            [self._models.get(model, MAX_MODELS) for model in models], dtype=np.int64
-        )
-        return columns
 
     def _grow(self) -> None:
         size = max(256, 2 * self._rows)
@@ -359,7 +338,7 @@ class DemandMeter:
             keys=tuple(self._cells[cell][1] for cell in cells),
             rate=rates[cells],
             sums=self._sums[cells],
-            models=tuple(self._models),
+            models=self._columns.models,
         )
 
     def _compact(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from modelfleet_core.demand.meter import MAX_MODELS, MOST_DIVIDED, SILENT, DemandMeter
+from modelfleet_core.demand.columns import MAX_MODELS
+from modelfleet_core.demand.meter import MOST_DIVIDED, SILENT, DemandMeter
 from modelfleet_core.demand.sketch import NO_DEMAND, DemandReport
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.manifests import parse_policy
