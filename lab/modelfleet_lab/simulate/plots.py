@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from modelfleet_lab.simulate.measures import worth
 from modelfleet_lab.simulate.play import Game, Played
+from modelfleet_lab.simulate.workload import Floats, Workload
 
 matplotlib.use("Agg")
 COLOURS = ("#0b6e4f", "#444444", "#c8553d", "#2d7dd2", "#f2a03b", "#6d597a", "#8a9896", "#a1c181")
@@ -26,17 +27,23 @@ def quality_over_time(played: Played) -> bytes:
     figure, axes = _figure()
     load = played.load
     edges = np.linspace(load.arrived.min(), load.arrived.max() + 1e-9, BINS + 1)
-    middles = (edges[:-1] + edges[1:]) / 2
-    weight = np.maximum(1e-9, np.histogram(load.arrived, edges, weights=load.weight)[0])
-    got = np.histogram(load.arrived, edges, weights=played.bound.by_request)[0] / weight
-    axes.plot(middles, got, color="#999999", linestyle="--", label="clairvoyant bound")
+    bound = mean_over_time(load, edges, played.bound.by_request)
+    axes.plot(*bound, color="#999999", linestyle="--", label="clairvoyant bound")
     for game, colour in zip(played.games, COLOURS, strict=False):
-        got = np.histogram(load.arrived, edges, weights=worth(load, game.run))[0] / weight
-        axes.plot(middles, got, color=colour, label=game.player.name, zorder=_order(played, game))
+        got = mean_over_time(load, edges, worth(load, game.run))
+        axes.plot(*got, color=colour, label=game.player.name, zorder=_order(played, game))
     axes.set_title("What requests got, by when they arrived", fontsize=10, loc="left")
     axes.set_xlabel("second of arrival")
     axes.set_ylabel("weighted mean quality")
     return _png(figure, axes)
+
+
+def mean_over_time(load: Workload, edges: Floats, value: Floats) -> tuple[Floats, Floats]:
+    """Return the middles of the spans in which requests arrived, and their mean value by weight."""
+    weight = np.histogram(load.arrived, edges, weights=load.weight)[0]
+    total = np.histogram(load.arrived, edges, weights=value)[0]
+    some = weight > 0
+    return ((edges[:-1] + edges[1:]) / 2)[some], total[some] / weight[some]
 
 
 def waits(played: Played) -> bytes:

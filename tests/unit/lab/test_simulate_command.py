@@ -14,6 +14,7 @@ from modelfleet_lab.simulate import command
 from modelfleet_lab.simulate.command import scenario_for
 from modelfleet_lab.simulate.events import Timeline
 from modelfleet_lab.simulate.play import CENTRAL, PLAYERS, PRODUCT, named, play
+from modelfleet_lab.simulate.plots import mean_over_time
 from modelfleet_lab.simulate.report import caption
 from modelfleet_lab.simulate.scenario import FAULTS, MODELS, Scenario, check, scenario_from
 from modelfleet_lab.simulate.workload import WARM_UP, workload
@@ -107,6 +108,14 @@ def test_a_wait_of_nothing_is_no_measure_of_waits(wait: float, told: bool) -> No
     central = replace(central, figures=replace(central.figures, mean_wait=wait))
     said = caption(replace(played, games=(product, central)))
     assert ("times that of one central queue" in said) is told
+
+
+def test_a_span_without_requests_has_no_quality_rather_than_none() -> None:
+    load = workload(Scenario(sidecars=2, slots=8, duration=4.0))
+    edges = np.array([0.0, WARM_UP, load.arrived.max() + 1.0])
+    middles, means = mean_over_time(load, edges, load.weight)
+    assert middles.tolist() == [edges[1:].mean()]
+    assert means == pytest.approx([1.0])
 
 
 def test_options_change_the_named_scenario() -> None:
