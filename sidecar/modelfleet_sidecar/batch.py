@@ -120,11 +120,8 @@ class Batcher:
             self.count(seen)
         self._renew()
         ticket, now = next(self._tickets), self._clock()
-        placed = self._queue.place(ticket, seen.candidate, now)
-        if placed is not None:
-            self._telemetry.batch(1, placed.certificate)
-            self.tell()
-            return self._decision(placed, seen, now)
+        if (decision := self._at_once(ticket, seen, now)) is not None:
+            return decision
         waiting = Waiting(seen, asyncio.get_running_loop().create_future())
         self._waiting[ticket] = waiting
         self._queue.arrive(ticket, seen.candidate, now)
@@ -139,6 +136,19 @@ class Batcher:
                 self._queue.leave(ticket, self._clock())
                 self._follow()
             raise
+
+    def _at_once(self, ticket: int, seen: Prospect, now: float) -> Decision | None:
+        """Return the decision while nothing binds; None: the request must wait for its turn."""
+        try:
+            placed = self._queue.place(ticket, seen.candidate, now)
+            if placed is None:
+                return None
+            self._telemetry.batch(1, placed.certificate)
+            self.tell()
+            return self._decision(placed, seen, now)
+        except Exception as error:
+            self._telemetry.bug("assign", error)
+            raise internal(error) from error
 
     def shed(self, failure: Callable[[], Failure]) -> None:
         """End everything that waits, and all that would wait later, each with a `failure` of its own."""

@@ -6,14 +6,17 @@ In: asks in order. Out: a `Decision` or a `Failure` for each, in the same order,
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from modelfleet_core.batching.outcome import Certificate, GivenUp, Why
+from modelfleet_core.batching.room import Room
 from modelfleet_core.batching.solving import Solved, solve
-from modelfleet_core.batching.wanting import Claim, claim
+from modelfleet_core.batching.wanting import Joint, Wanted, claim
 from modelfleet_core.catalog import Fleet
-from modelfleet_core.values import AccountName, VariantKey
+from modelfleet_core.values import VariantKey
 
 from modelfleet_sidecar.assign import Lease, decision_of
 from modelfleet_sidecar.batch import Batcher, stopwatch
@@ -26,6 +29,9 @@ from modelfleet_sidecar.telemetry import Telemetry
 MAX_BATCHES = 4
 """Batches that may be at work or wait; beyond them callers are told to come back."""
 SOLVE_SECONDS = 2.0
+NEVER = 1 << 30
+QUIET = 0.25
+"""Seconds without any change of the lease after which no more is expected."""
 PART = 100
 """Requests that are reserved for in one turn of the loop: others must not wait for ten thousand."""
 TOP_UP_PATIENCE = 1.0
@@ -70,7 +76,8 @@ class OfflineBatches:
         self._batches += 1
         try:
             async with self._turn:
-                return await self._decide(asks)
+                with _young_garbage_only():
+                    return await self._decide(asks)
         finally:
             self._batches -= 1
 
@@ -87,7 +94,7 @@ class OfflineBatches:
             if isinstance(seen, Failure):
                 outcomes[place] = seen
             elif fleet is not None and seen.fleet is not fleet:  # it changed in between: come back
-                outcomes[place] = self._no_place(place, seen, self._clock())
+                outcomes[place] = self._no_place(place, seen, self._clock(), None)
             else:
                 fleet = seen.fleet
                 prospects[place] = seen
@@ -128,12 +135,13 @@ class OfflineBatches:
         answers = self._batcher.queue.placer.commit(
             solved, now, lambda place: prospects[place].ask.deadline > now, part=part
         )
+        room = self._batcher.queue.placer.shared_room(now)
         undone = dict(zip(solved.batch.tickets[part], answers, strict=True))
         try:
             for place, placed in tuple(undone.items()):
                 seen = prospects[place]
                 if placed is None:
-                    outcomes[place] = self._no_place(place, seen, now)
+                    outcomes[place] = self._no_place(place, seen, now, room)
                 else:
                     decision = decision_of(placed, seen, now)
                     outcomes[place] = decision
@@ -154,43 +162,56 @@ class OfflineBatches:
         except Failure as failure:
             return failure
 
-    def _no_place(self, place: int, seen: Prospect, now: float) -> Failure:
-        why, short = self._batcher.queue.placer.no_place(seen.candidate, now)
+    def _no_place(self, place: int, seen: Prospect, now: float, room: Room | None) -> Failure:
+        why, short = self._batcher.queue.placer.no_place(seen.candidate, now, room)
         if seen.ask.deadline <= now:
             why = Why.TOO_LATE
         return refused(GivenUp(place, seen.candidate, why, short), self._lease, now)
 
     async def _top_up(self, prospects: Sequence[Prospect]) -> None:
         """Ask for the slots and money that the batch could use, and wait a little for them."""
-        claims: list[Claim] = []
+        wanted = Wanted()
         placer = self._batcher.queue.placer
         for index, seen in enumerate(prospects):
-            if index % 200 == 199:
+            if index % PART == PART - 1:
                 await asyncio.sleep(0)
             look = placer.look(seen.candidate, self._clock(), waits=False)
-            claims.append(claim(seen.candidate, look, anything=False))
+            wanted.add(claim(seen.candidate, look, anything=False))
+        joint = wanted.together()
         first = min(seen.candidate.latest_start for seen in prospects)
         now = self._clock()
         end = now + min(TOP_UP_PATIENCE, (first - now) / 2)
-        slots = Counter(variant for one in claims for variant, _ in one.bids)
-        charges = Counter[AccountName]()
-        for one in claims:
-            charges.update(one.charges)
-        name = id(claims)
-        self._batcher.queue.claim_jointly(name, claims)
+        name = id(joint)
+        self._batcher.queue.claim_jointly(name, joint)
         self._batcher.tell()
         try:
-            while self._lacks(slots, charges) and (left := end - self._clock()) > 0:
-                await self._lease.wait_change(left)
+            while self._lacks(joint) and (left := end - self._clock()) > 0:
+                if not await self._lease.wait_change(min(left, QUIET)):
+                    break
         finally:
-            self._batcher.queue.claim_jointly(name, ())
+            self._batcher.queue.claim_jointly(name, None)
             self._batcher.tell()
 
-    def _lacks(self, wanted: Counter[VariantKey], charges: Counter[AccountName]) -> bool:
+    def _lacks(self, joint: Joint) -> bool:
         now = self._clock()
         holding = self._lease.holding
         free: Counter[VariantKey] = Counter()
         for endpoint, slots in holding.free(now).items():
             if (variant := holding.variant_of(endpoint)) is not None:
                 free[variant] += slots
-        return bool(wanted - free or charges - Counter(holding.room(now)))
+        room = holding.room(now)
+        return bool(Counter(joint.slots()) - free) or any(
+            need.total > room.get(name, 0) for name, need in joint.needs.items()
+        )
+
+
+@contextmanager
+def _young_garbage_only() -> Iterator[None]:
+    """Let the collector of cycles look at new objects only: looking through all of ten thousand requests,
+    which are no garbage, keeps the loop for a tenth of a second each time."""
+    young, middle, old = gc.get_threshold()
+    gc.set_threshold(young, middle, NEVER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(young, middle, old)

@@ -124,9 +124,13 @@ class Placer:
         shorts = [room.short(candidate, j, coming) for j in candidate.possible]
         return NO_SLOT if not all(shorts) or not shorts else shorts[0]
 
-    def no_place(self, candidate: Candidate, now: float) -> tuple[Why, str]:
-        """Return why a request that does not wait finds no place, and what it lacks."""
-        room = self.room(now, candidate)
+    def shared_room(self, now: float) -> Room | None:
+        """Return what may be used now where that is the same for every request; None: tiers have floors."""
+        return self.room(now) if self._holding.live(now) else None
+
+    def no_place(self, candidate: Candidate, now: float, room: Room | None) -> tuple[Why, str]:
+        """Return why a request that does not wait finds no place, and what it lacks; `room`: that of all."""
+        room = room if room is not None else self.room(now, candidate)
         short = self._short_of(candidate, room)
         if not self._holding.live(now) and not room.spots:
             return Why.NO_LEASE, short

@@ -6,15 +6,15 @@ leader for. The shell keeps the timers and the threads (`modelfleet_core.batchin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
 from modelfleet_core.batching.placing import Placer
-from modelfleet_core.batching.room import LeaveAlone, all_reached
+from modelfleet_core.batching.room import LeaveAlone, Room, all_reached
 from modelfleet_core.batching.solving import Batch, Solved
-from modelfleet_core.batching.wanting import Claim, claim, wants
+from modelfleet_core.batching.wanting import Claim, Joint, Wanted, claim
 from modelfleet_core.batching.window import Step, Window
 from modelfleet_core.batching.worth import NO_SLOT, Look
 from modelfleet_core.leasing.holding import Holding
@@ -73,8 +73,8 @@ class Queue:
         """What it left in the queue."""
         self._more = False
         """Whether some of that could have been placed."""
-        self._claims: Mapping[int, Sequence[Claim]] = {}
-        """Of joint batches that wait for slots, by their tickets."""
+        self._joint: dict[int, Joint] = {}
+        """Claims of joint batches that wait for slots, by their tickets."""
 
     def __len__(self) -> int:
         """Return how many requests wait, without the batch that is out."""
@@ -221,11 +221,12 @@ class Queue:
         again = self._more and len(back) < len(answers)
         binding = bool(solved.certificate.binding) or bool(self._left)
         deadlines: list[float] = []
+        room = self.placer.shared_room(now)
         for ticket in (*back, *self._left):
             waiting = self._waiting.get(ticket)
             if waiting is None:  # its caller left
                 continue
-            if (given_up := self._given_up(ticket, waiting.candidate, now)) is not None:
+            if (given_up := self._given_up(ticket, waiting.candidate, now, room)) is not None:
                 outcomes.append(given_up)
                 del self._waiting[ticket]
                 continue
@@ -246,9 +247,9 @@ class Queue:
         self._window, self._step = _window(self._batching), _IDLE
         return tickets
 
-    def _given_up(self, ticket: int, candidate: Candidate, now: float) -> GivenUp | None:
+    def _given_up(self, ticket: int, candidate: Candidate, now: float, room: Room | None) -> GivenUp | None:
         """Return why a request that found no place must not wait longer; None: it may."""
-        why, short = self.placer.no_place(candidate, now)
+        why, short = self.placer.no_place(candidate, now, room)
         if why is not Why.NO_LEASE:
             patient = now - candidate.arrived < BUDGET_PATIENCE
             if now >= candidate.latest_start:
@@ -267,11 +268,12 @@ class Queue:
         for endpoint, slots in self._holding.in_flight().items():
             if (variant := self._holding.variant_of(endpoint)) is not None:
                 in_flight[variant] = in_flight.get(variant, 0) + slots
-        alone = [
-            self._claim(waiting, now) for waiting in (*self._waiting.values(), *(self._out or {}).values())
-        ]
-        joint = [one for claims in self._claims.values() for one in claims]
-        return wants([*alone, *joint], in_flight)
+        wanted = Wanted()
+        for waiting in (*self._waiting.values(), *(self._out or {}).values()):
+            wanted.add(self._claim(waiting, now))
+        for joint in self._joint.values():
+            wanted.add_all(joint)
+        return wanted.wants(in_flight)
 
     def _claim(self, waiting: _Waiting, now: float) -> Claim:
         if waiting.claim is None:
@@ -280,10 +282,12 @@ class Queue:
             waiting.claim = claim(waiting.candidate, waiting.look, anything=waiting.passed_over > 1)
         return waiting.claim
 
-    def claim_jointly(self, ticket: int, claims: Sequence[Claim]) -> None:
-        """Want slots also for a joint batch, which does not wait in the queue; none: no more."""
-        others = {other: known for other, known in self._claims.items() if other != ticket}
-        self._claims = {**others, ticket: claims} if claims else others
+    def claim_jointly(self, ticket: int, joint: Joint | None) -> None:
+        """Want slots also for a joint batch, which does not wait in the queue; None: no more."""
+        if joint is None:
+            self._joint.pop(ticket, None)
+        else:
+            self._joint[ticket] = joint
 
 
 def _window(batching: Batching) -> Window:

@@ -6,7 +6,7 @@ Next: the lease's report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelfleet_core.batching.candidate import Candidate
@@ -24,6 +24,18 @@ class Claim:
     bids: tuple[tuple[VariantKey, float], ...]
     """Variants and the weighted quality that is lost without a slot there; the favourite first."""
     charges: Mapping[AccountName, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Joint:
+    """The claims of a batch, summed up: at most `MAX_BIDS` bids per variant."""
+
+    bids: Mapping[VariantKey, tuple[Bid, ...]]
+    needs: Mapping[AccountName, Need]
+
+    def slots(self) -> dict[VariantKey, int]:
+        """Return how many of each variant are claimed."""
+        return {variant: sum([bid.slots for bid in bids]) for variant, bids in self.bids.items()}
 
 
 def bid(candidate: Candidate, look: Look, j: int) -> float:
@@ -51,23 +63,45 @@ def claim(candidate: Candidate, look: Look, *, anything: bool) -> Claim:
     )
 
 
-def wants(
-    claims: Iterable[Claim], in_flight: Mapping[VariantKey, int]
-) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]:
-    """Return what could be used now, slots `in_flight` included, and what the waiting would charge."""
-    prices: dict[VariantKey, list[tuple[float, float]]] = {}
-    needs: dict[AccountName, Need] = {}
-    for one in claims:
+class Wanted:
+    """What requests that wait want together, added up one by one."""
+
+    def __init__(self) -> None:
+        self._prices: dict[VariantKey, list[tuple[float, float]]] = {}
+        self._needs: dict[AccountName, Need] = {}
+
+    def add(self, one: Claim) -> None:
         for variant, price in one.bids:
-            prices.setdefault(variant, []).append((one.weight, price))
+            self._prices.setdefault(variant, []).append((one.weight, price))
         for name, charge in one.charges.items():
-            known = needs.get(name)
-            mine = Need(charge, charge, one.weight, one.bids[0][1])
-            needs[name] = mine if known is None else _joined(known, mine)
-    return {
-        variant: Want(in_flight.get(variant, 0) + len(prices.get(variant, ())), bids(prices.get(variant, [])))
-        for variant in {**in_flight, **prices}
-    }, needs
+            self._need(name, Need(charge, charge, one.weight, one.bids[0][1]))
+
+    def add_all(self, joint: Joint) -> None:
+        for variant, some in joint.bids.items():
+            prices = self._prices.setdefault(variant, [])
+            for one in some:
+                prices += [(one.weight, one.price)] * one.slots
+        for name, need in joint.needs.items():
+            self._need(name, need)
+
+    def _need(self, name: AccountName, mine: Need) -> None:
+        known = self._needs.get(name)
+        self._needs[name] = mine if known is None else _joined(known, mine)
+
+    def together(self) -> Joint:
+        return Joint({variant: bids(prices) for variant, prices in self._prices.items()}, self._needs)
+
+    def wants(
+        self, in_flight: Mapping[VariantKey, int]
+    ) -> tuple[Mapping[VariantKey, Want], Mapping[AccountName, Need]]:
+        """Return what could be used now, slots `in_flight` included, and what the waiting would charge."""
+        prices = self._prices
+        return {
+            variant: Want(
+                in_flight.get(variant, 0) + len(prices.get(variant, ())), bids(prices.get(variant, []))
+            )
+            for variant in {**in_flight, **prices}
+        }, self._needs
 
 
 def _joined(known: Need, mine: Need) -> Need:

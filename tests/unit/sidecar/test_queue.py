@@ -9,17 +9,19 @@ from dataclasses import replace
 import pytest
 from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.outcome import GivenUp, Why
+from modelfleet_core.batching.outcome import GivenUp, Placed, Why
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Batching, Policy
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, TierName, VariantKey
-from modelfleet_sidecar import batch
+from modelfleet_sidecar import batch, offline
+from modelfleet_sidecar.assign import decision_of
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision, Reason
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.lease import boot_clock
+from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.refusals import refused
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.sse import Usage
@@ -266,6 +268,93 @@ async def test_a_bug_in_the_solver_is_one_error_for_each_and_no_hang(monkeypatch
         assert [error.reason for error in errors if isinstance(error, Failure)] == ["InternalError"] * 3
         monkeypatch.undo()
         assert (await bench.decide()).variant == BIG.key
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_bug_after_a_request_was_placed_is_an_error_and_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with Bench(BIG) as bench:
+        bench.lease.grant({} if waits else slots_of((BIG, 3)))
+        monkeypatch.setattr(batch, "decision_of", broken)
+        calls = [bench.decide() for _ in range(3)]
+        if waits:
+            await bench.until(lambda: bench.router.waiting == 3)
+            bench.lease.grant(slots_of((BIG, 3)))
+        done, _ = await asyncio.wait(calls, timeout=5.0)
+        errors = [call.exception() for call in done]
+        assert [error.reason for error in errors if isinstance(error, Failure)] == ["InternalError"] * 3
+        assert bench.lease.holding.idle()
+        monkeypatch.undo()
+        assert (await bench.decide()).variant == BIG.key
+
+
+async def test_an_offline_batch_whose_caller_leaves_between_its_parts_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(offline, "PART", 2)
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 6)), money=RICH)
+        asks = [bench.ask(within=5.0) for _ in range(6)]
+        calls = [asyncio.create_task(bench.router.decide_all(asks))]
+        placed: list[Decision] = []
+
+        def note(_: Telemetry, decision: Decision) -> None:
+            placed.append(decision)
+            if len(placed) == 3:
+                calls[0].cancel()
+
+        monkeypatch.setattr(Telemetry, "decided", note)
+        await asyncio.wait(calls, timeout=5.0)
+        assert calls[0].cancelled()
+        assert len(placed) == 4
+        assert bench.lease.holding.idle()
+        assert bench.router.unsettled == 0
+        assert bench.router.explain(placed[0].id).cost == 0
+
+
+async def test_an_offline_batch_that_meets_a_bug_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = 0
+
+    def broken(placed: Placed, seen: Prospect, now: float) -> Decision:
+        nonlocal told
+        told += 1
+        if told == 4:
+            raise ZeroDivisionError
+        return decision_of(placed, seen, now)
+
+    monkeypatch.setattr(offline, "PART", 2)
+    monkeypatch.setattr(offline, "decision_of", broken)
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 6)), money=RICH)
+        with pytest.raises(ZeroDivisionError):
+            await bench.router.decide_all([bench.ask(within=5.0) for _ in range(6)])
+        assert told == 4
+        assert bench.lease.holding.idle()
+        assert bench.router.unsettled == 0
+
+
+async def test_an_offline_batch_takes_what_others_left_between_its_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(offline, "PART", 2)
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 6)), money=RICH)
+        counted = 0
+
+        def shrink(_: Telemetry, __: Decision) -> None:
+            nonlocal counted
+            counted += 1
+            if counted == 2:
+                bench.lease.grant(slots_of((BIG, 3)), money=RICH)
+
+        monkeypatch.setattr(Telemetry, "decided", shrink)
+        outcomes, _ = await bench.router.decide_all([bench.ask(within=5.0) for _ in range(6)])
+        assert [isinstance(outcome, Decision) for outcome in outcomes] == [True] * 3 + [False] * 3
+        assert sum(bench.lease.holding.in_flight().values()) == 3
 
 
 async def test_a_large_batch_is_solved_aside_and_respects_who_left_meanwhile(
