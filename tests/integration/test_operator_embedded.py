@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from modelfleet_core.leasing.messages import SidecarId, Want
-from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, VariantKey
+from modelfleet_core.values import ModelName, ObjectKey, VariantKey
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.health import Health
 from modelfleet_sidecar.lease import LeaseClient
@@ -83,7 +83,7 @@ async def test_a_lost_pod_is_out_of_the_lease_and_its_successor_in_it(cluster: W
     cluster.apply(fleet(least=2))
     async with running_operator(cluster) as (capacity, _):
         client = LeaseClient(str(capacity), SidecarId(NAMESPACE, "assistant-0", "uid-assistant-0", "boot"))
-        client.want({LARGE: Want(100)}, NanoUsd(0))
+        client.want({LARGE: Want(100)}, {})
         running = asyncio.create_task(client.run())
         try:
             await _slots_become(client, 16)

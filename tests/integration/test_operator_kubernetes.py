@@ -11,8 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
-from modelfleet_core.leasing.messages import SidecarId, Want
-from modelfleet_core.values import ModelName, NanoUsd, VariantKey
+from modelfleet_core.leasing.accounts import BUDGET
+from modelfleet_core.leasing.messages import Need, SidecarId, Want
+from modelfleet_core.values import ModelName, VariantKey
 from modelfleet_operator.cluster import Kind
 from modelfleet_sidecar.lease import LeaseClient
 from support.clusters import field, fleet, node, policy, service
@@ -238,7 +239,7 @@ async def test_leases_follow_the_models_pods(plane: Plane, user: KubernetesUnder
     async with operator_on(kubeconfig, namespace, tmp_path) as (operator, capacity):
         await operator.ready()
         client = LeaseClient(capacity, SidecarId(namespace, "assistant-0", uid, "boot-1"))
-        client.want({LARGE: Want(100)}, NanoUsd(1_000_000))
+        client.want({LARGE: Want(100)}, {BUDGET: Need(1_000_000, 1_000_000, 1.0, 0.0)})
         running = asyncio.create_task(client.run())
         try:
             await _slots_become(client, 2 * CONCURRENCY)

@@ -137,10 +137,9 @@ class Exchange:
         if held == before:
             return
         fleet = self._fleets.get(holder.follows.fleet) if isinstance(holder.follows, Follows) else None
-        for endpoint in held.keys() | before.keys():
-            more = held.get(endpoint, 0) - before.get(endpoint, 0)
-            if not more:
-                continue
+        changes = [(e, more) for e, slots in held.items() if (more := slots - before.get(e, 0))]
+        changes += [(e, -slots) for e, slots in before.items() if e not in held]
+        for endpoint, more in changes:
             total = self.held.get(endpoint, 0) + more
             if total:
                 self.held[endpoint] = total

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from modelfleet_core.demand.sketch import DemandReport
 from modelfleet_core.values import AccountId, EndpointUrl, VariantKey
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SidecarId:
+class SidecarId(NamedTuple):
     """One start of one sidecar: the pod's UID and a nonce of the process."""
 
     namespace: str

@@ -59,11 +59,15 @@ def take(count: int, room: dict[Key, int]) -> dict[Key, int]:
     """Take up to `count` slots out of `room`, always from the place with the most, so that load spreads."""
     taken: dict[Key, int] = {}
     while count > 0 and room:
-        emptiest = max(room, key=lambda place: (room[place], place))
-        if room[emptiest] <= 0:
+        most, second, emptiest = -1, 0, next(iter(room))
+        for place, slots in room.items():
+            if slots > most or (slots == most and place > emptiest):
+                most, second, emptiest = slots, most, place
+            elif slots > second:
+                second = slots
+        if most <= 0:
             break
-        second = max((slots for place, slots in room.items() if place != emptiest), default=0)
-        slots = min(count, max(1, room[emptiest] - max(0, second)))
+        slots = min(count, max(1, most - max(0, second)))
         room[emptiest] -= slots
         taken[emptiest] = taken.get(emptiest, 0) + slots
         count -= slots
