@@ -140,7 +140,9 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
             if request.HasField("usage"):
                 usage = Usage(request.usage.input_tokens, request.usage.output_tokens)
             settled = self._router.settle(request.decision_id, usage)
-            return router_pb2.SettleResponse(cost_nano_usd=settled.cost, repeated=settled.repeated)
+            return router_pb2.SettleResponse(
+                cost_nano_usd=settled.cost, repeated=settled.repeated, expired=settled.expired
+            )
 
     async def Explain(  # noqa: N802
         self, request: router_pb2.ExplainRequest, context: Context

@@ -45,6 +45,8 @@ class Settled:
     cost: NanoUsd
     repeated: bool
     """It was settled before; nothing was booked again."""
+    expired: bool = False
+    """That was because `settle_within` was over."""
 
 
 class Router:
@@ -223,23 +225,25 @@ class Router:
         """Book a routed decision by what it used; None: it never reached the model. Raises Failure."""
         entry = self.explain(decision_id)
         if entry.cost is not None:
-            return Settled(entry.cost, repeated=True)
+            before = self._lease.holding.settle(entry.decision.reservation, None, self._clock())
+            return Settled(entry.cost, repeated=True, expired=before.expired)
         if entry.decision.settle_within is None:
             raise bad_field(
                 "decision_id",
                 "is of a request that this sidecar forwards and settles itself; settle those of Route and"
                 " RouteBatch only",
             )
-        actual = NanoUsd(0)
-        if usage is not None:
-            actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)
-            if actual > entry.decision.reserved:
-                raise bad_field(
-                    "usage",
-                    f"costs {usd(actual):.9f} USD, more than the {usd(entry.decision.reserved):.9f} USD that"
-                    " the decision reserved for its prompt and max_output_tokens; send the counts that the"
-                    " model server billed (the reserve stays held until then)",
-                )
+        if usage is None:
+            self.release((entry.decision,))
+            return Settled(NanoUsd(0), repeated=False)
+        actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+        if actual > entry.decision.reserved:
+            raise bad_field(
+                "usage",
+                f"costs {usd(actual):.9f} USD, more than the {usd(entry.decision.reserved):.9f} USD that"
+                " the decision reserved for its prompt and max_output_tokens; send the counts that the"
+                " model server billed (the reserve stays held until then)",
+            )
         return Settled(self._settle(entry.decision, actual), repeated=False)
 
     def explain(self, decision_id: str) -> Entry:
@@ -339,7 +343,7 @@ class Router:
         return settlement.charged
 
     def release(self, decisions: Iterable[Decision]) -> None:
-        """Give back what decisions hold whose caller went away before it got them."""
+        """Give back what decisions hold that were never sent to a model."""
         for decision in decisions:
             self._lease.holding.cancel(decision.reservation, self._clock())
             if self._close(decision.reservation) is not None:

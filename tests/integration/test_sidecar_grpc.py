@@ -141,6 +141,7 @@ async def test_a_routed_request_holds_its_slot_until_it_is_settled_once() -> Non
         (record,) = rig.servers["big"].records
         assert (first.cost_nano_usd, first.repeated) == (record.cost_nano_usd, False)
         assert (second.cost_nano_usd, second.repeated) == (record.cost_nano_usd, True)
+        assert not second.expired
         assert holding.idle()
 
 
@@ -194,6 +195,7 @@ async def test_a_decision_that_nobody_settles_costs_its_reserve_and_frees_its_sl
         await rig.settled()
         settled = await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
         assert (settled.cost_nano_usd, settled.repeated) == (decision.reserved_nano_usd, True)
+        assert settled.expired
 
 
 async def test_explain_shows_every_model_and_the_certificate() -> None:

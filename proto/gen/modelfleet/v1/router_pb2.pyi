@@ -446,18 +446,22 @@ class SettleResponse(_message.Message):
 
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
     REPEATED_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     cost_nano_usd: _builtins.int
     repeated: _builtins.bool
     """it was settled before; nothing was booked again"""
+    expired: _builtins.bool
+    """that was because settle_within was over: it cost its reserve"""
     def __init__(
         self,
         *,
         cost_nano_usd: _builtins.int = ...,
         repeated: _builtins.bool = ...,
+        expired: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_nano_usd", b"cost_nano_usd", "repeated", b"repeated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_nano_usd", b"cost_nano_usd", "expired", b"expired", "repeated", b"repeated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
