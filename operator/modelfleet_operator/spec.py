@@ -217,6 +217,21 @@ def _conflicts(snapshot: Snapshot) -> dict[ObjectKey, str]:
     return losers
 
 
+def _no_policy(pod: SidecarPod, snapshot: Snapshot) -> str:
+    """Say that no policy selects the pod; one that can not be read may be the one that was meant to."""
+    said = f"no RoutingPolicy in namespace {pod.key.namespace} selects pod {pod.key.name}: "
+    refused = sorted(
+        f"RoutingPolicy {declared.key.name} is not accepted: {declared.error}"
+        for declared in snapshot.policies.values()
+        if declared.value is None and declared.key.namespace == pod.key.namespace
+    )
+    if refused:
+        return said + "; ".join(refused[:3])
+    return said + (
+        "create one whose podSelector matches its labels, or name one in its annotation modelfleet.io/policy"
+    )
+
+
 def _selected(
     pod: SidecarPod, snapshot: Snapshot, policies: Mapping[ObjectKey, ResolvedPolicy]
 ) -> Follows | str:
@@ -230,10 +245,7 @@ def _selected(
     else:
         candidates = _candidates(pod, snapshot)
         if not candidates:
-            return (
-                f"no RoutingPolicy in namespace {pod.key.namespace} selects pod {pod.key.name}: create one "
-                "whose podSelector matches its labels, or name one in its annotation modelfleet.io/policy"
-            )
+            return _no_policy(pod, snapshot)
         key = candidates[0].key
     resolved = policies[key]
     if resolved.policy is None:

@@ -17,7 +17,7 @@ from modelfleet_core.values import ObjectKey
 
 from modelfleet_operator.cluster import Cluster, Conflict, Kind, NotFound, Rejected
 from modelfleet_operator.cluster.fields import integer, items, mapping, text
-from modelfleet_operator.conditions import Condition
+from modelfleet_operator.conditions import Condition, Verdict
 from modelfleet_operator.declarations import Declared
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ REFRESH = 10.0
 """Seconds between writes that only bring fleeting figures up to date."""
 FLEETING = frozenset({"solvedAt", "seconds", "objective", "bound", "gap", "price", "hourlyValue", "leased"})
 FLEETING_MONEY = frozenset({"spent", "granted"})
+OF_THE_SPEC = frozenset({"Accepted", "ResolvedRefs"})
+PASSED_OVER = frozenset({"UnknownFields", "UnknownModels"})
+"""Reasons of specs that are in force, but for what nobody knows."""
 
 T = TypeVar("T", Fleet, Policy)
 
@@ -85,11 +88,13 @@ class StatusWriter(Generic[T]):
         self._clock = clock
         self._wall_clock = wall_clock
         self._written_at: dict[tuple[ObjectKey, str], float] = {}
+        self._told: dict[ObjectKey, tuple[str, ...]] = {}
 
     async def write(
         self, declared: Declared[T], body: Mapping[str, object], conditions: Sequence[Condition]
     ) -> bool:
         """Write unless the object says it already; return whether it was written. Raises `Unavailable`."""
+        self._tell(declared, conditions)
         at, present, version = self._wall_clock(), declared.status, declared.resource_version
         name = (declared.key, declared.uid)
         for _ in range(ATTEMPTS):
@@ -134,6 +139,20 @@ class StatusWriter(Generic[T]):
     def forget(self, key: ObjectKey) -> None:
         """The object is gone."""
         self._written_at = {name: at for name, at in self._written_at.items() if name[0] != key}
+        self._told.pop(key, None)
+
+    def _tell(self, declared: Declared[T], conditions: Sequence[Condition]) -> None:
+        """Log once what is wrong with a spec, for those who have only the log, as on an embedded cluster."""
+        wrong = tuple(c.message for c in conditions if c.type in OF_THE_SPEC and _wrong(c))
+        if wrong != self._told.get(declared.key, ()):
+            for message in wrong:
+                log.warning("%s %s: %s", self._kind.value, declared.key, message)
+        self._told[declared.key] = wrong
+
+
+def _wrong(condition: Condition) -> bool:
+    """Return whether users should mend what the condition speaks of, also where the spec is in force."""
+    return condition.verdict is Verdict.FALSE or condition.reason in PASSED_OVER
 
 
 def _lasting(value: Any) -> Any:

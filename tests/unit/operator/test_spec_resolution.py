@@ -199,6 +199,17 @@ def test_a_sidecar_is_told_why_it_gets_nothing() -> None:
     assert "annotation" in str(_asked(observer, pod="astray", uid="uid-astray"))
 
 
+def test_a_sidecar_without_a_policy_is_told_of_one_that_was_refused() -> None:
+    refused = policy_manifest()
+    refused["spec"]["budget"] = {"limit": "60", "shares": [{"models": ["small"], "max": "150%"}]}
+    elsewhere = policy_manifest("other", "elsewhere")
+    elsewhere["spec"]["budget"] = {"limit": "much"}
+    told = str(_asked(observed(fleet_manifest(), refused, elsewhere, pod_object("assistant-0"))))
+    assert "RoutingPolicy assistant is not accepted: spec.budget.shares[0].max" in told
+    assert "other" not in told
+    assert "create one" not in told
+
+
 def test_what_is_published_is_what_is_in_force() -> None:
     observer = observed(fleet_manifest(), policy_manifest(), slice_object("large", "10.0.0.1"))
     present = World(observer).now()

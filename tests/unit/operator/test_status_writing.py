@@ -113,3 +113,19 @@ async def test_the_status_of_a_deleted_object_is_no_error() -> None:
 )
 def test_figures_are_plain_decimals(number: float, text: str) -> None:
     assert decimal(number) == text
+
+
+async def test_what_is_wrong_with_a_spec_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    desk = _Desk()
+    ignored = yes("Accepted", "UnknownFields", "in force; ignored, because no one knows them: spec.poools")
+    missing = no("ResolvedRefs", "TargetNotFound", "no Deployment large: create it")
+    for _ in range(3):
+        await desk.write({}, ignored, missing, STARTING)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"ModelFleet ml/chat: {condition.message}" for condition in (ignored, missing)
+    ]
+    caplog.clear()
+    await desk.write({}, yes("Accepted", "Accepted", "the spec is in force"), READY)
+    assert caplog.records == []
+    await desk.write({}, missing, READY)
+    assert [record.getMessage() for record in caplog.records] == [f"ModelFleet ml/chat: {missing.message}"]
