@@ -139,7 +139,7 @@ def one(rounds: int) -> dict[str, float]:
                 raise AssertionError("nothing binds, and yet a request found no place")
             decision_of(outcome, seen, now)
             (queued if number % 2 else at_once).append(time.process_time() - begun)
-            holding.settle(outcome.reservation.id, None, now)
+            holding.cancel(outcome.reservation.id, now)
     return {
         "decide_one_us_p50": 1e6 * statistics.median(at_once),
         "decide_one_us_p99": 1e6 * quantile(at_once, 0.99),
