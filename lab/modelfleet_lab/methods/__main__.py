@@ -65,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for tightness in chosen.capacity:
-        with Progress(console=Console(stderr=True)) as progress:
+        errors = Console(stderr=True)
+        if not errors.is_terminal:
+            errors.print(f"T = {tightness:g}: estimates, calibration, methods; takes minutes")
+        with Progress(console=errors) as progress:
             task = progress.add_task(f"estimates, T = {tightness:g}", total=None)
             scene = make_scene(
                 data,
