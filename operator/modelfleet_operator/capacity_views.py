@@ -56,14 +56,6 @@ def leased(capacity: Mapping[ObjectKey, Capacity], held: Mapping[EndpointUrl, in
     }
 
 
-def draining(
-    capacity: Mapping[ObjectKey, Capacity], held: Mapping[EndpointUrl, int]
-) -> dict[EndpointUrl, int]:
-    """Return the slots held at endpoints that are not live any more."""
-    live = {e for variants in capacity.values() for endpoints in variants.values() for e in endpoints}
-    return {endpoint: slots for endpoint, slots in held.items() if endpoint not in live}
-
-
 def usage(book: LeaseBook, documents: Documents, policy: ObjectKey) -> Usage | None:
     """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""
     accounts = book.budget(policy)
@@ -88,3 +80,12 @@ def sidecars(book: LeaseBook, now: float) -> tuple[SidecarView, ...]:
         for holder in book.holders()
         if holder.retired_at is None
     )
+
+
+def followers(book: LeaseBook) -> dict[SidecarId, ObjectKey]:
+    """Return the policy of each sidecar that follows one and is not gone."""
+    return {
+        holder.id: holder.follows.policy
+        for holder in book.holders()
+        if holder.retired_at is None and isinstance(holder.follows, Follows)
+    }

@@ -27,13 +27,13 @@ from modelfleet_core.leasing.ledger import BudgetPeriod
 from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import ObjectKey, PeriodId, VariantKey
 
 from modelfleet_operator.capacity_views import (
     SidecarView,
     Slots,
     Usage,
-    draining,
+    followers,
     leased,
     sidecars,
     usage,
@@ -381,21 +381,12 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         return self._meter.shared(*self._followers(), self._clock())
 
     def _followers(self) -> tuple[dict[SidecarId, ObjectKey], dict[ObjectKey, Policy]]:
-        holders = self._book.holders() if self._book is not None else ()
-        policies = {
-            holder.id: holder.follows.policy
-            for holder in holders
-            if holder.retired_at is None and isinstance(holder.follows, Follows)
-        }
-        return policies, {key: policy for key, (policy, _) in self._documents.policies.items()}
+        found = followers(self._book) if self._book is not None else {}
+        return found, {key: policy for key, (policy, _) in self._documents.policies.items()}
 
     def leased(self) -> Slots:
         """Return the slots held at each live endpoint."""
         return leased(self._capacity, self._book.held() if self._book is not None else {})
-
-    def draining(self) -> dict[EndpointUrl, int]:
-        """Return the slots still held at endpoints that are not live any more."""
-        return draining(self._capacity, self._book.held() if self._book is not None else {})
 
     def forecast(self, policy: ObjectKey) -> str:
         """Return what `set_forecast` kept, maybe in an earlier epoch; empty: nothing."""
