@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from modelfleet_core.leasing.exchange import Exchange
+from modelfleet_core.leasing.granting import grant_next, renewal_due
 from modelfleet_core.leasing.holders import Follows, Holder
 from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord
 from modelfleet_core.leasing.messages import Document, Grant, Report, SidecarId
@@ -32,8 +33,6 @@ from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
 UNHEARD = 10.0
 """Seconds without a report after which a sidecar gets no more than it has."""
-RENEWALS = 10
-"""A lease is renewed this often before it would end."""
 MOST_UNACKNOWLEDGED = 64
 """Grants on their way to one sidecar; then it hears nothing new until it reports."""
 RETIRED_FOR = 3600.0
@@ -166,7 +165,7 @@ class LeaseBook:
         if report.leaving:
             holder.target = {}
         self._exchange.weigh(holder, now)
-        if holder.must_answer or holder.target != holder.told or self._renewal_due(holder):
+        if holder.must_answer or holder.target != holder.told or renewal_due(holder):
             self._news[holder.number] = holder
         return True
 
@@ -385,41 +384,19 @@ class LeaseBook:
                 self._blocked = blocked
                 self._set_live()
 
-    def _renewal_due(self, holder: Holder) -> bool:
-        last = holder.last
-        return last is None or holder.report.sent_at - last.report_sent_at >= last.ttl / RENEWALS
-
     def _grant(self, holder: Holder, now: float) -> Grant:
-        """Return the holder's next grant, counted as held."""
-        follows = holder.follows if isinstance(holder.follows, Follows) else None
-        policy, document = self._documents.policies[follows.policy] if follows is not None else (None, None)
-        slots = self._exchange.grantable(holder, policy.floor if policy is not None and self._floor else None)
-        moves = slots is not holder.granted
-        asks, linger = self._exchange.asks(holder, now)
-        grant = Grant(
+        return grant_next(
+            holder,
+            now,
             epoch=self.epoch,
-            sequence=holder.sequence + 1,
-            answers=holder.report.sequence,
-            report_sent_at=holder.report.sent_at,
-            ttl=policy.staleness.max_age if policy is not None else self.ttl,
-            slots=slots,
-            accounts=self._treasury.accounts(holder),
-            slot_prices=self._prices.slots.get(follows.fleet, {}) if follows is not None else {},
-            money_price=self._prices.money.get(follows.policy, 0.0) if follows is not None else 0.0,
-            fleet=holder.lacks_fleet(self._documents.fleets.get(follows.fleet))
-            if follows is not None
-            else None,
-            policy=holder.lacks_policy(document),
-            refusal=holder.follows if isinstance(holder.follows, str) else "",
-            asks=asks,
-            linger=linger,
+            ttl=self.ttl,
+            floors=self._floor > 0,
             report_every=self.report_every,
+            exchange=self._exchange,
+            treasury=self._treasury,
+            documents=self._documents,
+            prices=self._prices,
         )
-        before = holder.told
-        holder.tell(grant)
-        if moves:
-            self._exchange.granted(holder, before, now)
-        return grant
 
 
 def _nowhere(endpoint: EndpointUrl) -> bool:
