@@ -21,10 +21,12 @@ from modelfleet_core.assignment.cells import Cells
 from modelfleet_core.assignment.primal import excess, tolerance, worth
 from modelfleet_core.assignment.problem import BoolArray, FloatArray, IntArray
 
-_CELLS = 200
-_POOL = 12 * _CELLS
+_CELLS = 128
+_MOVES = 200
+"""These two for an effort of 1."""
+_POOL = 12
+"""Times the cells: what they are taken from."""
 _PAIRS = 4000
-_MOVES = 400
 _WIDTH = 12
 _DEPTH = 5
 _SINGLES_DEPTH = 20
@@ -52,12 +54,12 @@ class _Moves:
     """(moves,) of cells at the prices."""
 
 
-def _selected(cells: Cells, loss: FloatArray, choice: IntArray, grain: float, turn: int) -> _Moves:
-    """Return the cells that lose least, of each pair of columns some; those within a grain take turns."""
+def _selected(cells: Cells, loss: FloatArray, choice: IntArray, grain: float, turn: int, most: int) -> _Moves:
+    """Return `most` cells that lose least, of each pair of columns some; those within a grain take turns."""
     relative = loss - loss[choice, np.arange(cells.n)]
     relative[choice, np.arange(cells.n)] = np.inf
     flat = relative.ravel()
-    pool = min(_POOL, flat.size)
+    pool = min(_POOL * most, flat.size)
     pick = np.argpartition(flat, pool - 1)[:pool]
     pick = pick[np.isfinite(flat[pick])]
     column, request = np.divmod(pick, cells.n)
@@ -66,7 +68,7 @@ def _selected(cells: Cells, loss: FloatArray, choice: IntArray, grain: float, tu
     sort = np.lexsort((order, pair))
     rank = np.empty(sort.size, dtype=np.int64)
     rank[sort] = np.arange(sort.size) - np.searchsorted(pair[sort], pair[sort])
-    keep = np.lexsort((order, rank))[:_CELLS]
+    keep = np.lexsort((order, rank))[:most]
     i, k, loss_of = request[keep], column[keep], flat[pick[keep]]
     c = choice[i]
     at = np.arange(i.size)
@@ -86,13 +88,13 @@ def _selected(cells: Cells, loss: FloatArray, choice: IntArray, grain: float, tu
 
 
 def _kept(
-    order: FloatArray, lost: FloatArray, change: FloatArray, over: FloatArray, price: FloatArray
+    order: FloatArray, lost: FloatArray, change: FloatArray, over: FloatArray, price: FloatArray, count: int
 ) -> IntArray:
-    """Return which moves to keep: one half are first in `order`, the other those that alone help most.
+    """Return `count` moves to keep: one half are first in `order`, the other those that alone help most.
 
     Where many requests are alike, many pairs lose nothing and change nothing: the first half are such.
     """
-    half = _MOVES // 2
+    half = count // 2
     by_order = np.argpartition(order, half)
     rest = by_order[half:]
     score = lost[rest] + _BREACH * (np.maximum(over + change[rest], 0.0) @ price)
@@ -109,8 +111,9 @@ def _paired(
     most: float,
     grain: float,
     turn: int,
+    count: int,
 ) -> _Moves:
-    """Return single moves and pairs that keep the slots and lose less than `most`."""
+    """Return at most `count` single moves and pairs that keep the slots and lose less than `most`."""
     m = cells.m
     i, k = single.request[:, 0], single.column[:, 0]
     c = choice[i]
@@ -132,8 +135,8 @@ def _paired(
     two = second >= 0
     change = single.change[first] + np.where(two[:, None], single.change[second], 0.0)
     lost = single.lost[first] + np.where(two, single.lost[second], 0.0)
-    if first.size > _MOVES:
-        keep = _kept(order, lost, change, over, price)
+    if first.size > count:
+        keep = _kept(order, lost, change, over, price, count)
         first, second, two = first[keep], second[keep], two[keep]
         change, lost, loss = change[keep], lost[keep], loss[keep]
     return _Moves(
@@ -237,12 +240,14 @@ def improve(
     enough: float,
     grain: float,
     turns: range,
+    effort: int,
     remaining: Callable[[], float],
 ) -> IntArray | None:
     """Return a choice within all limits that falls short of `bound` by less than `best`; None: none found.
 
     `choice` keeps the slots, perhaps not the rows; `loss` (m + 1, n) of cells at `price`. Rounds are told
-    apart by `turns`. It ends when the shortfall is `enough`, time is up or rounds find nothing.
+    apart by `turns`; `effort` multiplies the moves that each looks at. It ends when the shortfall is
+    `enough`, time is up or rounds find nothing.
     """
     slim = tolerance(cells)
     at = np.arange(cells.n)
@@ -253,10 +258,10 @@ def improve(
             break
         over = excess(cells, choice)
         losses = float(loss[choice, at].sum())
-        moves = _selected(cells, loss, choice, grain, turn)
+        moves = _selected(cells, loss, choice, grain, turn, effort * _CELLS)
         alone = turn % 3 == 2
         if not alone:
-            moves = _paired(cells, moves, choice, over, price, best - losses, grain, turn)
+            moves = _paired(cells, moves, choice, over, price, best - losses, grain, turn, effort * _MOVES)
         best, found = _beam(
             moves,
             over,

@@ -29,6 +29,8 @@ _FEW = 256
 _GOOD = 2.0
 """Multiples of it at which the search is not tried again."""
 _ATTEMPTS = 5
+_EASY = 3
+"""Attempts after which each looks at more."""
 _TURNS = 9
 _LATE_ROUNDS = 4
 """Of filling what is left, where time is up: most of it is done by then."""
@@ -155,6 +157,7 @@ def _choose(
             enough=enough,
             grain=0.1 * enough,
             turns=range(attempt * _TURNS, (attempt + 1) * _TURNS),
+            effort=1 if attempt < _EASY else 2,
             remaining=remaining,
         )
         if better is not None:
