@@ -11,6 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 
 import numpy as np
 import pytest
+from modelfleet_core.assignment.result import Termination
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
 from modelfleet_sidecar.chat import parse_fields
@@ -55,8 +56,8 @@ def decision_at(port: int, number: int = 1) -> Decision:
         max_output_tokens=10,
         input_tokens=3,
         settle_within=None,
-        considered=Considered((variant,), np.zeros((5, 1)), 0.0, ("",)),
-        certificate=Certificate(0.0, 0.0, 0.0, "Optimal", (), 0.0),
+        considered=Considered((variant,), np.zeros((6, 1)), 0.0, ("",), ("",)),
+        certificate=Certificate(0.0, 0.0, 0.0, Termination.OPTIMAL, (), 0.0),
         batch_size=1,
         waited=0.0,
     )

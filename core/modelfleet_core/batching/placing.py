@@ -17,7 +17,7 @@ from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import Certificate, Placed, Why
 from modelfleet_core.batching.room import LeaveAlone, Room, all_reached, room_of
 from modelfleet_core.batching.solving import Batch, Carried, Solved, by_prices, weighed
-from modelfleet_core.batching.worth import NO_SLOT, Look, look, worth
+from modelfleet_core.batching.worth import NO_SLOT, Look, look, paced, worth
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.pacing import Pacing
@@ -81,6 +81,8 @@ class Placer:
     def look(self, candidate: Candidate, now: float, *, waits: bool = True) -> Look:
         """Return what one request is worth where, at present prices."""
         prices, money_price = self.slot_prices(candidate.variants), self.pace(now)
+        if waits and not paced(candidate, now):
+            return look(candidate, prices, money_price, now, dear_at=self._published_money)
         return look(candidate, prices, money_price, now, waits=waits, spare=self._pacing.limit)
 
     def room(self, now: float, candidate: Candidate | None = None) -> Room:

@@ -23,9 +23,9 @@ Name = TypeVar("Name")
 
 
 def rows_of(
-    candidates: Sequence[Candidate], cost: FloatArray, eligible: BoolArray, room: Room
+    candidates: Sequence[Candidate], cost: FloatArray, eligible: BoolArray, room: Room, paced: BoolArray
 ) -> tuple[Row, ...]:
-    """Return the rows of n candidates over m variants; `cost` and `eligible` are (n, m)."""
+    """Return the rows of n candidates over m variants; `cost` and `eligible` are (n, m), `paced` (n,)."""
     rows: list[Row] = []
     if any(one.charges for one in candidates):
         uses = _uses([one.charges for one in candidates], eligible)
@@ -39,7 +39,7 @@ def rows_of(
     if room.pacing != math.inf:
         least = np.where(eligible, cost, np.inf).min(axis=1, initial=np.inf)
         extra = np.where(eligible, cost - least[:, None], 0.0)
-        extra = np.where(np.isfinite(extra), extra, 0.0)
+        extra = np.where(np.isfinite(extra) & paced[:, None], extra, 0.0)
         # One request may overdraw what has fallen due, or no dear model could be used with a small allowance.
         limit = max(room.pacing, float(extra.max(initial=0.0))) if room.pacing > 0 else 0.0
         rows += _row(PACING, extra, limit, 1)

@@ -21,7 +21,7 @@ from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import Certificate, Weighed
 from modelfleet_core.batching.room import Room
 from modelfleet_core.batching.rows import rows_of
-from modelfleet_core.batching.worth import NO_SLOT, Look, look
+from modelfleet_core.batching.worth import NO_SLOT, Look, look, paced
 from modelfleet_core.values import VariantKey
 
 
@@ -123,7 +123,9 @@ def solve(batch: Batch, remaining: Callable[[], float]) -> Solved:
 
 
 def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
-    candidates = batch.candidates
+    candidates, now = batch.candidates, batch.posed_at
+    # What does not wait is told to come back, so pacing may keep it as long as it likes.
+    kept = np.array([batch.looks is None or paced(one, now) for one in candidates], dtype=np.bool_)
     eligible = np.array([[not why for why in seen.excluded] for seen in looks], dtype=np.bool_)
     cost = np.array([one.cost for one in candidates], dtype=np.float64)
     return AssignmentProblem(
@@ -136,7 +138,7 @@ def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
         slot_price=np.array(batch.slot_prices, dtype=np.float64),
         money_price=batch.money_price,
         defer=np.array([seen.defer for seen in looks], dtype=np.float64),
-        rows=rows_of(candidates, cost, eligible, batch.room),
+        rows=rows_of(candidates, cost, eligible, batch.room, kept),
         columns=tuple(str(variant) for variant in batch.variants),
     )
 

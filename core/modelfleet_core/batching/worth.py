@@ -58,6 +58,12 @@ class Look:
         return tuple(sorted(worthy, key=lambda j: -values[j]))
 
 
+def paced(candidate: Candidate, now: float) -> bool:
+    """Return whether pacing may keep a waiting request from dear variants: it puts off, but sheds nothing.
+    Of what has waited for long, only the published price of money and the ledger keep money back."""
+    return now - candidate.arrived < min(PATIENCE, (candidate.latest_start - candidate.arrived) / 2)
+
+
 def worth(
     candidate: Candidate,
     slot_prices: Sequence[float],
@@ -65,10 +71,12 @@ def worth(
     now: float,
     *,
     spare: float = math.inf,
+    dear_at: float | None = None,
 ) -> Worth:
     """Return what one request is worth where.
 
     `spare`: USD that pacing lets spend above the cheapest way to answer; at 0 only cheapest ways are left.
+    `dear_at`: price of money by which an answer can be too dear to be given; None: `money_price`.
 
     A slot that nobody takes is lost, money is not: so a price of slots never stands against serving at all,
     but what costs more at the price of money than no answer loses is left to other requests.
@@ -86,6 +94,8 @@ def worth(
         excluded = _also(excluded, late, TOO_LATE)
         usable = tuple([j for j in usable if not excluded[j]])
     if usable and (money_price > 0 or spare <= 0):
+        if dear_at is not None:
+            kept = [weight * gain - dear_at * usd for gain, usd in zip(candidate.quality, cost, strict=True)]
         least = min(-candidate.shed_penalty, max([kept[j] for j in usable]))
         dear = [j for j in usable if kept[j] < least]
         ahead: list[int] = []
@@ -107,9 +117,12 @@ def look(
     *,
     waits: bool = True,
     spare: float = math.inf,
+    dear_at: float | None = None,
 ) -> Look:
     """Look at one request as `worth` does; what does not find a place `waits`, or else is refused."""
-    values, excluded, usable, favourite = worth(candidate, slot_prices, money_price, now, spare=spare)
+    values, excluded, usable, favourite = worth(
+        candidate, slot_prices, money_price, now, spare=spare, dear_at=dear_at
+    )
     return Look(values, excluded, favourite, _defer(candidate, values, usable, now, waits))
 
 

@@ -9,8 +9,9 @@ from random import Random
 import pytest
 from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.outcome import Placed
+from modelfleet_core.batching.outcome import Outcome, Placed
 from modelfleet_core.batching.queue import Queue
+from modelfleet_core.batching.worth import PATIENCE
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.pacing import HORIZON, Pacing
 from modelfleet_core.policy import Batching
@@ -96,6 +97,53 @@ def test_pacing_never_keeps_a_request_from_its_cheapest_answer() -> None:
             assert isinstance(outcome, Placed)
             placed[outcome.ticket] = outcome.variant
     assert placed == {1: FREE, 2: DEAR}
+
+
+def overspent(arrived: float) -> Queue:
+    """Return a queue whose allowance is overspent, where only DEAR has slots and requests wait for FREE."""
+    holding = granted({FREE: 0, DEAR: 5}, money=100.0, allowance=0.0)
+    queue = Queue(holding, Batching(max_size=64, max_wait=0.0))
+    for ticket in (1, 2):
+        queue.arrive(ticket, request(0.5, arrived), arrived)
+    return queue
+
+
+def dispatched(queue: Queue, now: float) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    queue.changed(now)
+    while (batch := queue.due(now)) is not None:
+        outcomes += queue.commit(solving.solve(batch, lambda: 1.0), now)
+    return outcomes
+
+
+def test_pacing_puts_off_what_has_no_cheap_place_but_sheds_nothing() -> None:
+    queue = overspent(0.0)
+    assert dispatched(queue, 0.0) == []
+    assert dispatched(queue, PATIENCE - 0.1) == []
+    outcomes = dispatched(queue, PATIENCE + 0.1)
+    assert {one.ticket: one.variant for one in outcomes if isinstance(one, Placed)} == {1: DEAR, 2: DEAR}
+
+
+def test_money_left_at_the_end_of_a_period_can_all_be_spent() -> None:
+    left, ends = 100.0, 600.0
+    pacing = Pacing()
+    spent = 0.0
+    for second in range(int(ends)):
+        pacing.advance(float(second), (left - spent) / (ends - second), 0.0)
+        if second >= ends - 5:  # nothing was asked before
+            amount = min(pacing.limit, left - spent)
+            pacing.spend(amount)
+            spent += amount
+    assert spent == pytest.approx(left)
+
+
+def test_without_a_budget_nothing_is_paced() -> None:
+    pacing = Pacing()
+    for now in range(10):
+        pacing.advance(float(now), math.inf, 0.0)
+        pacing.offer([0.1, 0.9], [0.0, 0.4])
+        pacing.spend(1e6)
+        assert (pacing.active, pacing.price, pacing.limit) == (False, 0.0, math.inf)
 
 
 def test_overspending_raises_the_price_and_thrift_lowers_it() -> None:
