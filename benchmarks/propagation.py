@@ -7,7 +7,7 @@ one, which changes the cluster and watches the API server. Prints and writes JSO
 - `lost_to_lease`, `won_to_lease`: from the API server's event that a ready replica is gone, or is there, to
   the sidecar's applied grant without it, or with it.
 
-    python benchmarks/propagation.py --rounds 20 --out out/propagation.json
+    python benchmarks/propagation.py --rounds 20 --json out/propagation.json
 """
 
 from __future__ import annotations
@@ -209,12 +209,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=20, help="replicas lost and won (default 20)")
-    parser.add_argument("--out", type=Path, default=Path("out/propagation.json"), help="where the JSON goes")
+    parser.add_argument("--json", type=Path, default=Path("out/propagation.json"), metavar="FILE")
     arguments = parser.parse_args()
     namespace.enter()
     result = asyncio.run(measure(arguments.rounds))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0
 
