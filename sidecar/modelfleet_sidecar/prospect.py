@@ -124,7 +124,7 @@ def cluster(seen: Prospect) -> TaskName:
     """Return what the request counts as in demand."""
     named = seen.ask.call.model
     only = None if named == AUTO else ModelName(named)
-    return cells.cluster(seen.profile.task, seen.candidate.quality, only)
+    return cells.cluster(seen.profile.task, seen.candidate.quality, seen.candidate.service_time, only)
 
 
 def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:

@@ -117,7 +117,7 @@ def test_a_sketch_is_bounded_and_loses_no_request(seed: int, most: int) -> None:
         weight = rng.choice([1.0, 0.25])
         figure = rng.random()
         tier = TierName(f"t{rng.randrange(80)}" if rng.random() < 0.3 else "gold")
-        task = TaskName(f"task{rng.randrange(1 + n)}/{rng.randrange(10)}")
+        task = TaskName(f"task{rng.randrange(1 + n)}/{rng.randrange(10)}/{rng.randrange(4)}")
         sketch.record(tier, task, offers(large=(figure, 0.0, 1.0)), arrivals=weight)
         count += weight
         quality += weight * figure
@@ -127,11 +127,16 @@ def test_a_sketch_is_bounded_and_loses_no_request(seed: int, most: int) -> None:
     assert report.sums[:, 0, :2].sum(axis=0) == pytest.approx([count, quality])
 
 
-@given(st.text(max_size=20), st.lists(st.floats(0, 1), min_size=1, max_size=5), st.booleans())
+@given(
+    st.text(max_size=20),
+    st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    st.lists(st.floats(0, 1e6), min_size=1, max_size=5),
+    st.booleans(),
+)
 def test_every_cluster_lies_within_the_whole_tier_after_few_steps(
-    task: str, qualities: list[float], pinned: bool
+    task: str, qualities: list[float], seconds: list[float], pinned: bool
 ) -> None:
-    name = cluster(TaskName(task), qualities, ModelName("only") if pinned else None)
+    name = cluster(TaskName(task), qualities, seconds, ModelName("only") if pinned else None)
     while name:
         assert len(coarser(name)) < len(name)
         name = coarser(name)

@@ -75,6 +75,6 @@ def test_a_little_more_demand_moves_prices_a_little(size: dict[str, int], other:
     asked = problem.rate @ np.where(smooth.open, problem.seconds, 0.0).max(axis=1, initial=0.0)
     spent = problem.rate @ np.where(smooth.open, problem.cost, 0.0).max(axis=1, initial=0.0)
     shift = 1e-3 * (asked * smooth.ref[: len(live)].sum() + spent * smooth.ref[len(live) :].sum())
-    least = (2 * smooth.ramp * smooth.limit)[np.concatenate([live, paid]) & (smooth.limit > 0)]
+    least = (2 * dual.RAMP * smooth.limit)[np.concatenate([live, paid]) & (smooth.limit > 0)]
     most = 2 * shift / least.min() + 0.02 if len(least) else 0.0
     assert (moved[np.concatenate([live, paid])] <= most).all()

@@ -9,8 +9,7 @@ from modelfleet_core.values import ModelName, ObjectKey
 
 def arrays(seed: int, classes: int = 16, models: int = 12, policies: int = 2) -> Arrays:
     random = np.random.default_rng(seed)
-    slots = random.integers(0, 120 if seed % 3 else 6, models).astype(float)
-    busy = np.where(slots > 0, slots * (1 - 0.5 / np.sqrt(np.maximum(1, slots))), 0)
+    busy = random.integers(0, 120 if seed % 3 else 6, models).astype(float)
     size = np.sort(random.uniform(0.2, 1, models))
     quality = np.clip(0.8 * size + random.normal(0, 0.1, (classes, models)), 0, 1)
     if seed % 7 == 0:
@@ -35,8 +34,6 @@ def arrays(seed: int, classes: int = 16, models: int = 12, policies: int = 2) ->
         cost=np.where(offered, cost, 0.0),
         offered=offered,
         budget=random.integers(-1, policies, classes),
-        slots=slots,
-        fastest=slots,
         busy=busy,
         money=dear * random.choice([0.0, 0.2, 0.5, 1.0, 5.0], policies),
     )

@@ -19,7 +19,7 @@ from modelfleet_core.demand.cells import CellKey, Cells
 from modelfleet_core.demand.classes import FloatArray, ModelOffer
 from modelfleet_core.values import ModelName, TaskName, TierName
 
-MAX_CELLS = 128
+MAX_CELLS = 256
 FIGURES = 4
 """Per cell and model: requests that it could serve, and over those the sums of quality, USD and seconds."""
 

@@ -42,12 +42,8 @@ class Arrays:
     """(K, M)."""
     budget: IntArray
     """(K,) place in `policies`; NO_BUDGET: spend is not limited."""
-    slots: FloatArray
-    """(M,) live slots of all variants."""
-    fastest: FloatArray
-    """(M,) the slots of the model's fastest variant that they are worth."""
     busy: FloatArray
-    """(M,) of `fastest`, what may be busy: utilisation times that."""
+    """(M,) what may be busy: live slots of all variants, as the slots of the fastest that they are worth."""
     money: FloatArray
     """(P,) USD/s."""
 
@@ -72,12 +68,10 @@ def arrays_of(problem: DivisionProblem) -> Arrays:
         cells[:, rows, columns] = np.array(figures).T
         offered[rows, columns] = True
     speeds = capacity.speeds(problem.fleet)
-    slots, fastest = np.zeros(size[1]), np.zeros(size[1])
+    busy = np.zeros(size[1])
     for j, model in enumerate(problem.fleet.models):
         for variant in model.variants:
-            live = max(0, problem.slots.get(variant.key, 0))
-            slots[j] += live
-            fastest[j] += speeds[variant.key] * live
+            busy[j] += speeds[variant.key] * max(0, problem.slots.get(variant.key, 0))
     return Arrays(
         models=models,
         policies=policies,
@@ -89,8 +83,6 @@ def arrays_of(problem: DivisionProblem) -> Arrays:
         cost=np.maximum(0.0, cells[2]),
         offered=offered,
         budget=np.array([paying.get(d.policy, NO_BUDGET) for d in problem.classes], dtype=np.int64),
-        slots=slots,
-        fastest=fastest,
-        busy=fastest * np.array([capacity.utilisation(count) for count in slots]),
+        busy=busy,
         money=np.maximum(0.0, np.array([problem.budget_rate[policy] for policy in policies], dtype=float)),
     )

@@ -9,18 +9,18 @@ The dual of the program (maths: `D(mu, lambda)`) is
 and its minimum jumps when load passes capacity. Minimised instead is, in units x = price / ref,
 
     F = sum_k rate_k s_k log(exp(-penalty_k / s_k) + sum_j exp((v_kj - mu_j t_kj - lambda_p c_kj) / s_k))
-        + sum_r ref_r limit_r ((1 - d_r) x_r + d_r x_r^2)
+        + sum_r ref_r limit_r ((1 - d) x_r + d x_r^2)
 
-1. The price of a row is a ramp: from 0 at (1 - d) limit to its `ref` at (1 + d) limit, and on. For slots d is
-   what square-root staffing leaves free (1 - utilisation), so that a price begins where waiting begins and
-   the ramp ends before all slots are busy; for money d is `MONEY_RAMP`. `ref`: what all demand would lose
+1. The price of a row is a ramp: from 0 at (1 - d) limit to its `ref` at (1 + d) limit, and on, with `RAMP` as
+   d. The limit of slots is all of them: prices that keep some free for chance leave them idle, since what
+   finds none free may wait or take another model. `ref`: what all demand would lose
    per slot-second, or USD, without the row, on average. F is strongly convex: its minimum is unique and
    moves by at most (change of a row's load) / (2 d limit) x ref.
 2. Requests of a class differ: with `s = SPREAD x weight` flows share among models that are worth about the
    same, as estimates within a class do.
 
 Error: at any optimal prices x* of the program, 0 <= D(found) - D(x*) <=
-    sum_k rate_k s_k log(1 + models of k) + sum_r d_r ref_r limit_r (x*_r (x*_r - 1) - x_r (x_r - 1))
+    sum_k rate_k s_k log(1 + models of k) + d sum_r ref_r limit_r (x*_r (x*_r - 1) - x_r (x_r - 1))
 since smoothing adds between 0 and the first sum, and the ramps add d ref limit x (x - 1) (`tolerance`).
 """
 
@@ -35,9 +35,10 @@ from modelfleet_core.division.arrays import NO_BUDGET, Arrays, BoolArray
 
 SPREAD = 0.005
 """Of quality, within a class."""
-MONEY_RAMP = 0.05
+RAMP = 0.05
+"""Of a limit, to both sides of it."""
 _COOLING = (64.0, 16.0, 4.0)
-_TRIES = 100
+_TRIES = 400
 _EXACT = 1e-7
 """Of what is at stake: the largest loss by which prices may miss the minimum."""
 _ROUGH = 1e4
@@ -72,7 +73,6 @@ class SmoothDual:
 
     def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
-        m = len(arrays.models)
         rate, penalty = arrays.rate, np.maximum(0.0, arrays.penalty)
         self.policy = (arrays.budget[:, None] == np.arange(len(arrays.money))).astype(np.float64)
         paying = arrays.budget != NO_BUDGET
@@ -90,8 +90,6 @@ class SmoothDual:
         earned = (rate * gain.max(axis=1, initial=0.0)) @ self.policy
         money_ref = np.where(spent > 0.0, earned / np.maximum(spent, _NOTHING), 0.0)
         self.ref = np.concatenate([slot_ref, money_ref])
-        utilisation = np.divide(arrays.busy, arrays.fastest, out=np.ones(m), where=arrays.fastest > 0.0)
-        self.ramp = np.concatenate([1.0 - utilisation, np.full(len(arrays.money), MONEY_RAMP)])
         self.limit = self.ref * np.concatenate([arrays.busy, arrays.money])
         self.time = arrays.seconds * slot_ref
         self.spend = arrays.cost * (self.policy @ money_ref)[:, None]
@@ -119,12 +117,12 @@ class SmoothDual:
         share /= total[:, None]
         flow = self.arrays.rate[:, None] * share
         load = np.concatenate([(flow * self.time).sum(axis=0), (flow * self.spend).sum(axis=1) @ self.policy])
-        ramped = self.limit * self.ramp * x
+        ramped = self.limit * RAMP * x
         return _Point(
             x=x,
             value=float(self.arrays.rate @ (top + spread * np.log(total)))
-            + float(((1.0 - self.ramp) * self.limit + ramped) @ x),
-            gradient=(1.0 - self.ramp) * self.limit + 2.0 * ramped - load,
+            + float(((1.0 - RAMP) * self.limit + ramped) @ x),
+            gradient=(1.0 - RAMP) * self.limit + 2.0 * ramped - load,
             share=share,
         )
 
@@ -136,7 +134,7 @@ class SmoothDual:
         mean = spent.sum(axis=1)
         flow = steep[:, None] * timed
         cross = (flow * self.spend - flow * mean[:, None]).T @ self.policy
-        hessian = np.diag(2.0 * self.ramp * self.limit)
+        hessian = np.diag(2.0 * RAMP * self.limit)
         hessian[:m, :m] += np.diag((flow * self.time).sum(axis=0)) - flow.T @ timed
         hessian[:m, m:] += cross
         hessian[m:, :m] += cross.T
@@ -148,7 +146,7 @@ class SmoothDual:
         """Return the error's bound; `best`: optimal prices of the program, both in units of `ref`."""
         choices = 1.0 + self.open.sum(axis=1)
         smoothing = float(self.arrays.rate @ (self.least * np.log(choices)))
-        return smoothing + float((self.ramp * self.limit) @ (best * (best - 1.0) - found * (found - 1.0)))
+        return smoothing + RAMP * float(self.limit @ (best * (best - 1.0) - found * (found - 1.0)))
 
 
 def prices(arrays: Arrays, warm: Prices | None = None) -> Prices:

@@ -67,7 +67,7 @@ def _targets(problem: DivisionProblem, arrays: Arrays, flows: FloatArray, shared
     places = {name: j for j, name in enumerate(arrays.models)}
     column = np.array([places[variant.key.model] for variant in variants], dtype=np.int64)
     live = np.array([max(0, problem.slots.get(variant.key, 0)) for variant in variants], dtype=np.float64)
-    fastest = arrays.fastest[column]
+    fastest = arrays.busy[column]
     each = np.divide(live, fastest, out=np.zeros(len(live)), where=fastest > 0.0)
     busy = part @ (flows * arrays.seconds)
     mine = arrays.budget[:, None] == np.arange(len(arrays.policies))

@@ -294,7 +294,7 @@ class SidecarNode:
         rows = zip(one.variants, one.quality, one.cost, one.service_time, strict=True)
         self._sketch.record(
             one.tier,
-            cluster(self._around.offers.task(request), one.quality),
+            cluster(self._around.offers.task(request), one.quality, one.service_time),
             {variant.model: ModelOffer(quality, cost, seconds) for variant, quality, cost, seconds in rows},
         )
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from modelfleet_core.demand.cells import cluster
 from modelfleet_core.demand.columns import MAX_MODELS
-from modelfleet_core.demand.meter import MOST_DIVIDED, SILENT, DemandMeter
-from modelfleet_core.demand.sketch import NO_DEMAND, DemandReport
+from modelfleet_core.demand.meter import MAX_CELLS, MOST_CLASSES, SILENT, DemandMeter
+from modelfleet_core.demand.sketch import NO_DEMAND, DemandReport, Sketch
+from modelfleet_core.division.problem import DivisionProblem
+from modelfleet_core.division.solver import divide
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.manifests import parse_policy
-from modelfleet_core.values import ModelName, ObjectKey, TierName
+from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName
+from support.fleets import demand, fleet, key, model, on_pool
 from support.manifests import policy_manifest
 from support.sketches import GOLD, cell, offers, seen
 
@@ -144,18 +148,18 @@ def test_division_sees_few_classes_and_each_sidecars_rate_in_them() -> None:
     rng = np.random.default_rng(7)
     figures = {
         cell(f"task{n}/{n % 10}"): offers(large=(rng.uniform(), 0.01, 2.0), small=(rng.uniform(), 0.001, 1.0))
-        for n in range(90)
+        for n in range(130)
     }
     for second in (0, 1):
-        for sidecar, some in ((ONE, 60), (TWO, 30)):
+        for sidecar, some in ((ONE, 100), (TWO, 30)):
             mine = list(figures.items())[-some:]
             meter.hear(sidecar, seen({key: (second * (n % 7), o) for n, (key, o) in enumerate(mine)}), second)
     policies = {ONE: POLICY, TWO: POLICY}
     shared = meter.shared(policies, KNOWN, 1)
-    assert len(shared.classes) == MOST_DIVIDED
+    assert len(shared.classes) == MOST_CLASSES
     assert shared.sidecars == (ONE, TWO)
     assert shared.rates.sum(axis=0) == pytest.approx([found.rate for found in shared.classes])
-    assert shared.rates.sum(axis=1) == pytest.approx([sum(n % 7 for n in range(some)) for some in (60, 30)])
+    assert shared.rates.sum(axis=1) == pytest.approx([sum(n % 7 for n in range(some)) for some in (100, 30)])
     assert rate(meter, 1, ONE, TWO) == pytest.approx(shared.rates.sum())
 
 
@@ -182,7 +186,7 @@ def test_cells_beyond_the_bound_of_a_policy_count_in_coarser_ones() -> None:
             keys = [cell(f"t{n}-{k}/{k % 10}") for k in range(20)]
             meter.hear(name, seen({key: (second, offers(large=(0.5, 0.0, 1.0))) for key in keys}), second)
     assert rate(meter, 1, *everyone) == pytest.approx(800)
-    assert len(meter._cells) < 400
+    assert len(meter._cells) <= MAX_CELLS + MAX_CELLS // 4 + 33
 
 
 def test_names_without_end_cost_no_memory_without_end() -> None:
@@ -195,3 +199,34 @@ def test_names_without_end_cost_no_memory_without_end() -> None:
     assert found.rate == pytest.approx(2)
     assert found.offers[LARGE].quality == pytest.approx(0.5)
     assert len(found.offers) == MAX_MODELS + 1
+
+
+def test_classes_price_slots_as_single_requests_of_many_lengths_would() -> None:
+    rng = np.random.default_rng(3)
+    sketch, meter, requests = Sketch(), DemandMeter(), []
+    meter.hear(ONE, sketch.changes(), 0)
+    for _ in range(2000):
+        ease, length = rng.random(), rng.lognormal(0.0, 0.7)
+        figures = {"small": (0.7 * ease, 0.0, 2 * length), "large": (0.5 + 0.5 * ease, 0.0, 7 * length)}
+        requests.append(demand(2.0, figures, weight=4.0, shed_penalty=2.0))
+        seconds = [figure[2] for figure in figures.values()]
+        name = cluster(TaskName("chat"), [figure[0] for figure in figures.values()], seconds)
+        sketch.record(GOLD, name, offers(**figures))
+    meter.hear(ONE, sketch.changes(), 0.5)
+    classes = meter.classes({ONE: POLICY}, KNOWN, 0.5)
+    both = fleet(model(on_pool("small")), model(on_pool("large")))
+    slots = {key("small"): 12_000, key("large"): 5_000}
+    of_classes = divide(DivisionProblem(both, classes, slots, {})).slot_prices[key("large")]
+    of_requests = divide(DivisionProblem(both, tuple(requests), slots, {})).slot_prices[key("large")]
+    assert of_classes == pytest.approx(of_requests, rel=0.1), "without octaves a third less"
+
+
+def test_octaves_give_way_to_tenths_and_tenths_to_tasks_where_cells_run_out() -> None:
+    sketch = Sketch(8)
+    for octave in range(20):
+        sketch.record(GOLD, TaskName(f"math/5/{octave}"), offers(large=(0.5, 0.01, 2.0)))
+    for tenth in range(4):
+        sketch.record(GOLD, TaskName(f"math/{tenth}/0"), offers(large=(0.5, 0.01, 2.0)))
+    names = [name for _, name in sketch.changes().cells]
+    assert names == [*(f"math/5/{octave}" for octave in range(6)), "math/5", "math/0", "math"]
+    assert sketch.changes().arrivals.tolist() == [1.0] * 6 + [14.0, 1.0, 3.0]
