@@ -114,10 +114,10 @@ def _reason(
     if gain <= 0:
         if not wanted:
             return Reason.NO_DEMAND, "no request asks for this model"
-        if target > 0 and target == place.replicas.min:
-            return Reason.AT_MIN, "the declared minimum; demand needs no more"
         if short := _short_of_money(problem, key.model):
             return Reason.POLICY_BUDGET_BINDS, short
+        if target > 0 and target == place.replicas.min:
+            return Reason.AT_MIN, "the declared minimum; demand needs no more"
         return Reason.DEMAND_MET, "one more would gain nothing"
     more = f"one more would gain {gain:.3g} quality per second"
     if target >= place.replicas.max:

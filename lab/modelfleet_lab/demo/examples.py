@@ -11,7 +11,6 @@ import json
 import sys
 from pathlib import Path
 
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 from rich.console import Console
 
 from modelfleet_lab.demo.children import Child, Children
@@ -37,6 +36,8 @@ class ExamplesError(RuntimeError):
 
 async def show_examples(kubectl: Kubectl, folder: Path) -> None:
     """Apply the examples, ask through a sidecar, delete them; raise ExamplesError where a step fails."""
+    from openai import OpenAIError  # Heavy: `modelfleet --help` must not wait for it.
+
     say(kubectl.console, "First act: the examples as they lie in the repository")
     await kubectl.show("apply", "-f", "crds")
     await kubectl.show("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
@@ -85,6 +86,8 @@ async def _delete(kubectl: Kubectl) -> None:
 
 async def ask(sidecar: str, console: Console) -> None:
     """Send one streamed request with OpenAI's client; print the answer and why this model gave it."""
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
     async with (
         DefaultAsyncHttpxClient(trust_env=False) as http,  # the sidecar is local, whatever proxy is set
         AsyncOpenAI(base_url=f"{sidecar}/v1", api_key="modelfleet", http_client=http) as client,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from modelfleet_lab.simulate import plots
 from modelfleet_lab.simulate.measures import Figures
 from modelfleet_lab.simulate.play import CENTRAL, Played
 
@@ -89,6 +88,8 @@ def _row(figures: Figures, says: str) -> dict[str, object]:
 
 def write(played: Played, folder: Path) -> list[Path]:
     """Write JSON and plots into `folder`, which is made where it is missing; return the files."""
+    from modelfleet_lab.simulate import plots  # Heavy: loads matplotlib, which --help must not wait for.
+
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / RESULT]
     files[0].write_text(json.dumps(data(played), indent=2) + "\n")
