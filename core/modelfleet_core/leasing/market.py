@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 
 from modelfleet_core.leasing.holders import Holder
-from modelfleet_core.leasing.line import Entry, Line, much_above, split
+from modelfleet_core.leasing.line import Line, much_above, split
 from modelfleet_core.leasing.messages import Ask, Bid, SidecarId, Want
-from modelfleet_core.leasing.slots import even_shares, take, water_fill
+from modelfleet_core.leasing.position import Position
+from modelfleet_core.leasing.shares import Shares
+from modelfleet_core.leasing.slots import take, water_fill
 from modelfleet_core.values import EndpointUrl, VariantKey
 
 SPREAD = 4
@@ -28,44 +29,12 @@ UNUSED = 0.2
 """Seconds after which a slot that is not used counts as not wanted."""
 RECALL_PATIENCE = 0.5
 """Seconds for which a recalled slot counts as coming."""
-WORTH_MOVING = 0.75
-"""Standing shares are topped up by recalls only below this part of them."""
 LOOK_AT = 64
 """Sidecars that one turn looks at, of those that could make room."""
 CONTENDED = 5.0
 """Seconds after someone waited in which slots that come free go back at once, unless wanted there."""
 SOMEONE = Ask(0.0, -1.0)
 """Worth less than any bid."""
-
-
-@dataclass(slots=True)
-class Position:
-    """What one sidecar has and wants of a variant."""
-
-    holder: Holder
-    slots: int = 0
-    """That it is to have."""
-    unused: int = 0
-    """Of those it may use, as of its newest report."""
-    surplus: int = 0
-    """Of the unused, those it does not want."""
-    unmet: int = 0
-    bids: tuple[Bid, ...] = ()
-    """For what is unmet, first served first."""
-    covered: tuple[Bid, ...] = ()
-    """For what it has unused slots for."""
-    since: float = 0.0
-    unused_since: float = math.inf
-    ask: tuple[float, float] | None = None
-    """Weight and price it was told last."""
-    coming: int = 0
-    """Slots recalled from it that its reports do not show yet, since `recalled_at`."""
-    moved: int = 0
-    """Sequence of the newest grant that changed its slots here."""
-    recalled_at: float = -math.inf
-    entries: tuple[Entry, ...] = ()
-    seen: tuple[object, ...] = ()
-    """What `put` was told last."""
 
 
 class Market:
@@ -83,18 +52,12 @@ class Market:
         self._unasked: dict[int, Position] = {}
         self._contended_until = -math.inf
         self._recalled: dict[int, Position] = {}
-        self._shares: dict[int, int] = {}
-        self._below: dict[int, Holder] = {}
-        """Those with less than their share."""
-        self._far_below: dict[int, Holder] = {}
-        """Those with so much less that slots are recalled for them."""
-        self._beyond: dict[int, Position] = {}
-        """Those with more than their share that may have slots to spare."""
+        self._shares = Shares()
 
     @property
     def waiting(self) -> bool:
         """Whether someone waits for a slot, or for its share."""
-        return bool(self._line or self._below)
+        return bool(self._line or self._shares.below)
 
     def clear(self, holder: Holder, now: float) -> bool:
         """A sidecar has and wants nothing here any more; False: what was recalled from it is still coming."""
@@ -166,22 +129,8 @@ class Market:
         position.moved = holder.sequence
 
     def _compare(self, holder: Holder, position: Position | None) -> None:
-        """Compare what a sidecar has with its standing share."""
-        number = holder.number
-        share = self._shares.get(number, 0)
-        slots = position.slots if position is not None else 0
-        if holder.taking and slots < share:
-            self._below[number] = holder
-        else:
-            self._below.pop(number, None)
-        if holder.taking and slots < WORTH_MOVING * share:
-            self._far_below[number] = holder
-        else:
-            self._far_below.pop(number, None)
-        if position is not None and number in self._unused and position.surplus and slots > share:
-            self._beyond[number] = position
-        else:
-            self._beyond.pop(number, None)
+        spare = position is not None and position.surplus > 0 and holder.number in self._unused
+        self._shares.compare(holder, position, spare=spare)
 
     def _line_up(self, position: Position, want: Want | None, waits: int, unmet: int, now: float) -> None:
         if not waits:
@@ -219,13 +168,12 @@ class Market:
         # What others hold, or older leases may, can not be shared: shares that no one can fill never rest.
         total = sum(max(0, self._room(endpoint)) for endpoint in self.live) + sum(has.values())
         self.borrowed = sum(self.live.values()) < SPREAD * len(takers)
-        self._shares = {}
-        self._below, self._far_below, self._beyond = {}, {}, {}
         if self.borrowed or not total:
+            self._shares.clear()
             return
         expected = {n: busy.get(holder.id, {}).get(self.variant, 0.0) for n, holder in takers.items()}
         wants = {number: math.ceil(slots) for number, slots in expected.items()}
-        self._shares = even_shares(wants, total, has)
+        self._shares.set(wants, total, has)
         for number, holder in takers.items():
             self._compare(holder, self._positions.get(number))
         for number, position in self._positions.items():
@@ -245,7 +193,7 @@ class Market:
         unserved = self._line.slots
         if room and self._line:
             unserved -= self._give(room, ready, touched)
-        if room and self._below:
+        if room and self._shares.below:
             self._fill(room, ready, touched)
         if unserved > 0:
             unserved -= self._coming(now)
@@ -253,7 +201,7 @@ class Market:
                 unserved -= self._recall_for_line(unserved, now, touched)
             if unserved > 0:
                 self._ask(now, touched)
-        elif self._far_below:
+        elif self._shares.far_below:
             self._recall_for_shares(now, touched)
         return touched
 
@@ -285,11 +233,11 @@ class Market:
     ) -> None:
         """Give free slots to those below their standing share."""
         left = sum(room.values())
-        for number, holder in self._below.items():
+        for number, holder in self._shares.below.items():
             if left <= 0:
                 break
             if ready(holder):
-                lacks = self._shares[number] - self._has(holder)
+                lacks = self._shares.of(number) - self._has(holder)
                 slots = min(left, lacks)
                 if slots > 0:
                     holder.raise_target(take(slots, room))
@@ -339,14 +287,14 @@ class Market:
     def _recall_for_shares(self, now: float, touched: list[Holder]) -> None:
         """Recall unused slots beyond their holders' share for those far below theirs."""
         lacking = sum(
-            max(0, self._shares[number] - self._has(holder))
-            for number, holder in islice(self._far_below.items(), LOOK_AT)
+            max(0, self._shares.of(number) - self._has(holder))
+            for number, holder in islice(self._shares.far_below.items(), LOOK_AT)
         )
         lacking -= self._coming(now)
-        for position in list(islice(self._beyond.values(), LOOK_AT)):
+        for position in list(islice(self._shares.beyond.values(), LOOK_AT)):
             if lacking <= 0:
                 break
-            beyond = position.slots - self._shares.get(position.holder.number, 0)
+            beyond = position.slots - self._shares.of(position.holder.number)
             slots = min(position.surplus, beyond, lacking)
             if slots > 0:
                 lacking -= self._recall(position, slots, now, touched)
@@ -366,7 +314,7 @@ class Market:
         position.recalled_at = now
         self._recalled[holder.number] = position
         self._unused.pop(holder.number, None)
-        self._beyond.pop(holder.number, None)
+        self._shares.beyond.pop(holder.number, None)
         touched.append(holder)
         return slots
 
