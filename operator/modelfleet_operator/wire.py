@@ -53,12 +53,7 @@ def report_from(message: capacity_pb2.LeaseReport) -> Report:
         sequence=message.sequence,
         applied=message.applied,
         sent_at=message.sent_at_ns / NANO,
-        slots={
-            EndpointUrl(bounds.text("slots.endpoint", slot.endpoint, bounds.MAX_ENDPOINT)): SlotState(
-                bounds.slots("slots.in_flight", slot.in_flight), bounds.slots("slots.kept", slot.kept)
-            )
-            for slot in bounds.bounded("slots", message.slots)
-        },
+        slots=_slots(bounds.bounded("slots", message.slots)),
         accounts={
             AccountId(bounds.text("accounts.account", account.account)): AccountState(
                 granted=bounds.amount("accounts.granted", account.granted),
@@ -88,6 +83,20 @@ def report_from(message: capacity_pb2.LeaseReport) -> Report:
         policy_version=message.policy_version[: bounds.MAX_TEXT],
         leaving=message.leaving,
     )
+
+
+def _slots(slots: Iterable[capacity_pb2.SlotState]) -> dict[EndpointUrl, SlotState]:
+    """Most of a report is this: what is within the bounds is seen without a call for each of its fields."""
+    states: dict[EndpointUrl, SlotState] = {}
+    for slot in slots:
+        endpoint, in_flight, kept = slot.endpoint, slot.in_flight, slot.kept
+        if not 0 < len(endpoint) <= bounds.MAX_ENDPOINT:
+            bounds.text("slots.endpoint", endpoint, bounds.MAX_ENDPOINT)
+        if in_flight > bounds.MAX_SLOTS or kept > bounds.MAX_SLOTS:
+            bounds.slots("slots.in_flight", in_flight)
+            bounds.slots("slots.kept", kept)
+        states[EndpointUrl(endpoint)] = SlotState(in_flight, kept)
+    return states
 
 
 def grant_to(grant: Grant) -> capacity_pb2.LeaseGrant:
