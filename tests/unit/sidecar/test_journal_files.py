@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,12 @@ from modelfleet_sidecar import journal
 from modelfleet_sidecar.journal import Journal, former_lives, machine_boot
 from support.lease_values import ONE, POD_A, TODAY
 
-NEW = replace(ONE, boot="2")
+NEW = ONE._replace(boot="2")
 
 
 def written(folder: Path, *, machine: str = "m", boot: str = "1", uid: str = ONE.uid) -> Path:
     """Leave the journal of a start that took 5 of 9 and crashed."""
-    life = Journal(folder, Life(replace(ONE, boot=boot, uid=uid), machine))
+    life = Journal(folder, Life(ONE._replace(boot=boot, uid=uid), machine))
     life.record(Granted(TODAY, 9))
     life.record(TakenUp(1, POD_A, {TODAY: 5}, {}, 1.0))
     life.close()
