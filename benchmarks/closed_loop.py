@@ -6,7 +6,7 @@ product play one central queue with the same prices and windows, and greedy, pri
 over the same leases. Qualities and waits are the same on every machine; CPU figures depend on it.
 
 Runs are long because the clairvoyant leaves work for the empty seconds after the last arrival: the same
-decisions on 50 x 100 reach 94 % of the bound of a run of 120 s and 96 % of that of 600 s.
+decisions on 50 x 100 reach 95 % of the bound of a run of 120 s and 96.5 % of that of 300 s.
 
     python benchmarks/closed_loop.py --json out/closed_loop.json [--quick] [--seconds 300] [--seeds 3]
 """
