@@ -12,6 +12,7 @@ from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Placed, Why
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.leasing.journal import Ended, Entry
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Batching, Policy
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, TierName, VariantKey
@@ -615,6 +616,19 @@ async def test_a_settle_beyond_the_reserve_is_refused_and_the_true_one_still_cou
         assert bench.router.unsettled == 1
         settled = bench.router.settle(decision.id, Usage(1, 1))
         assert (settled.repeated, settled.cost) == (False, decision.pricing.cost(1, 1))
+
+
+async def test_a_decision_that_never_reached_a_model_is_cancelled_so_that_no_quota_counts_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entries: list[Entry] = []
+    async with Bench(BIG) as bench:
+        bench.lease.grant(slots_of((BIG, 1)), money=RICH)
+        monkeypatch.setattr(bench.lease.holding, "_record", entries.append)
+        decision = await bench.decide(routed=True)
+        settled = bench.router.settle(decision.id, None)
+        assert (settled.repeated, settled.cost, bench.router.unsettled) == (False, 0, 0)
+    assert entries[-1] == Ended(decision.reservation, {})
 
 
 async def test_an_endpoint_that_refused_is_left_alone_while_another_can_be_reached() -> None:
