@@ -113,10 +113,11 @@ class Queue:
 
     def place(self, ticket: int, candidate: Candidate, now: float) -> Placed | None:
         """Place a new request at once, while nothing binds; None: let it `arrive`."""
-        if self._waiting or self._out is not None or self._window.open:
+        if self._waiting or self._out is not None or self._window.gathers:
             return None
         placed = self.placer.place(ticket, candidate, now)
         if placed is not None:
+            self._window.saw(now)
             self.placer.offer(candidate)
         return placed
 

@@ -5,13 +5,17 @@ Out: a `Step`: assign everything that waits now, or look again at `wake_at`. Nex
 
 While nothing binds, a window gains nothing, so it stays shut and every request goes at once.
 It opens when a batch met a limit. An open window closes when it is full, when `max_wait` has passed
-since the first arrival or change of capacity, or when the earliest deadline is at hand.
+since the first arrival or change of capacity, or when the earliest deadline is at hand. A request that waits
+alone, where the next one is not expected within `max_wait`, would gain nothing by it and goes at once too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+GAP_WEIGHT = 0.2
+"""Of the newest gap between arrivals in their mean: bursts and lulls are known after about five requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,19 @@ class Window:
         """When the first arrival or change of capacity came after the last batch."""
         self._alarm: float | None = None
         """When the earliest deadline of what waits is at hand."""
+        self._came: float | None = None
+        """When the newest request came."""
+        self._gap = 0.0
+        """Mean seconds between requests; until two have come, company is expected."""
 
     @property
     def open(self) -> bool:
         return self._open
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the next request is to wait for company."""
+        return self._gathers(self.waiting + 1)
 
     @property
     def waiting(self) -> int:
@@ -56,10 +69,17 @@ class Window:
 
     def arrive(self, now: float, deadline: float) -> Step:
         """A request came that must be answered by `deadline`."""
+        self.saw(now)
         self._fresh += 1
         self._since = now if self._since is None else self._since
         self._hasten(deadline - self._margin)
         return self._step(now)
+
+    def saw(self, now: float) -> None:
+        """A request came, whether it waits or not."""
+        if self._came is not None:
+            self._gap += GAP_WEIGHT * (max(0.0, now - self._came) - self._gap)
+        self._came = now
 
     def leave(self, now: float) -> Step:
         """A waiting request went away, cancelled by its caller."""
@@ -95,6 +115,9 @@ class Window:
             self._hasten(alarm if alarm > now else deadline)
         return self._step(now)
 
+    def _gathers(self, waiting: int) -> bool:
+        return self._open and (waiting > 1 or self._gap <= self._max_wait)
+
     def _hasten(self, alarm: float) -> None:
         self._alarm = alarm if self._alarm is None else min(self._alarm, alarm)
 
@@ -103,7 +126,7 @@ class Window:
             return Step(dispatch=False, wake_at=None)
         due = [self._alarm] if self._alarm is not None else []
         if self._since is not None:
-            due.append(self._since + self._max_wait if self._open else self._since)
+            due.append(self._since + self._max_wait if self._gathers(self.waiting) else self._since)
         if self._fresh >= self._max_size or (due and min(due) <= now):
             self._busy = True
             self._fresh = self._deferred = 0

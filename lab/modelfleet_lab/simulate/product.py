@@ -33,6 +33,7 @@ class ProductQueue:
         batching = offers.policy.batching if window else Batching(max_size=1, max_wait=0.0)
         self._queue = Queue(lease.holding, batching)
         self._open: dict[int, None] = {}
+        self._at_once: list[tuple[int, Reservation]] = []
 
     @property
     def waiting(self) -> Sequence[int]:
@@ -40,15 +41,20 @@ class ProductQueue:
 
     def arrive(self, request: int, now: float) -> None:
         self._publish()
+        candidate = self._offers.of(request)
+        placed = self._queue.place(request, candidate, now)
+        if placed is not None:
+            self._at_once.append((request, placed.reservation))
+            return
         self._open[request] = None
-        self._queue.arrive(request, self._offers.of(request), now)
+        self._queue.arrive(request, candidate, now)
 
     def changed(self, now: float) -> None:
         self._publish()
         self._queue.changed(now)
 
     def look(self, now: float) -> Placed:
-        placed: list[tuple[int, Reservation]] = []
+        placed, self._at_once = self._at_once, []
         given_up: list[int] = []
         while (batch := self._queue.due(now)) is not None:
             for outcome in self._queue.commit(solve(batch, lambda: SOLVE_SECONDS), now):

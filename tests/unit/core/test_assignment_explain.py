@@ -66,5 +66,6 @@ def test_a_limit_is_named_only_where_it_keeps_a_request_from_what_is_worth_more(
         own = it.value[i, answer.choice[i]] if answer.choice[i] >= 0 else -it.defer[i]
         for j, limit in enumerate(told.stopped_by(i)):
             if limit:
-                assert it.eligible[i, j] and worth[i, j] > own
+                assert it.eligible[i, j]
+                assert worth[i, j] > own
                 assert (limit == f"slots:{j}") == (spare[j] <= 0)

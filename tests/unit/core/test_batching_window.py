@@ -6,7 +6,7 @@ def window(max_size: int = 4, max_wait: float = 0.02, margin: float = 0.005) -> 
     return Window(max_size=max_size, max_wait=max_wait, margin=margin)
 
 
-def opened(now: float = 0.0) -> Window:
+def opened(now: float = 0.999) -> Window:
     it = window()
     assert it.arrive(now, now + 10).dispatch
     it.finish(now, binding=True, deferred=())
@@ -26,6 +26,32 @@ def test_a_binding_limit_opens_the_window():
     assert it.arrive(1.01, 11.0).wake_at == pytest.approx(1.02)
     assert not it.tick(1.019).dispatch
     assert it.tick(1.021).dispatch
+
+
+def test_a_lone_request_does_not_wait_for_company_that_is_not_expected():
+    it = opened()
+    assert it.gathers
+    assert it.arrive(2.0, 12.0).dispatch  # a second after the last one: nobody comes within 20 ms
+    it.finish(2.0, binding=True, deferred=[12.0])
+    assert it.capacity_changed(3.0).dispatch
+
+
+def test_requests_in_quick_succession_gather():
+    it = opened()
+    assert it.arrive(2.0, 12.0).dispatch
+    it.finish(2.0, binding=True, deferred=())
+    assert not it.gathers
+    for number in range(20):
+        it.saw(2.001 + number / 1000)
+    assert it.gathers
+    assert it.arrive(2.022, 12.0) == Step(dispatch=False, wake_at=pytest.approx(2.042))
+
+
+def test_two_that_wait_gather_whatever_is_expected():
+    it = opened(now=0.0)
+    it.finish(0.0, binding=True, deferred=[10.0, 10.0])
+    it.saw(5.0)
+    assert it.capacity_changed(6.0) == Step(dispatch=False, wake_at=pytest.approx(6.02))
 
 
 def test_a_batch_without_a_binding_limit_shuts_it():
@@ -81,7 +107,7 @@ def test_a_window_that_everyone_left_asks_for_nothing():
     it = opened()
     it.arrive(1.0, 1.5)
     assert it.leave(1.001) == Step(dispatch=False, wake_at=None)
-    assert it.arrive(5.0, 20.0).wake_at == pytest.approx(5.02)
+    assert it.arrive(1.002, 20.0).wake_at == pytest.approx(1.022)
 
 
 def test_a_window_that_could_not_hold_a_request_is_refused():
