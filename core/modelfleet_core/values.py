@@ -80,6 +80,15 @@ def account_parts(account: AccountId) -> tuple[PeriodId, AccountName]:
     return PeriodId(f"{namespace}/{policy}/{length}/{starts}"), AccountName(name)
 
 
+class SidecarId(NamedTuple):
+    """One start of one sidecar: the pod's UID and a nonce of the process."""
+
+    namespace: str
+    pod: str
+    uid: str
+    boot: str
+
+
 def leased_endpoint(url: EndpointUrl, variant: VariantKey) -> EndpointUrl:
     """Return what the slots of an external `variant` at the base URL `url` are counted by."""
     return EndpointUrl(f"{url}#{variant}")

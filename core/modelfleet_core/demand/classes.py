@@ -12,7 +12,7 @@ import numpy.typing as npt
 from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName
 
 if TYPE_CHECKING:  # messages.py imports this package for the demand in reports
-    from modelfleet_core.leasing.messages import SidecarId
+    from modelfleet_core.values import SidecarId
 
 FloatArray = npt.NDArray[np.float64]
 

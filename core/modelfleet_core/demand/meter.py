@@ -27,9 +27,8 @@ from modelfleet_core.demand.classes import DemandClass, FloatArray, SharedDemand
 from modelfleet_core.demand.columns import Columns
 from modelfleet_core.demand.joining import CellFigures, joined, labelled
 from modelfleet_core.demand.sketch import FIGURES, DemandReport
-from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ObjectKey
+from modelfleet_core.values import ObjectKey, SidecarId
 
 MEMORY = 15.0
 """Seconds over which a rate follows what is reported."""

@@ -13,8 +13,7 @@ import numpy as np
 
 from modelfleet_core.demand.classes import FloatArray
 from modelfleet_core.division.dual import Prices
-from modelfleet_core.leasing.messages import SidecarId
-from modelfleet_core.values import ModelName, ObjectKey, VariantKey
+from modelfleet_core.values import ModelName, ObjectKey, SidecarId, VariantKey
 
 
 class Termination(Enum):

@@ -9,19 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from modelfleet_core.demand.sketch import DemandReport
 from modelfleet_core.values import AccountId, EndpointUrl, VariantKey
-
-
-class SidecarId(NamedTuple):
-    """One start of one sidecar: the pod's UID and a nonce of the process."""
-
-    namespace: str
-    pod: str
-    uid: str
-    boot: str
+from modelfleet_core.values import SidecarId as SidecarId  # part of every message
 
 
 @dataclass(frozen=True, slots=True)
