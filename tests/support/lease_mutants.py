@@ -132,7 +132,7 @@ def unheard_floors_forgotten(
 
 
 def reclaimed_after_ttl(self: LeaseBook, now: float) -> None:
-    self._longest = 0.0
+    self._terms.widest = replace(self.terms, request=0.0)
     _BOOK_PRUNE(self, now)
 
 

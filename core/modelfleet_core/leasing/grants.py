@@ -8,7 +8,7 @@ as held before it leaves. `publish.py` of the operator moves the messages; `hold
 
 A lease that nobody renews is reclaimed, but for its floor, once it and the longest request are over; all of
 it when its pod is gone and model servers had time to notice. `takeover.py` says what a new leader may not
-grant yet. A turn looks only at sidecars and variants that something happened to.
+grant yet, `terms.py` what it inherits. A turn looks only at sidecars and variants that something happened to.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from modelfleet_core.leasing.period_accounts import PeriodAccounts
 from modelfleet_core.leasing.register import Register
 from modelfleet_core.leasing.slots import RATE_NOTICE, UPSTREAM_NOTICES, Capacity, counts_rate
 from modelfleet_core.leasing.takeover import LATER, Blocked, Takeover
+from modelfleet_core.leasing.terms import NARROWEST, Terms, TermsOfEpoch
 from modelfleet_core.leasing.treasury import Treasury
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
@@ -41,8 +42,6 @@ REPORTS = 500.0
 """Reports per second of all sidecars together while nothing presses, at most."""
 REPORT_EVERY = 1.0
 """Seconds between the reports of one sidecar while nothing presses, at least."""
-ALL = 1 << 40
-"""More slots than any sidecar has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +67,23 @@ class LeaseBook:
     calls `turn` for the grants to send.
     """
 
-    def __init__(self, *, epoch: int, ttl: float, now: float, may_hold: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        ttl: float,
+        now: float,
+        may_hold: Collection[str] | None,
+        inherited: Terms = NARROWEST,
+    ) -> None:
         """Start an epoch. `may_hold`: UIDs of pods that may hold an older leader's lease; None: unknown.
 
-        `ttl`: seconds for which a lease lasts where no policy says so by its `staleness`.
+        `ttl`: seconds for which a lease lasts where no policy says so by its `staleness`; `inherited`: the
+        `terms` of the leader before.
         """
         self.epoch = epoch
         self.ttl = ttl
-        self._longest_lease = ttl
-        self._longest = 0.0
-        """Seconds of the longest request that any policy allowed in this epoch."""
-        self._floor = 0.0
-        """The most slots of one sidecar that outlast its lease."""
+        self._terms = TermsOfEpoch(ttl, inherited)
         self._started_at = now
         self._takeover = Takeover.of(may_hold)
         self._blocked = Blocked(True, True, 1)
@@ -107,16 +111,15 @@ class LeaseBook:
             self._news[holder.number] = holder
 
     def _set_live(self) -> None:
-        self._exchange.set_live(self._takeover.live(self._exchange.published, self._blocked, self._floor))
+        self._exchange.set_live(
+            self._takeover.live(self._exchange.published, self._blocked, self.terms.floor)
+        )
 
     def set_documents(self, documents: Documents) -> None:
         """Take over the accepted fleets and policies."""
         self._documents = documents
         policies = {key: policy for key, (policy, _) in documents.policies.items()}
-        for policy in policies.values():
-            self._longest = max(self._longest, policy.limits.max_request)
-            self._longest_lease = max(self._longest_lease, policy.staleness.max_age)
-            self._floor = max(self._floor, policy.floor(ALL))
+        self._terms.grant_by(policies.values())
         self._treasury.set_policies(policies)
         self._news.update((holder.number, holder) for holder in self._holders)
         for holder in self._holders:
@@ -170,7 +173,7 @@ class LeaseBook:
         return True
 
     def _welcome(self, report: Report, now: float) -> Holder:
-        holder = self._holders.welcome(report, now, lease=self._longest_lease, floors=self._floor > 0)
+        holder = self._holders.welcome(report, now, lease=self.terms.lease, floors=self.terms.floor > 0)
         self._takeover.welcome(holder.told)
         if any(self._blocked):
             self._set_live()
@@ -206,6 +209,8 @@ class LeaseBook:
 
     def prune(self, now: float) -> None:
         """Reclaim what can not be in use any more, and pass over those who are silent."""
+        if self._terms.inherits:
+            self._terms.fall_back(now, replaced=self._all_replaced())
         silent_since = now - max(UNHEARD, 3 * self.report_every)
         for holder in list(self._holders):
             if holder.retired_at is not None:
@@ -217,7 +222,7 @@ class LeaseBook:
                 continue
             if holder.heard_at <= silent_since:
                 self._pass_over(holder)
-            over = holder.over(self._longest)
+            over = holder.over(self.terms.request)
             if now >= over:
                 # Its lease may be over and its pod gone only just now: until then it used its floor.
                 gone_at = holder.gone_at if holder.gone_at is not None else math.inf
@@ -239,9 +244,15 @@ class LeaseBook:
         if not holder.counted:
             holder.retired_at = now
 
+    def _all_replaced(self) -> bool:
+        """Whether every sidecar that had an older lease has one of this epoch, or none."""
+        return not any(self._blocked) and all(
+            holder.retired_at is not None or holder.report.applied > 0 for holder in self._holders
+        )
+
     def recovering(self, now: float) -> bool:
         """Return whether a sidecar that has not reported may still hold an older leader's lease."""
-        oldest_ends = self._started_at + self._longest_lease + self._longest
+        oldest_ends = self._started_at + self.terms.outlast
         return now < oldest_ends and self._takeover.unheard(now) > 0
 
     # Ledgers.
@@ -279,6 +290,11 @@ class LeaseBook:
                     self._exchange.weigh(holder, holder.heard_at)
 
     # Views.
+
+    @property
+    def terms(self) -> Terms:
+        """The widest terms that a sidecar may go on by; for the leader after this one."""
+        return self._terms.widest
 
     def holders(self) -> tuple[Holder, ...]:
         """Return all sidecars known, also those whose slots were reclaimed."""
@@ -390,7 +406,7 @@ class LeaseBook:
             now,
             epoch=self.epoch,
             ttl=self.ttl,
-            floors=self._floor > 0,
+            floors=self.terms.floor > 0,
             report_every=self.report_every,
             exchange=self._exchange,
             treasury=self._treasury,
