@@ -21,6 +21,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
+from modelfleet_core.leasing.terms import NARROWEST
 
 from modelfleet_operator.cluster import Cluster, Kind, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster, read_manifests
@@ -28,6 +29,7 @@ from modelfleet_operator.cluster.kubernetes import KubernetesCluster
 from modelfleet_operator.fencing import Fence, NotLeadingError
 from modelfleet_operator.health import Health
 from modelfleet_operator.leader import Leader
+from modelfleet_operator.lease_terms import inherited_terms, terms_text
 from modelfleet_operator.ledger_records import RecordLedgers
 from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_operator.observe import Observer
@@ -76,6 +78,7 @@ class Operator:
             wall_clock=lambda: datetime.now(UTC),
             seen=self._observer.highest_epoch,
             beat=partial(self._health.beat, "leader", within=LATE),
+            terms=self._terms,
         )
         self._ledgers = RecordLedgers(cluster)
         self._publisher = Publisher(
@@ -157,7 +160,8 @@ class Operator:
         publishing = Publishing(self._world, self._publisher)
         publishing.publish(self._world.now())
         pods = self._world.now().snapshot.pods.values()
-        await self._publisher.open_epoch(epoch, {pod.uid for pod in pods if pod.placed})
+        inherited = inherited_terms(self._leader.inherited) if epoch > 1 else NARROWEST
+        await self._publisher.open_epoch(epoch, {pod.uid for pod in pods if pod.placed}, inherited)
         pricing = Pricing(self._world, self._publisher, self._health, wall_clock=self._budget_clock)
         fleets = Reconciler(
             Tools(
@@ -195,6 +199,10 @@ class Operator:
             group.create_task(stage)
         await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.SERVING)
         self._health.done(LEADING)
+
+    def _terms(self) -> str:
+        terms = self._publisher.terms()
+        return terms_text(terms) if terms is not None else ""
 
     async def _hold(self) -> None:
         raise NotLeadingError(await self._leader.hold())

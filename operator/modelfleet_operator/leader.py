@@ -1,6 +1,7 @@
 """Serves stages scale and publish: only one operator writes, and older ones are told apart by their epoch.
 
-In: a Lease object and a record of the last epoch. Out: the epoch once the Lease is ours, later its loss.
+In: a Lease object and a record of the last epoch. Out: the epoch once the Lease is ours, and the lease terms
+that the leader before left there (`lease_terms.py`); later its loss.
 Next: `app` starts the writing stages with the epoch and ends the process when leadership is lost.
 
 A leader renews every 2 s, gives up when it could not for 7 s, and is replaced after 10 s, so that the old one
@@ -54,8 +55,11 @@ class Leader:
         rhythm: Rhythm | None = None,
         seen: Callable[[], int] = lambda: 0,
         beat: Callable[[], None] = lambda: None,
+        terms: Callable[[], str] = lambda: "",
     ) -> None:
         """`seen` returns the highest epoch found elsewhere: it outlives the record of epochs.
+
+        `terms` returns what every renewal leaves for a successor; empty: what was found stays.
 
         `beat` is called at every turn of the loops, also while another leads.
         """
@@ -68,6 +72,9 @@ class Leader:
         self._rhythm = rhythm or Rhythm()
         self._seen_epoch = seen
         self._beat = beat
+        self._terms = terms
+        self.inherited = ""
+        """The terms found on the Lease when it was taken; empty: none."""
         self._held: LeaderLease | None = None
         self._renewed_at = 0.0
         self._seen: LeaderLease | None = None
@@ -109,7 +116,9 @@ class Leader:
         held, self._held = self._held, None
         if held is not None:
             try:
-                await self._cluster.write_lease(replace(held, holder="", duration_seconds=1))
+                await self._cluster.write_lease(
+                    replace(held, holder="", duration_seconds=1, terms=self._terms() or held.terms)
+                )
             except ClusterError as error:
                 log.warning("the Lease could not be given back, a successor waits for its end: %s", error)
 
@@ -119,6 +128,7 @@ class Leader:
             return False
         now = self._wall_clock()
         started = self._clock()
+        inherited = found.terms if found is not None else ""
         self._held = await self._cluster.write_lease(
             LeaderLease(
                 key=self._key,
@@ -127,10 +137,12 @@ class Leader:
                 renewed=now,
                 duration_seconds=max(1, round(self._rhythm.duration)),
                 transitions=found.transitions + 1 if found is not None else 0,
+                terms=inherited,
                 resource_version=found.resource_version if found is not None else None,
             )
         )
         self._renewed_at = started
+        self.inherited = inherited
         return True
 
     def _free(self, found: LeaderLease) -> bool:
@@ -146,7 +158,7 @@ class Leader:
             return False
         started = self._clock()
         try:
-            self._held = await self._cluster.write_lease(replace(held, renewed=self._wall_clock()))
+            self._held = await self._cluster.write_lease(self._renewed(held))
         except Conflict:
             found = await self._cluster.read_lease(self._key)
             if found is None or found.holder != self._identity:
@@ -154,9 +166,12 @@ class Leader:
                 return False
             # A write whose answer was lost, or someone's note on the object. Candidates have counted since
             # then, so only a write of now renews.
-            self._held = await self._cluster.write_lease(replace(found, renewed=self._wall_clock()))
+            self._held = await self._cluster.write_lease(self._renewed(found))
         self._renewed_at = started
         return True
+
+    def _renewed(self, lease: LeaderLease) -> LeaderLease:
+        return replace(lease, renewed=self._wall_clock(), terms=self._terms() or lease.terms)
 
     async def _open_epoch(self) -> int:
         """Return an epoch above every earlier one; the record outlives a deleted Lease."""

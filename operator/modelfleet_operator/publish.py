@@ -26,6 +26,7 @@ from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.ledger import BudgetPeriod
 from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
+from modelfleet_core.leasing.terms import NARROWEST, Terms
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ObjectKey, PeriodId, VariantKey
 
@@ -168,20 +169,33 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     # Leading.
 
-    async def open_epoch(self, epoch: int, may_hold: Collection[str] | None = None) -> None:
+    async def open_epoch(
+        self, epoch: int, may_hold: Collection[str] | None = None, inherited: Terms = NARROWEST
+    ) -> None:
         """Lead from now on. A policy's sidecars get nothing before the epoch is in its ledger; one that can
         not be read holds up only its own policy.
 
         `may_hold`: UIDs of the pods that may hold an older leader's lease; None: not known, so nothing beyond
         what is reported is granted until every old lease is over. The first epoch has no older one.
+        `inherited`: the `terms` of the leader before.
         """
         nobody = epoch <= 1
-        book = LeaseBook(epoch=epoch, ttl=self._ttl, now=self._clock(), may_hold=() if nobody else may_hold)
+        book = LeaseBook(
+            epoch=epoch,
+            ttl=self._ttl,
+            now=self._clock(),
+            may_hold=() if nobody else may_hold,
+            inherited=NARROWEST if nobody else inherited,
+        )
         book.set_capacity(self._capacity)
         book.set_documents(self._documents)
         book.set_prices(self._prices)
         self._book = book
         self._wake()
+
+    def terms(self) -> Terms | None:
+        """Return the widest terms that a lease may have, for the next leader; None: this one has no book."""
+        return self._book.terms if self._book is not None else None
 
     async def run(self) -> NoReturn:
         """Divide and grant until cancelled; raises `LeadershipLostError` when another leader is found."""

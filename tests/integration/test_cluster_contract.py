@@ -234,7 +234,7 @@ async def test_only_one_of_two_writers_of_a_lease_wins(subject: ClusterUnderTest
     key = subject.key("leader")
     assert await subject.cluster.read_lease(key) is None
     since = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-    lease = LeaderLease(key, "a", since, since, duration_seconds=10, transitions=0)
+    lease = LeaderLease(key, "a", since, since, duration_seconds=10, transitions=0, terms='{"floor": 2}')
     created = await subject.cluster.write_lease(lease)
     assert created == dataclasses.replace(lease, resource_version=created.resource_version)
     assert await subject.cluster.read_lease(key) == created

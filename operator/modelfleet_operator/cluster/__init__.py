@@ -53,7 +53,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class LeaderLease:
-    """A `coordination.k8s.io/Lease`: who leads, since when, and how often leaders changed (`transitions`)."""
+    """A `coordination.k8s.io/Lease`: who leads, since when, and how often leaders changed (`transitions`).
+
+    `terms` is an annotation: what a successor must know of the leases that were granted; empty: not said.
+    """
 
     key: ObjectKey
     holder: str
@@ -61,6 +64,7 @@ class LeaderLease:
     renewed: datetime
     duration_seconds: int
     transitions: int
+    terms: str = ""
     resource_version: str | None = None
 
 

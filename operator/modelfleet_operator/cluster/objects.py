@@ -14,6 +14,7 @@ from modelfleet_operator.cluster import LeaderLease, Record
 from modelfleet_operator.cluster.fields import integer, mapping, text, texts
 
 _MICRO_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+_TERMS_ANNOTATION = "modelfleet.io/lease-terms"
 
 
 def config_map(record: Record) -> Mapping[str, object]:
@@ -39,10 +40,13 @@ def record_of(config_map: Mapping[str, object]) -> Record:
 
 def lease_object(lease: LeaderLease) -> Mapping[str, object]:
     """Return the value as a `coordination.k8s.io/v1` Lease."""
+    metadata = dict(_metadata(lease.key, lease.resource_version, {}))
+    if lease.terms:
+        metadata["annotations"] = {_TERMS_ANNOTATION: lease.terms}
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": _metadata(lease.key, lease.resource_version, {}),
+        "metadata": metadata,
         "spec": {
             "holderIdentity": lease.holder,
             "acquireTime": lease.acquired.astimezone(UTC).strftime(_MICRO_TIME),
@@ -63,6 +67,7 @@ def lease_of(lease: Mapping[str, object]) -> LeaderLease:
         renewed=_moment(text(spec, "renewTime")),
         duration_seconds=integer(spec, "leaseDurationSeconds"),
         transitions=integer(spec, "leaseTransitions"),
+        terms=texts(metadata, "annotations").get(_TERMS_ANNOTATION, ""),
         resource_version=text(metadata, "resourceVersion"),
     )
 

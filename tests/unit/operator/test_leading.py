@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from modelfleet_core.leasing.terms import UNKNOWN, Terms
 from modelfleet_core.values import ObjectKey
 from modelfleet_operator.cluster import Conflict, LeaderLease, Record, Unavailable
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
 from modelfleet_operator.leader import EPOCH_NAME, LEASE_NAME, Leader, Rhythm
+from modelfleet_operator.lease_terms import inherited_terms, terms_text
 
 QUICK = Rhythm(duration=10, renew_within=7, retry=0.001)
 LEASE, EPOCH = ObjectKey("system", LEASE_NAME), ObjectKey("system", EPOCH_NAME)
@@ -48,11 +51,19 @@ class _Watched(EmbeddedCluster):
                 await event.wait()
 
 
-def _leader(cluster: EmbeddedCluster, identity: str, clock: _Clock) -> Leader:
+def _leader(cluster: EmbeddedCluster, identity: str, clock: _Clock, terms: str = "") -> Leader:
     def wall_clock() -> datetime:
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=clock.now)
 
-    return Leader(cluster, "system", identity, clock=clock, wall_clock=wall_clock, rhythm=QUICK)
+    return Leader(
+        cluster,
+        "system",
+        identity,
+        clock=clock,
+        wall_clock=wall_clock,
+        rhythm=QUICK,
+        terms=lambda: terms,
+    )
 
 
 async def _win(leader: Leader) -> int:
@@ -189,3 +200,63 @@ async def test_a_note_on_the_lease_renews_nothing() -> None:
     assert not leader.leads()
     async with asyncio.timeout(10):
         assert "could not be renewed" in await holding
+
+
+async def test_a_leader_finds_the_terms_of_the_one_before_and_leaves_its_own_with_every_renewal() -> None:
+    cluster, clock = _Watched(), _Clock()
+    first = _leader(cluster, "a", clock, terms="first")
+    await _win(first)
+    assert first.inherited == ""
+    holding = asyncio.create_task(first.hold())
+    await cluster.times(cluster.written, 1)
+    holding.cancel()
+    await asyncio.wait({holding})
+    clock.now += 60  # the first one stands still from now on
+    second = _leader(cluster, "b", clock)
+    waiting = asyncio.create_task(second.win())
+    await cluster.times(cluster.read, 2)
+    clock.now += 60
+    async with asyncio.timeout(10):
+        await waiting
+    assert second.inherited == "first"
+
+
+async def test_terms_found_stay_on_the_lease_until_a_leader_has_its_own() -> None:
+    cluster, clock = EmbeddedCluster(), _Clock()
+    first = _leader(cluster, "a", clock, terms="first")
+    await _win(first)
+    await first.release()
+    second = _leader(cluster, "b", clock)
+    await _win(second)
+    await second.release()
+    third = _leader(cluster, "c", clock)
+    await _win(third)
+    assert third.inherited == "first"
+
+
+def test_terms_come_back_as_they_were_written() -> None:
+    for terms in (Terms(30, 600, 4), Terms(5, 0.1, 0), UNKNOWN):
+        assert inherited_terms(terms_text(terms)) == terms
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"lease": 30, "request": 600}',
+        '{"lease": 30, "request": 600, "floor": 0, "more": 1}',
+        '{"lease": -1, "request": 600, "floor": 0}',
+        '{"lease": 601, "request": 600, "floor": 0}',
+        '{"lease": 30, "request": NaN, "floor": 0}',
+        '{"lease": 30, "request": 600, "floor": "none"}',
+        '{"lease": true, "request": 600, "floor": 0}',
+        '{"lease": 30, "request": 600, "floor": 0}' + " " * 200,
+        "[" * 200,
+    ],
+)
+def test_terms_that_can_not_be_read_are_the_widest(written: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert inherited_terms(written) == UNKNOWN
+    assert "does not say by which terms" in caplog.text
