@@ -26,6 +26,7 @@ from modelfleet_core.leasing.period_accounts import PeriodAccounts
 from modelfleet_core.leasing.purse import Purse
 from modelfleet_core.leasing.reservations import REPEATED, Refused, Reservation, Settlement, Short
 from modelfleet_core.leasing.takeover import Takeover
+from modelfleet_core.leasing.terms import Terms
 from modelfleet_core.values import AccountId, AccountName, EndpointUrl, NanoUsd
 
 from support.lease_checks import Check
@@ -58,7 +59,6 @@ _HOLDING_FINISHING = Holding.finishing
 _HOLDER_HEAR = Holder.hear
 _HOLDER_KEEP_ONLY = Holder.keep_only
 _BOOK_HEAR = LeaseBook.hear
-_BOOK_PRUNE = LeaseBook.prune
 _PURSE_DIVIDE = Purse.divide
 _PURSE_HEAR = Purse.hear
 _TAKEOVER_LIVE = Takeover.live
@@ -131,9 +131,8 @@ def unheard_floors_forgotten(
     return _TAKEOVER_LIVE(self, published, blocked, 0)
 
 
-def reclaimed_after_ttl(self: LeaseBook, now: float) -> None:
-    self._terms.widest = replace(self.terms, request=0.0)
-    _BOOK_PRUNE(self, now)
+def requests_take_no_time(self: LeaseBook) -> Terms:
+    return replace(self._terms.widest, request=0.0)
 
 
 def told_stays(self: Holder, report: Report, now: float) -> None:
@@ -341,7 +340,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "a sidecar goes back to an older leader": Mutant({Check.EPOCH}, ((Holding, "adopt", adopt_any),)),
     "kept leaves requests in flight out": Mutant(_SLOTS, ((HeldLease, "states", without_in_flight),)),
     "a lease is reclaimed with requests in flight": Mutant(
-        _SLOTS, ((LeaseBook, "prune", reclaimed_after_ttl),)
+        _SLOTS, ((LeaseBook, "terms", property(requests_take_no_time)),)
     ),
     "a give-back leaves what the leader told": Mutant(_SLOTS, ((Holder, "hear", told_stays),)),
     "slots that were given back are used on": Mutant(_SLOTS, ((HeldSlots, "resize", kept_stays),)),
