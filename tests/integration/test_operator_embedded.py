@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -13,9 +14,11 @@ from modelfleet_core.leasing.messages import SidecarId, Want
 from modelfleet_core.values import ModelName, ObjectKey, VariantKey
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.health import Health
+from modelfleet_operator.leader import LEASE_NAME
+from modelfleet_operator.lease_terms import inherited_terms
 from modelfleet_sidecar.lease import LeaseClient
 from support.clusters import PATIENCE, field
-from support.operators import NAMESPACE, WatchedCluster, fleet, objects, running_operator
+from support.operators import NAMESPACE, WatchedCluster, fleet, objects, policy, running_operator
 from support.snapshots import pod_object
 
 pytestmark = pytest.mark.integration
@@ -197,6 +200,24 @@ async def test_a_standby_takes_over_when_the_leader_stops(cluster: WatchedCluste
         assert _epoch(cluster) == 1
     await standby
     assert cluster.replicas("large") == 2
+
+
+async def test_a_leader_inherits_the_terms_of_leases_granted_before_their_policy_was_lowered(
+    cluster: WatchedCluster,
+) -> None:
+    lowered = policy()
+    lowered["spec"]["staleness"] = {"then": "Reject"}
+    wider = policy()
+    wider["spec"]["staleness"] = {"then": "Hold", "maxAge": "90s"}
+    cluster.apply(wider)
+    async with running_operator(cluster):
+        await cluster.log.until(lambda: _epoch(cluster) == 1, "the first epoch")
+    cluster.apply(lowered)
+    await _run_until_epoch(cluster, 2)
+    left = await cluster.read_lease(ObjectKey(NAMESPACE, LEASE_NAME))
+    assert left is not None
+    terms = inherited_terms(left.terms)
+    assert (terms.lease, terms.floor) == (90.0, math.inf)
 
 
 async def _run_until_epoch(cluster: WatchedCluster, epoch: int) -> None:
