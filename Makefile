@@ -41,7 +41,7 @@ test-integration: $(READY) control-plane
 	@$(BIN)/pytest tests/integration
 
 control-plane: $(READY)
-	@$(BIN)/python -m modelfleet_lab.controlplane.binaries
+	@$(BIN)/python -m modelfleet_lab.controlplane.binaries control-plane helm
 
 check: $(READY) ## Format, lint, types, import contracts, generated files
 	@$(BIN)/ruff format --check $(wildcard $(SOURCES))

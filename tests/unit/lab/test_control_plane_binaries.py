@@ -36,7 +36,7 @@ def _install_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str) -
 
 
 def test_a_complete_folder_of_assets_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in binaries.PROGRAMS:
+    for name in binaries.CONTROL_PLANE:
         _program(tmp_path / "assets" / name)
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
     lines: list[str] = []
@@ -49,7 +49,7 @@ def test_incomplete_assets_are_named_and_the_cache_is_used(
 ) -> None:
     _program(tmp_path / "assets" / "etcd")
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
-    for name in binaries.PROGRAMS:
+    for name in binaries.CONTROL_PLANE:
         _program(binaries.cache_folder() / name)
     lines: list[str] = []
     assert binaries.find_or_build(lines.append)["etcd"] == binaries.cache_folder() / "etcd"
@@ -60,6 +60,38 @@ def test_without_go_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(binaries.BinariesError, match=r"install Go .* or point KUBEBUILDER_ASSETS"):
         binaries.find_or_build(lambda _: None)
+
+
+def test_the_programs_of_a_node_are_found_apart_from_the_control_planes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in binaries.CONTROL_PLANE:
+        _program(tmp_path / "assets" / name)
+    for name in binaries.NODE:
+        _program(binaries.cache_folder() / name)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    assert set(binaries.find_or_build(lambda _: None)) == set(binaries.CONTROL_PLANE)
+    lines: list[str] = []
+    assert set(binaries.find_or_build(lines.append, binaries.NODE)) == set(binaries.NODE)
+    assert len(lines) == 1
+    assert "no kube-scheduler, kubelet, kube-proxy, coredns" in lines[0]
+
+
+def test_the_name_server_is_built_from_the_projects_own_main_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _install_go(monkeypatch, tmp_path, FAKE_GO.replace("test -s go.sum", "test -s go.sum && test -s main.go"))
+    found = binaries.find_or_build(lambda _: None, ["coredns"])
+    assert found == {"coredns": binaries.cache_folder() / "coredns"}
+
+
+def test_what_is_missing_can_be_asked_for_by_group(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _install_go(monkeypatch, tmp_path, FAKE_GO)
+    assert binaries.main(["helm", "node"]) == 0
+    printed = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["helm", *binaries.NODE]
 
 
 def test_parallel_runs_build_each_program_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -75,8 +107,8 @@ def test_parallel_runs_build_each_program_once(monkeypatch: pytest.MonkeyPatch, 
     for thread in threads:
         thread.join()
     built = [Path(line).name for line in (tmp_path / "log").read_text().splitlines()]
-    assert sorted(built) == sorted(binaries.PROGRAMS)
-    assert found == [{name: binaries.cache_folder() / name for name in binaries.PROGRAMS}] * 3
+    assert sorted(built) == sorted(binaries.CONTROL_PLANE)
+    assert found == [{name: binaries.cache_folder() / name for name in binaries.CONTROL_PLANE}] * 3
 
 
 def test_a_failed_build_shows_the_compilers_words_and_leaves_nothing(
