@@ -35,13 +35,14 @@ from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_operator.observe import Observer
 from modelfleet_operator.policies import Policies
 from modelfleet_operator.prices import Pricing
+from modelfleet_operator.probes import Probes
 from modelfleet_operator.publish import SERVER_OPTIONS, Publisher
 from modelfleet_operator.publishing import Publishing
 from modelfleet_operator.reconcile import Reconciler, Tools
 from modelfleet_operator.scale import Scaler
 from modelfleet_operator.settings import Address, ClusterKind, Settings
 from modelfleet_operator.status import StatusWriter
-from modelfleet_operator.telemetry import Probes, Telemetry
+from modelfleet_operator.telemetry import Telemetry
 from modelfleet_operator.world import World
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Operator:
         self._world = World(self._observer)
         self._telemetry = Telemetry()
         self._health = Health(clock=self._clock, awaited=(WATCHED, LEADING))
-        self._probes = Probes(self._telemetry, self._health)
+        self._probes = Probes(self._telemetry.registry, self._health)
         self._grpc_health = health.aio.HealthServicer()
         self._leader = Leader(
             cluster,

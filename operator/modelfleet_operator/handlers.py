@@ -1,4 +1,4 @@
-"""Watches the six kinds with kopf, in a thread and event loop of its own, and hands events to the main loop.
+"""Watches the kinds it is told with kopf, in a thread and event loop of its own; events go to the main loop.
 
 In come watch events of the API server; out go `ObjectEvent`s to a sink in the loop that started the watch.
 kopf only watches: no handler keeps state, patches an object or adds a finalizer, so a fleet can be deleted
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,14 +37,17 @@ class WatchEnded(ClusterError):  # noqa: N818 - it is what happened
     """kopf stopped watching by itself: the operator is blind and must end, so that it is started again."""
 
 
-def register(registry: kopf.OperatorRegistry, sink: Sink, *, kubeconfig: str | None = None) -> None:
+def register(
+    registry: kopf.OperatorRegistry, sink: Sink, *, kinds: Collection[Kind], kubeconfig: str | None = None
+) -> None:
     """Make kopf call `sink`, in its own loop, with each event of the watched kinds."""
 
     async def login(**_: object) -> kopf.ConnectionInfo:
         return await connection(kubeconfig)
 
     kopf.on.login(registry=registry, id="login")(login)
-    for kind, (group, version, plural) in _WATCHED.items():
+    for kind in kinds:
+        group, version, plural = _WATCHED[kind]
         watch = kopf.on.event(group, version, plural, registry=registry, id=f"watch-{plural}")
         watch(_handler(kind, sink))
 
@@ -80,9 +83,17 @@ def settings() -> kopf.OperatorSettings:
 class Watching:
     """A running watch: `async with Watching(sink, namespace="") as watching: await watching.ended()`."""
 
-    def __init__(self, sink: Sink, *, namespace: str, kubeconfig: str | None = None) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        namespace: str,
+        kinds: Collection[Kind] = tuple(Kind),
+        kubeconfig: str | None = None,
+    ) -> None:
         self._sink = sink
         self._namespace = namespace
+        self._kinds = kinds
         self._kubeconfig = kubeconfig
         self._stop = threading.Event()
         self._ended: asyncio.Future[None]
@@ -116,7 +127,7 @@ class Watching:
 
     async def _watch(self, sink: Sink) -> None:
         registry = kopf.OperatorRegistry()
-        register(registry, sink, kubeconfig=self._kubeconfig)
+        register(registry, sink, kinds=self._kinds, kubeconfig=self._kubeconfig)
         try:
             await kopf.operator(
                 registry=registry,

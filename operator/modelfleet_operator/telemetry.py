@@ -1,26 +1,15 @@
-"""Serves stage status: metrics and probes of the operator over HTTP.
+"""Serves stage status: the operator's metrics.
 
-In: counts and times of the loops, `Figures` of every fleet and policy, `Health`. Out: `/metrics`, `/healthz`
-(fails when a loop is late) and `/readyz` (fails until the cluster is observed and sidecars can connect).
+In: counts and times of the loops, `Figures` of every fleet and policy. Next: `probes` serves them.
 """
 
 from __future__ import annotations
 
-from aiohttp import web
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from modelfleet_operator.figures import Figures
-from modelfleet_operator.health import Health
-from modelfleet_operator.settings import Address
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -61,43 +50,3 @@ class Telemetry:
             ("namespace", "fleet", "outcome"),
             registry=self.registry,
         )
-
-
-class Probes:
-    """The HTTP server of metrics and probes."""
-
-    def __init__(self, telemetry: Telemetry, health: Health) -> None:
-        self._telemetry = telemetry
-        self._health = health
-        self._runner: web.AppRunner | None = None
-
-    async def start(self, listen: Address) -> Address:
-        """Listen and return the address, with the port that was given if it was 0."""
-        app = web.Application()
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, listen.host, listen.port).start()
-        return Address(listen.host, int(self._runner.addresses[0][1]))
-
-    async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _healthz(self, _: web.Request) -> web.Response:
-        late = self._health.late()
-        if late:
-            return web.Response(status=503, text=f"late: {', '.join(late)}\n")
-        return web.Response(text="ok\n")
-
-    async def _readyz(self, _: web.Request) -> web.Response:
-        awaited = self._health.awaited()
-        if awaited:
-            return web.Response(status=503, text=f"not yet: {', '.join(awaited)}\n")
-        return web.Response(text="ok\n")
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._telemetry.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

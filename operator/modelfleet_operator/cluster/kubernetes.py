@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from modelfleet_core.values import ObjectKey
 
 from modelfleet_operator.cluster import (
+    DELETION_COST,
     INJECT_LABEL,
     Kind,
     LeaderLease,
@@ -64,17 +65,28 @@ _LEASES = _Resource("/apis/coordination.k8s.io/v1", "leases")
 
 
 class KubernetesCluster:
-    """A `Cluster` over a real API server; `namespace` limits what is watched (`""`: all)."""
+    """A `Cluster` over a real API server; `namespace` (`""`: all) and `kinds` limit what is watched."""
 
-    def __init__(self, transport: Transport, *, namespace: str, kubeconfig: str | None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        namespace: str,
+        kubeconfig: str | None,
+        kinds: Collection[Kind] = tuple(Kind),
+    ) -> None:
         self._transport = transport
         self._namespace = namespace
+        self._kinds = kinds
         self._kubeconfig = kubeconfig
 
     @classmethod
-    async def connect(cls, *, namespace: str = "", kubeconfig: str | None = None) -> KubernetesCluster:
+    async def connect(
+        cls, *, namespace: str = "", kubeconfig: str | None = None, kinds: Collection[Kind] = tuple(Kind)
+    ) -> KubernetesCluster:
         """Use the credentials that `credentials` finds. Raises `Unavailable` when there are none."""
-        return cls(await Transport.connect(kubeconfig), namespace=namespace, kubeconfig=kubeconfig)
+        transport = await Transport.connect(kubeconfig)
+        return cls(transport, namespace=namespace, kubeconfig=kubeconfig, kinds=kinds)
 
     async def run(self, sink: Callable[[ObjectEvent], None], synced: asyncio.Event) -> None:
         """Watch until cancelled. Raises `WatchEnded` when kopf's thread ends by itself.
@@ -110,7 +122,9 @@ class KubernetesCluster:
                 except Unavailable as error:
                     _log.warning("can not compare what is known with the API server: %s", error)
 
-        async with Watching(note, namespace=self._namespace, kubeconfig=self._kubeconfig) as watching:
+        async with Watching(
+            note, namespace=self._namespace, kinds=self._kinds, kubeconfig=self._kubeconfig
+        ) as watching:
             comparing = asyncio.ensure_future(compare())
             ended = asyncio.ensure_future(watching.ended())
             try:
@@ -133,7 +147,8 @@ class KubernetesCluster:
     async def _existing(self) -> set[_Name]:
         """Return the name of every object there is, waiting for kinds that the server does not know yet."""
         existing: set[_Name] = set()
-        for kind, resource in _RESOURCES.items():
+        for kind in self._kinds:
+            resource = _RESOURCES[kind]
             query = {"labelSelector": f"{INJECT_LABEL}=true"} if kind is Kind.POD else {}
             answer = await self._list(kind, resource.collection(self._namespace), query)
             for manifest in items(answer, "items"):
@@ -179,6 +194,15 @@ class KubernetesCluster:
             content_type=MERGE_PATCH,
         )
         return text(mapping(answer, "metadata"), "resourceVersion")
+
+    async def mark_pod(self, pod: ObjectKey, cost: int | None) -> None:
+        value = None if cost is None else str(cost)
+        await self._transport.request(
+            "PATCH",
+            _RESOURCES[Kind.POD].path(pod),
+            body={"metadata": {"annotations": {DELETION_COST: value}}},
+            content_type=MERGE_PATCH,
+        )
 
     async def write_status(
         self, kind: Kind, key: ObjectKey, resource_version: str, status: Mapping[str, object]

@@ -13,8 +13,9 @@ from modelfleet_core.values import ModelName, ObjectKey, PoolName, VariantKey
 from modelfleet_operator.figures import FleetFigures, PolicyFigures, PoolFigures, VariantFigures
 from modelfleet_operator.health import Health
 from modelfleet_operator.logs import JsonFormatter
+from modelfleet_operator.probes import Probes
 from modelfleet_operator.settings import Address
-from modelfleet_operator.telemetry import Probes, Telemetry
+from modelfleet_operator.telemetry import Telemetry
 
 CHAT = ObjectKey("ml", "chat")
 
@@ -24,7 +25,7 @@ class _Rig:
         self.now = 0.0
         self.telemetry = Telemetry()
         self.health = Health(clock=lambda: self.now, awaited=("the cluster is observed",))
-        self.probes = Probes(self.telemetry, self.health)
+        self.probes = Probes(self.telemetry.registry, self.health)
         self.base = ""
 
     async def get(self, path: str) -> tuple[int, str]:
