@@ -15,6 +15,7 @@ from support.clusters import (
     GPU,
     HOSTNAME,
     ClusterUnderTest,
+    EventLog,
     deployment,
     field,
     fleet,
@@ -270,6 +271,52 @@ async def test_replicas_become_ready_endpoints_and_leave_again(subject: ClusterU
         lambda: field(log.state(Kind.DEPLOYMENT, "large"), "status", "replicas") == 1, "one replica"
     )
     assert field(await subject.cluster.get(Kind.DEPLOYMENT, target), "status", "readyReplicas") == 1
+
+
+def _pods_of(log: EventLog, service_name: str) -> dict[str, str]:
+    """Return the pod of each ready endpoint by its URL."""
+    pods: dict[str, str] = {}
+    for (kind, _), slice_ in log.objects.items():
+        if kind is not Kind.ENDPOINT_SLICE:
+            continue
+        if field(slice_, "metadata", "labels", "kubernetes.io/service-name") != service_name:
+            continue
+        ports, endpoints = slice_.get("ports") or [], slice_.get("endpoints") or []
+        assert isinstance(ports, list)
+        assert isinstance(endpoints, list)
+        for endpoint in endpoints:
+            if field(endpoint, "conditions", "ready"):
+                for port in ports:
+                    name = str(field(endpoint, "targetRef", "name"))
+                    pods[f"http://{endpoint['addresses'][0]}:{port['port']}"] = name
+    return pods
+
+
+async def test_of_ready_replicas_the_marked_one_goes(subject: ClusterUnderTest) -> None:
+    await subject.watch()
+    log = subject.log
+    await subject.apply(service(subject.namespace, "large"))
+    await subject.apply(deployment(subject.namespace, "large", replicas=3))
+    await log.until(lambda: len(log.ready_urls("large")) == 3, "three ready endpoints")
+    await log.until(
+        lambda: field(log.state(Kind.DEPLOYMENT, "large"), "status", "readyReplicas") == 3,
+        "three ready replicas",
+    )
+    pods = _pods_of(log, "large")
+    assert all(name.startswith("large-") for name in pods.values())
+    # Without a mark the youngest goes, which in memory is the last by name.
+    marked, *_, spared = sorted(pods, key=lambda url: pods[url])
+    await subject.cluster.mark_pod(subject.key(pods[spared]), -7)
+    await subject.cluster.mark_pod(subject.key(pods[spared]), None)
+    await subject.cluster.mark_pod(subject.key(pods[marked]), -7)
+    await subject.scale("large", 2)
+    await log.until(lambda: len(log.ready_urls("large")) == 2, "two ready endpoints")
+    assert log.ready_urls("large") == pods.keys() - {marked}
+
+
+async def test_a_pod_that_does_not_exist_can_not_be_marked(subject: ClusterUnderTest) -> None:
+    with pytest.raises(NotFound):
+        await subject.cluster.mark_pod(subject.key("nothing"), -1)
 
 
 async def test_a_server_that_dies_leaves_the_endpoints_until_it_is_back(subject: ClusterUnderTest) -> None:

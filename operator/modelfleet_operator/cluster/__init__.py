@@ -19,6 +19,9 @@ from modelfleet_core.values import ObjectKey
 INJECT_LABEL = "modelfleet.io/inject"
 """Only pods whose label of this name is `true` are watched: those are the ones that carry a sidecar."""
 
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+"""Annotation of a pod by which controllers choose the pods that go when fewer are asked for."""
+
 
 class Kind(Enum):
     """The kinds that the operator watches, by the name that Kubernetes gives them."""
@@ -68,6 +71,27 @@ class LeaderLease:
     resource_version: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a fleet or policy, as `kubectl describe` shows it.
+
+    `name` is that of the Event object itself: the same thing has the same name, so that it is counted and not
+    repeated. `times` is how often it happened from `first` to `last`, both UTC.
+    """
+
+    name: str
+    kind: Kind
+    key: ObjectKey
+    uid: str
+    reason: str
+    message: str
+    warning: bool
+    reporter: str
+    first: datetime
+    last: datetime
+    times: int
+
+
 class ClusterError(Exception):
     """A request to the cluster that did not succeed."""
 
@@ -113,6 +137,12 @@ class Cluster(Protocol):
         Raises `Conflict` (stale), `NotFound`, `Rejected`.
         """
 
+    async def mark_pod(self, pod: ObjectKey, cost: int | None) -> None:
+        """Say how dear a pod's end is: of ready pods the cheapest go first. `None`: 0, as the others.
+
+        Raises `NotFound`, `Rejected`.
+        """
+
     async def write_status(
         self, kind: Kind, key: ObjectKey, resource_version: str, status: Mapping[str, object]
     ) -> None:
@@ -135,6 +165,9 @@ class Cluster(Protocol):
 
     async def write_lease(self, lease: LeaderLease) -> LeaderLease:
         """Create or replace a Lease as `write_record` does. Raises `Conflict`, `Rejected`."""
+
+    async def post(self, event: Event) -> None:
+        """Create the Event, or add its `times` to the one that has its name. Raises `Conflict`, `Rejected`."""
 
     async def close(self) -> None:
         """Free connections and end what the adapter started. The object is of no use afterwards."""

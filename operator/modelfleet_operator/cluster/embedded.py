@@ -15,7 +15,9 @@ import yaml
 from modelfleet_core.values import ObjectKey
 
 from modelfleet_operator.cluster import (
+    DELETION_COST,
     INJECT_LABEL,
+    Event,
     Kind,
     LeaderLease,
     ObjectEvent,
@@ -23,11 +25,19 @@ from modelfleet_operator.cluster import (
     Rejected,
 )
 from modelfleet_operator.cluster.fields import integer, mapping, texts
-from modelfleet_operator.cluster.objects import config_map, lease_object, lease_of, record_of
+from modelfleet_operator.cluster.objects import (
+    config_map,
+    event_object,
+    lease_object,
+    lease_of,
+    record_of,
+)
 from modelfleet_operator.cluster.store import ObjectId, ObjectStore, id_of
 from modelfleet_operator.cluster.workloads import Workloads
 
 _KINDS = {kind.value: kind for kind in Kind}
+_MOST_EVENTS = 500
+"""Events that are kept; a real API server forgets them after an hour."""
 _RECORD_FIELD = re.compile(r"[-._a-zA-Z0-9]+")
 
 
@@ -124,6 +134,14 @@ class EmbeddedCluster:
         after = self._store.put({**deployment, "metadata": noted}, resource_version=resource_version)
         return self._store.version(after)
 
+    async def mark_pod(self, pod: ObjectKey, cost: int | None) -> None:
+        marked = self._store.get(ObjectId(Kind.POD.value, pod))
+        metadata = mapping(marked, "metadata")
+        annotations = {k: v for k, v in texts(metadata, "annotations").items() if k != DELETION_COST}
+        if cost is not None:
+            annotations[DELETION_COST] = str(cost)
+        self._store.put({**marked, "metadata": {**metadata, "annotations": annotations}})
+
     async def write_status(
         self, kind: Kind, key: ObjectKey, resource_version: str, status: Mapping[str, object]
     ) -> None:
@@ -152,6 +170,22 @@ class EmbeddedCluster:
 
     async def write_lease(self, lease: LeaderLease) -> LeaderLease:
         return lease_of(self._write(lease_object(lease), lease.resource_version))
+
+    async def post(self, event: Event) -> None:
+        name = ObjectId("Event", ObjectKey(event.key.namespace, event.name))
+        before = self._store.find(name)
+        manifest = {**event_object(event, count=event.times)}
+        if before is not None:
+            manifest["firstTimestamp"] = before["firstTimestamp"]
+            manifest["count"] = integer(before, "count") + event.times
+        self._store.put(manifest)
+        kept = list(self._store.objects("Event"))
+        for oldest in kept[: max(0, len(kept) - _MOST_EVENTS)]:
+            self._store.delete(id_of(oldest))
+
+    def events(self) -> list[Mapping[str, object]]:
+        """Return the Events that were posted, as `kubectl get events --all-namespaces` lists them."""
+        return list(self._store.objects("Event"))
 
     def _write(self, manifest: Mapping[str, object], resource_version: str | None) -> Mapping[str, object]:
         if resource_version is None:

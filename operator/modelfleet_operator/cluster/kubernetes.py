@@ -17,6 +17,7 @@ from modelfleet_core.values import ObjectKey
 from modelfleet_operator.cluster import (
     DELETION_COST,
     INJECT_LABEL,
+    Event,
     Kind,
     LeaderLease,
     NotFound,
@@ -24,8 +25,15 @@ from modelfleet_operator.cluster import (
     Record,
     Unavailable,
 )
-from modelfleet_operator.cluster.fields import items, mapping, text
-from modelfleet_operator.cluster.objects import config_map, lease_object, lease_of, record_of
+from modelfleet_operator.cluster.fields import integer, items, mapping, text
+from modelfleet_operator.cluster.objects import (
+    config_map,
+    event_again,
+    event_object,
+    lease_object,
+    lease_of,
+    record_of,
+)
 from modelfleet_operator.cluster.transport import JSON_PATCH, MERGE_PATCH, Transport
 from modelfleet_operator.handlers import Watching
 
@@ -61,6 +69,7 @@ _RESOURCES = {
     Kind.POD: _Resource("/api/v1", "pods"),
 }
 _CONFIG_MAPS = _Resource("/api/v1", "configmaps")
+_EVENTS = _Resource("/api/v1", "events")
 _LEASES = _Resource("/apis/coordination.k8s.io/v1", "leases")
 
 
@@ -241,6 +250,21 @@ class KubernetesCluster:
 
     async def write_lease(self, lease: LeaderLease) -> LeaderLease:
         return lease_of(await self._write(_LEASES, lease.key, lease_object(lease), lease.resource_version))
+
+    async def post(self, event: Event) -> None:
+        name = ObjectKey(event.key.namespace, event.name)
+        try:
+            found = await self._patch_event(name, event_again(event))
+        except NotFound:
+            body = event_object(event, count=event.times)
+            await self._transport.request("POST", _EVENTS.collection(name.namespace), body=body)
+        else:
+            await self._patch_event(name, {"count": integer(found, "count") + event.times})
+
+    async def _patch_event(self, name: ObjectKey, body: Mapping[str, object]) -> Mapping[str, object]:
+        return await self._transport.request(
+            "PATCH", _EVENTS.path(name), body=body, content_type=MERGE_PATCH
+        )
 
     async def _write(
         self,

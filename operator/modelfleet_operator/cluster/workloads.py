@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import re
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from modelfleet_operator.cluster import DELETION_COST
 from modelfleet_operator.cluster.fields import integer, items, mapping, text, texts
 from modelfleet_operator.cluster.pods import (
     broken_status,
@@ -110,8 +112,8 @@ class Workloads:
                 self._terminate(pod)
             elif not _terminating(pod):
                 kept.append(pod)
-        # Those that serve least go first, of equals the youngest, as a ReplicaSet chooses.
-        kept.sort(key=lambda pod: (_placed(pod), is_ready(pod)), reverse=True)
+        # Those that serve least go first, then the cheapest, of equals the youngest, as a ReplicaSet chooses.
+        kept.sort(key=lambda pod: (_placed(pod), is_ready(pod), _deletion_cost(pod)), reverse=True)
         for pod in kept[wanted:]:
             self._terminate(pod)
         for _ in range(wanted - len(kept)):
@@ -310,6 +312,12 @@ def _owner(pod: Mapping[str, object]) -> str:
     """Return the uid of the Deployment that the pod belongs to, or `""`."""
     owners = items(mapping(pod, "metadata"), "ownerReferences")
     return text(owners[0], "uid") if owners else ""
+
+
+def _deletion_cost(pod: Mapping[str, object]) -> int:
+    """Return what the annotation says; text that is no number counts as none, so as 0."""
+    cost = texts(mapping(pod, "metadata"), "annotations").get(DELETION_COST, "")
+    return int(cost) if re.fullmatch(r"-?[0-9]{1,10}", cost) else 0
 
 
 def _terminating(pod: Mapping[str, object]) -> bool:
