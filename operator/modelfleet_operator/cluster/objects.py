@@ -1,4 +1,4 @@
-"""The two objects that the operator owns, as Kubernetes manifests: records (ConfigMap) and its Lease.
+"""The objects that the operator owns, as Kubernetes manifests: records (ConfigMap), its Lease, and Events.
 
 In come values of `cluster`, out go manifests for either adapter, and back again.
 """
@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 
 from modelfleet_core.values import ObjectKey
 
-from modelfleet_operator.cluster import LeaderLease, Record
+from modelfleet_operator.cluster import Event, LeaderLease, Record
 from modelfleet_operator.cluster.fields import integer, mapping, text, texts
 
+EVENTS_COMPONENT = "modelfleet-operator"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 _MICRO_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _TERMS_ANNOTATION = "modelfleet.io/lease-terms"
 
@@ -70,6 +72,37 @@ def lease_of(lease: Mapping[str, object]) -> LeaderLease:
         terms=texts(metadata, "annotations").get(_TERMS_ANNOTATION, ""),
         resource_version=text(metadata, "resourceVersion"),
     )
+
+
+def event_object(event: Event, *, count: int) -> Mapping[str, object]:
+    """Return a core Event, which `kubectl describe` finds by the object that it involves."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": event.name, "namespace": event.key.namespace},
+        "involvedObject": {
+            "apiVersion": "modelfleet.io/v1alpha1",
+            "kind": event.kind.value,
+            "namespace": event.key.namespace,
+            "name": event.key.name,
+            "uid": event.uid,
+        },
+        "reason": event.reason,
+        "message": event.message,
+        "type": "Warning" if event.warning else "Normal",
+        "source": {"component": EVENTS_COMPONENT},
+        "reportingComponent": EVENTS_COMPONENT,
+        "reportingInstance": event.reporter,
+        "firstTimestamp": event.first.astimezone(UTC).strftime(_TIME),
+        "lastTimestamp": event.last.astimezone(UTC).strftime(_TIME),
+        "count": count,
+    }
+
+
+def event_again(event: Event) -> Mapping[str, object]:
+    """Return what changes in an Event that happened again, but for its count."""
+    whole = event_object(event, count=0)
+    return {name: whole[name] for name in ("lastTimestamp", "reportingInstance")}
 
 
 def _key(metadata: Mapping[str, object]) -> ObjectKey:
