@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -92,6 +92,39 @@ class Event:
     times: int
 
 
+@dataclass(frozen=True, slots=True)
+class LeaderEndpoint:
+    """The EndpointSlice `SERVICE-leader` of a Service without selector: where the leader serves.
+
+    Whatever in the stored object is not as `write_endpoint` writes it makes this value differ.
+    """
+
+    service: ObjectKey
+    service_uid: str
+    """Owns the slice, so that the two go together."""
+    port_name: str
+    """As the Service's first port is named."""
+    port: int
+    addresses: tuple[str, ...]
+    """IPv4 or IPv6; none: nobody serves."""
+    epoch: int
+    """Of the leader that wrote it; 0: none did."""
+    resource_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReview:
+    """What the API server says of a bearer token."""
+
+    authenticated: bool
+    user: str = ""
+    """Such as `system:serviceaccount:NAMESPACE:NAME`."""
+    audiences: tuple[str, ...] = ()
+    """Those that were asked for and that the token is for."""
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    error: str = ""
+
+
 class ClusterError(Exception):
     """A request to the cluster that did not succeed."""
 
@@ -167,7 +200,19 @@ class Cluster(Protocol):
         """Create or replace a Lease as `write_record` does. Raises `Conflict`, `Rejected`."""
 
     async def post(self, event: Event) -> None:
-        """Create the Event, or add its `times` to the one that has its name. Raises `Conflict`, `Rejected`."""
+        """Create the Event, or add its `times` to the one of its name. Raises `Conflict`, `Rejected`."""
+
+    async def read_endpoint(self, service: ObjectKey) -> LeaderEndpoint:
+        """Return where the Service leads now; without `resource_version` while there is no slice.
+
+        Raises `NotFound` when there is no such Service, `Rejected`.
+        """
+
+    async def write_endpoint(self, endpoint: LeaderEndpoint) -> LeaderEndpoint:
+        """Create or replace the slice as `write_record` does. Raises `Conflict`, `Rejected`."""
+
+    async def review_token(self, token: str, audience: str) -> TokenReview:
+        """Ask whose token it is, and whether it is for `audience`. Raises `Rejected`."""
 
     async def close(self) -> None:
         """Free connections and end what the adapter started. The object is of no use afterwards."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -19,10 +20,12 @@ from modelfleet_operator.cluster import (
     INJECT_LABEL,
     Event,
     Kind,
+    LeaderEndpoint,
     LeaderLease,
     ObjectEvent,
     Record,
     Rejected,
+    TokenReview,
 )
 from modelfleet_operator.cluster.fields import integer, mapping, texts
 from modelfleet_operator.cluster.objects import (
@@ -32,6 +35,7 @@ from modelfleet_operator.cluster.objects import (
     lease_of,
     record_of,
 )
+from modelfleet_operator.cluster.serving import endpoint_of, slice_key, slice_object
 from modelfleet_operator.cluster.store import ObjectId, ObjectStore, id_of
 from modelfleet_operator.cluster.workloads import Workloads
 
@@ -186,6 +190,18 @@ class EmbeddedCluster:
     def events(self) -> list[Mapping[str, object]]:
         """Return the Events that were posted, as `kubectl get events --all-namespaces` lists them."""
         return list(self._store.objects("Event"))
+
+    async def read_endpoint(self, service: ObjectKey) -> LeaderEndpoint:
+        owner = self._store.get(ObjectId("Service", service))
+        return endpoint_of(owner, self._store.find(ObjectId("EndpointSlice", slice_key(service))))
+
+    async def write_endpoint(self, endpoint: LeaderEndpoint) -> LeaderEndpoint:
+        written = self._write(slice_object(endpoint), endpoint.resource_version)
+        return replace(endpoint, resource_version=self._store.version(written))
+
+    async def review_token(self, token: str, audience: str) -> TokenReview:
+        """There are no ServiceAccounts in memory, so nobody is known by a token."""
+        return TokenReview(authenticated=False, error="the embedded cluster issues no tokens")
 
     def _write(self, manifest: Mapping[str, object], resource_version: str | None) -> Mapping[str, object]:
         if resource_version is None:

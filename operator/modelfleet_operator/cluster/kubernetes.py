@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelfleet_core.values import ObjectKey
 
@@ -19,10 +19,12 @@ from modelfleet_operator.cluster import (
     INJECT_LABEL,
     Event,
     Kind,
+    LeaderEndpoint,
     LeaderLease,
     NotFound,
     ObjectEvent,
     Record,
+    TokenReview,
     Unavailable,
 )
 from modelfleet_operator.cluster.fields import integer, items, mapping, text
@@ -34,6 +36,7 @@ from modelfleet_operator.cluster.objects import (
     lease_of,
     record_of,
 )
+from modelfleet_operator.cluster.serving import endpoint_of, review_of, slice_key, slice_object
 from modelfleet_operator.cluster.transport import JSON_PATCH, MERGE_PATCH, Transport
 from modelfleet_operator.handlers import Watching
 
@@ -68,9 +71,12 @@ _RESOURCES = {
     Kind.NODE: _Resource("/api/v1", "nodes", namespaced=False),
     Kind.POD: _Resource("/api/v1", "pods"),
 }
+_SLICES = _RESOURCES[Kind.ENDPOINT_SLICE]
 _CONFIG_MAPS = _Resource("/api/v1", "configmaps")
 _EVENTS = _Resource("/api/v1", "events")
 _LEASES = _Resource("/apis/coordination.k8s.io/v1", "leases")
+_SERVICES = _Resource("/api/v1", "services")
+_TOKEN_REVIEWS = _Resource("/apis/authentication.k8s.io/v1", "tokenreviews", namespaced=False)
 
 
 class KubernetesCluster:
@@ -262,9 +268,28 @@ class KubernetesCluster:
             await self._patch_event(name, {"count": integer(found, "count") + event.times})
 
     async def _patch_event(self, name: ObjectKey, body: Mapping[str, object]) -> Mapping[str, object]:
-        return await self._transport.request(
-            "PATCH", _EVENTS.path(name), body=body, content_type=MERGE_PATCH
-        )
+        return await self._transport.request("PATCH", _EVENTS.path(name), body=body, content_type=MERGE_PATCH)
+
+    async def read_endpoint(self, service: ObjectKey) -> LeaderEndpoint:
+        owner = await self._transport.request("GET", _SERVICES.path(service))
+        try:
+            found = await self._transport.request("GET", _SLICES.path(slice_key(service)))
+        except NotFound:
+            found = None
+        return endpoint_of(owner, found)
+
+    async def write_endpoint(self, endpoint: LeaderEndpoint) -> LeaderEndpoint:
+        manifest = slice_object(endpoint)
+        written = await self._write(_SLICES, slice_key(endpoint.service), manifest, endpoint.resource_version)
+        return replace(endpoint, resource_version=text(mapping(written, "metadata"), "resourceVersion"))
+
+    async def review_token(self, token: str, audience: str) -> TokenReview:
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        return review_of(await self._transport.request("POST", _TOKEN_REVIEWS.collection(""), body=body))
 
     async def _write(
         self,
