@@ -26,6 +26,7 @@ from modelfleet_core.leasing.terms import NARROWEST
 from modelfleet_operator.cluster import Cluster, Kind, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster, read_manifests
 from modelfleet_operator.cluster.kubernetes import KubernetesCluster
+from modelfleet_operator.events import Recorder
 from modelfleet_operator.fencing import Fence, NotLeadingError
 from modelfleet_operator.health import Health
 from modelfleet_operator.leader import Leader
@@ -80,6 +81,13 @@ class Operator:
             seen=self._observer.highest_epoch,
             beat=partial(self._health.beat, "leader", within=LATE),
             terms=self._terms,
+        )
+        self._events = Recorder(
+            cluster,
+            reporter=socket.gethostname(),
+            clock=self._clock,
+            wall_clock=lambda: datetime.now(UTC),
+            counted=lambda outcome: self._telemetry.told.labels(outcome).inc(),
         )
         self._ledgers = RecordLedgers(cluster)
         self._publisher = Publisher(
@@ -137,6 +145,8 @@ class Operator:
     def _take(self, event: ObjectEvent) -> None:
         self._telemetry.events.labels(event.kind.value).inc()
         self._observer.apply(event)
+        if event.deleted:
+            self._events.forget(event.key, event.kind)
 
     async def _lead(self) -> None:
         await self._synced.wait()
@@ -175,8 +185,13 @@ class Operator:
                     Fence(self._cluster, leads=self._leader.leads, epoch=epoch),
                 ),
                 writer=StatusWriter(
-                    self._cluster, Kind.FLEET, clock=self._clock, wall_clock=lambda: datetime.now(UTC)
+                    self._cluster,
+                    Kind.FLEET,
+                    clock=self._clock,
+                    wall_clock=lambda: datetime.now(UTC),
+                    changed=self._events.changed,
                 ),
+                events=self._events,
                 telemetry=self._telemetry,
                 health=self._health,
                 epoch=epoch,
@@ -191,12 +206,23 @@ class Operator:
             accounts=self._publisher,
             archive=self._ledgers,
             writer=StatusWriter(
-                self._cluster, Kind.POLICY, clock=self._clock, wall_clock=lambda: datetime.now(UTC)
+                self._cluster,
+                Kind.POLICY,
+                clock=self._clock,
+                wall_clock=lambda: datetime.now(UTC),
+                changed=self._events.changed,
             ),
             figures=self._telemetry.figures,
             health=self._health,
         )
-        for stage in (publishing.run(), self._publisher.run(), pricing.run(), policies.run(), fleets.run()):
+        for stage in (
+            publishing.run(),
+            self._publisher.run(),
+            pricing.run(),
+            policies.run(),
+            fleets.run(),
+            self._events.run(),
+        ):
             group.create_task(stage)
         await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.SERVING)
         self._health.done(LEADING)

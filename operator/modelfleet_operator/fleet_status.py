@@ -26,7 +26,7 @@ NO_DEMAND_YET = "NoDemandYet"
 """Reason of a plan for an assumed demand."""
 
 
-_BINDING = frozenset(
+BINDING = frozenset(
     {
         Reason.POOL_BINDS,
         Reason.STOCK_BINDS,
@@ -150,7 +150,7 @@ def _serving(done: Pass) -> Condition:
     plans = done.planned.plan.variants
     if live & plans.keys():
         return yes("Ready", "Ready", "every replica of the plan is ready")
-    why = next((f"{key}: {plan.message}" for key, plan in plans.items() if plan.reason in _BINDING), "")
+    why = next((f"{key}: {plan.message}" for key, plan in plans.items() if plan.reason in BINDING), "")
     if why and not live:
         return no("Ready", "NothingRuns", f"no model runs; {why}")
     if why:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from math import inf
 from typing import NoReturn, Protocol
@@ -24,9 +24,10 @@ from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
 from modelfleet_operator.capacity_views import SidecarView
-from modelfleet_operator.cluster import ClusterError
+from modelfleet_operator.cluster import ClusterError, Kind
 from modelfleet_operator.conditions import Condition
 from modelfleet_operator.declarations import Declared
+from modelfleet_operator.events import About, Recorder
 from modelfleet_operator.fencing import NotLeadingError
 from modelfleet_operator.figures import FleetFigures, PoolFigures, VariantFigures
 from modelfleet_operator.fleet_status import (
@@ -38,10 +39,11 @@ from modelfleet_operator.fleet_status import (
     planned_replicas,
     refused_conditions,
 )
+from modelfleet_operator.happenings import SCALED, Happening
 from modelfleet_operator.health import Health
 from modelfleet_operator.observe import Workload
 from modelfleet_operator.planning import Demand, Memory, external_spend, plan_fleet
-from modelfleet_operator.scale import Scaled, Scaler, next_patches
+from modelfleet_operator.scale import Outcome, Scaled, Scaler, next_patches
 from modelfleet_operator.spec import ResolvedFleet
 from modelfleet_operator.status import StatusWriter
 from modelfleet_operator.telemetry import Telemetry
@@ -87,6 +89,7 @@ class Tools:
     prices: Prices
     scaler: Scaler
     writer: StatusWriter[Fleet]
+    events: Recorder
     telemetry: Telemetry
     health: Health
     epoch: int
@@ -227,6 +230,7 @@ class FleetTask:
         done = Pass(now_view, planned, scaled, tools.wall_clock(), seconds, self._leases())
         conditions = fleet_conditions(now_resolved, done)
         self._tell(done, conditions)
+        tools.events.tell(About(Kind.FLEET, self._key, now_declared.uid), _news(done))
         await tools.writer.write(now_declared, fleet_body(done), conditions)
         return "done"
 
@@ -279,21 +283,32 @@ class FleetTask:
             outcome = scaled.outcome.value
             telemetry.scales.labels(self._key.namespace, self._key.name, outcome).inc()
         ready = next(condition for condition in conditions if condition.type == "Ready")
-        telemetry.figures.fleets[self._key] = _figures(
-            done, self._demand(self._tools.world.now()), ready.holds
-        )
+        figures = _figures(done, self._demand(self._tools.world.now()), ready.holds)
+        telemetry.figures.fleets[self._key] = figures
         log.info(
             "fleet %s planned",
             self._key,
             extra={
                 "fleet": str(self._key),
+                "epoch": done.leases.epoch,
                 "basis": done.planned.basis.value,
                 "termination": plan.termination.value,
+                "objective": round(plan.objective, 6),
+                "bound": round(plan.bound, 6),
                 "gap": round(plan.gap, 5),
                 "seconds": round(done.seconds, 4),
+                "demand": round(figures.demand, 4),
+                "sidecars": figures.sidecars,
                 "hourly_cost": round(plan.hourly_cost, 4),
+                "hourly_budget": figures.hourly_budget,
+                "budget_price": round(plan.budget_price, 6),
                 "replicas": {str(key): count for key, count in done.planned.desired.items()},
+                "ready_replicas": {str(key): found.ready for key, found in figures.variants.items()},
+                "reasons": {str(key): variant.reason.value for key, variant in plan.variants.items()},
+                "slot_prices": {str(key): round(v.slot_price, 6) for key, v in figures.variants.items()},
+                "pools": {name: asdict(found) for name, found in figures.pools.items()},
                 "scaled": [_words(scaled) for scaled in done.scaled],
+                "conditions": {condition.type: condition.reason for condition in conditions},
                 "ready": ready.reason,
             },
         )
@@ -321,6 +336,18 @@ def _words(scaled: Scaled) -> str:
     patch = scaled.patch
     change = f"{patch.target.name} {patch.before}->{patch.replicas}"
     return f"{change} {scaled.outcome.value} {scaled.message}".rstrip()
+
+
+def _news(done: Pass) -> Iterator[Happening]:
+    """Return what was scaled in this pass; what was refused shows in a condition."""
+    for scaled in done.scaled:
+        if scaled.outcome is Outcome.DONE:
+            patch, plan = scaled.patch, done.planned.plan.variants.get(scaled.patch.variant)
+            why = f"{plan.reason.value}: {plan.message}" if plan is not None else "it is not in the plan"
+            message = (
+                f"Deployment {patch.target.name} from {patch.before} to {patch.replicas} replicas; {why}"
+            )
+            yield Happening(SCALED, message)
 
 
 def _body_of(declared: Declared[Fleet]) -> dict[str, object]:

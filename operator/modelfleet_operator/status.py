@@ -33,6 +33,11 @@ PASSED_OVER = frozenset({"UnknownFields", "UnknownModels"})
 
 T = TypeVar("T", Fleet, Policy)
 
+Changed = Callable[
+    [Kind, Declared[Fleet] | Declared[Policy], Mapping[str, object], Mapping[str, object]], None
+]
+"""Hears of every status that was written: the object, its status before and after."""
+
 
 def merged(
     body: Mapping[str, object], conditions: Sequence[Condition], declared: Declared[T], at: datetime
@@ -73,7 +78,7 @@ def timestamp(at: datetime) -> str:
 
 
 class StatusWriter(Generic[T]):
-    """Writes the status of one kind of objects. `clock` is monotonic."""
+    """Writes the status of one kind of objects. `clock` is monotonic; `changed` hears of each write."""
 
     def __init__(
         self,
@@ -82,8 +87,10 @@ class StatusWriter(Generic[T]):
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], datetime],
+        changed: Changed = lambda *_: None,
     ) -> None:
         self._cluster = cluster
+        self._changed = changed
         self._kind = kind
         self._clock = clock
         self._wall_clock = wall_clock
@@ -127,6 +134,7 @@ class StatusWriter(Generic[T]):
                 return False
             else:
                 self._written_at[name] = self._clock()
+                self._changed(self._kind, declared, present, status)
                 return True
         log.warning(
             "the status of %s %s changed %d times while it was written",

@@ -32,6 +32,12 @@ class Telemetry:
         self.events = Counter(
             "modelfleet_events", "Events of the cluster, by kind.", ("kind",), registry=self.registry
         )
+        self.told = Counter(
+            "modelfleet_told_events",
+            "Kubernetes Events about fleets and policies, by what became of them.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.passes = Counter(
             "modelfleet_passes",
             "Passes of a fleet's reconcile loop, by outcome.",
