@@ -98,6 +98,17 @@ class PoolPlacement:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretKey:
+    """One key of a Secret in the fleet's namespace: where an API key is, never the key itself."""
+
+    name: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
 class ExternalPlacement:
     """A variant that is an endpoint elsewhere."""
 
@@ -105,6 +116,8 @@ class ExternalPlacement:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     """Input and output tokens; None: not limited."""
+    api_key: SecretKey | None = None
+    """Of the bearer token that is sent along; None: none is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 
@@ -95,6 +95,18 @@ class Fields:
         if not isinstance(value, str) or value not in allowed:
             raise SpecError(self.at(name), f"{shown(value)} is refused", f"write {' or '.join(allowed)}")
         return value
+
+    def choices(self, name: str, choices: Sequence[str]) -> frozenset[str]:
+        """Return a list of different ones of `choices`; absent: all of them."""
+        value = self._get(name, list(choices))
+        if not isinstance(value, list | tuple):
+            raise SpecError(self.at(name), f"is {shown(value)}, not a list", "write it as a list")
+        for index, item in enumerate(value):
+            if item not in choices:
+                remedy = f"write {' or '.join(choices)}"
+                raise SpecError(f"{self.at(name)}[{index}]", f"{shown(item)} is refused", remedy)
+        unique(self.at(name), "entry", value)
+        return frozenset(value)
 
     def integer(self, name: str, *, least: int, most: int, default: int | None = None) -> int:
         value = self._get(name, default)

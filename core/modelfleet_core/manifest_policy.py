@@ -22,11 +22,13 @@ from modelfleet_core.manifest_fields import (
 from modelfleet_core.policy import (
     Batching,
     Budget,
+    Fallback,
     Limits,
     Period,
     PodSelector,
     Policy,
     Quota,
+    RetryOn,
     Share,
     Stale,
     Staleness,
@@ -39,6 +41,7 @@ from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, TierName, nano
 MAX_TIERS, MAX_SHARES, MAX_QUOTAS, MAX_TENANTS = 16, 8, 16, 64
 MAX_NAMED_MODELS = 64
 MAX_FLOOR = 1000
+MAX_ATTEMPTS = 10
 MAX_REQUESTS = 1_000_000_000
 
 HEADER = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -72,6 +75,15 @@ def read_policy(root: Fields) -> Policy:
         staleness=staleness,
         quotas=_quotas(spec),
         tenants=_tenants(spec, budget),
+        fallback=_fallback(spec.child("fallback")),
+    )
+
+
+def _fallback(fields: Fields) -> Fallback:
+    kinds = [kind.value for kind in RetryOn]
+    return Fallback(
+        max_attempts=fields.integer("maxAttempts", least=1, most=MAX_ATTEMPTS, default=3),
+        retry_on=frozenset(RetryOn(kind) for kind in fields.choices("retryOn", kinds)),
     )
 
 

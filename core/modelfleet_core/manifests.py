@@ -28,6 +28,7 @@ from modelfleet_core.catalog import (
     Replicas,
     ScaleTarget,
     Scaling,
+    SecretKey,
     ServicePort,
     Variant,
 )
@@ -72,6 +73,7 @@ MAX_DEPTH = 24
 FEMTO_PER_USD_AND_MILLION = 1_000_000_000
 
 RESOURCE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?")
+SECRET_KEY = re.compile(r"[-_A-Za-z0-9][-._A-Za-z0-9]*")
 SERVED_NAME = re.compile(r"\S(.*\S)?")
 URL = re.compile(r"https?://\S+")
 ROUTED = "auto"
@@ -249,6 +251,16 @@ def _external(fields: Fields, limits: Fields) -> ExternalPlacement:
         url=EndpointUrl(url.rstrip("/").removesuffix("/v1")),
         requests_per_minute=_per_minute(limits, "requestsPerMinute", least=1),
         tokens_per_minute=_per_minute(limits, "tokensPerMinute", least=1000),
+        api_key=_secret_key(external.child("apiKeySecretRef")) if external.has("apiKeySecretRef") else None,
+    )
+
+
+def _secret_key(fields: Fields) -> SecretKey:
+    return SecretKey(
+        name=fields.text("name", pattern=OBJECT_NAME, rule="the name of a Secret"),
+        key=fields.text(
+            "key", pattern=SECRET_KEY, rule="a key of the Secret: letters, digits, '-', '_' and '.'"
+        ),
     )
 
 

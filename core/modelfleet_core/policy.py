@@ -99,6 +99,28 @@ class Staleness:
     then: Stale = Stale.FLOOR
 
 
+class RetryOn(Enum):
+    """Why a request may be tried again elsewhere; all before the first byte of an answer was passed on."""
+
+    CONNECT = "Connect"
+    """The connection was refused, or lost."""
+    TIMEOUT = "Timeout"
+    """No connection came about in time."""
+    RATE_LIMITED = "RateLimited"
+    """Status 429."""
+    SERVER_ERROR = "ServerError"
+    """Status 5xx, or an answer that says so or makes no sense."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """When a request that failed at one endpoint is tried at another."""
+
+    max_attempts: int = 3
+    """In all; 1: never tried again."""
+    retry_on: frozenset[RetryOn] = frozenset(RetryOn)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of one request."""
@@ -142,6 +164,7 @@ class Policy:
     staleness: Staleness = Staleness()
     quotas: tuple[Quota, ...] = ()
     tenants: Tenants | None = None
+    fallback: Fallback = Fallback()
 
     def floor(self, leased: int) -> int:
         """Return how many of `leased` slots of one sidecar do not end with its lease."""

@@ -86,6 +86,7 @@ def full_fleet_manifest() -> Manifest:
     external = manifest["spec"]["models"][1]["variants"][0]
     del external["concurrency"]
     external["limits"] = {"inFlight": 16, "requestsPerMinute": 500, "tokensPerMinute": 200_000}
+    external["external"]["apiKeySecretRef"] = {"name": "frontier", "key": "token"}
     return manifest
 
 
@@ -98,6 +99,7 @@ def full_policy_manifest() -> Manifest:
     spec["tenants"] = {"header": "X-Tenant", "declared": [{"name": "acme", "max": "20%"}]}
     spec["staleness"] = {"maxAge": "40s", "then": "Floor"}
     spec["tiers"][0]["floor"] = 2
+    spec["fallback"] = {"maxAttempts": 2, "retryOn": ["Connect", "RateLimited"]}
     return manifest
 
 

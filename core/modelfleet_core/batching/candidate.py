@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from modelfleet_core.values import AccountName, EndpointUrl, NanoUsd, TierName, VariantKey
+from modelfleet_core.values import AccountName, EndpointUrl, NanoUsd, TierName, VariantKey, base_url
 
 SETTLED_BY = 10.0
 """Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
@@ -48,6 +48,8 @@ class Candidate:
     """(m,) what each variant charges which accounts (`leasing.accounts.charges`); empty: none anywhere."""
     rates: tuple[Mapping[EndpointUrl, int], ...] = ()
     """(m,) units of limits by the minute (`leasing.rates.rate_uses`); empty: none anywhere."""
+    avoided: frozenset[EndpointUrl] = frozenset()
+    """Endpoints, or base URLs for all endpoints there, that have failed this request: it goes elsewhere."""
     possible: tuple[int, ...] = field(init=False)
     """Variants that are not excluded, in order."""
     latest_start: float = field(init=False)
@@ -60,6 +62,10 @@ class Candidate:
             fastest = min([self.service_time[j] for j in possible], default=0.0)
         object.__setattr__(self, "possible", possible)
         object.__setattr__(self, "latest_start", self.deadline - fastest)
+
+    def avoids(self, endpoint: EndpointUrl) -> bool:
+        """Return whether `endpoint` has failed this request before."""
+        return endpoint in self.avoided or base_url(endpoint) in self.avoided
 
     def held_until(self, now: float) -> float:
         """Return when a reservation made now is given up by itself."""

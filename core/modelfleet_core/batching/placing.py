@@ -10,6 +10,7 @@ meanwhile is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from modelfleet_core.assignment.problem import LARGEST
 from modelfleet_core.assignment.result import Termination
@@ -17,7 +18,7 @@ from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import Certificate, Placed, Why
 from modelfleet_core.batching.room import LeaveAlone, Room, all_reached, room_of
 from modelfleet_core.batching.solving import Batch, Carried, Solved, by_prices, weighed
-from modelfleet_core.batching.worth import NO_SLOT, Look, look, paced, worth
+from modelfleet_core.batching.worth import FAILED, NO_SLOT, Look, look, paced, worth
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.pacing import Pacing
@@ -56,7 +57,8 @@ class Placer:
     def place(self, ticket: int, candidate: Candidate, now: float) -> Placed | None:
         """Place a request by published prices with its favourite; None: a limit keeps it from there."""
         prices, money_price = self.slot_prices(candidate.variants), self.pace(now)
-        values, excluded, _, j = worth(candidate, prices, money_price, now, spare=self._pacing.limit)
+        left = self._left(candidate, now)
+        values, excluded, _, j = worth(left, prices, money_price, now, spare=self._pacing.limit)
         if j < 0 or excluded[j] or not abs(values[j]) <= LARGEST:
             return None
         room = self._room(now, candidate.tier)
@@ -81,9 +83,28 @@ class Placer:
     def look(self, candidate: Candidate, now: float, *, waits: bool = True) -> Look:
         """Return what one request is worth where, at present prices."""
         prices, money_price = self.slot_prices(candidate.variants), self.pace(now)
+        candidate = self._left(candidate, now)
         if waits and not paced(candidate, now):
             return look(candidate, prices, money_price, now, dear_at=self._published_money)
         return look(candidate, prices, money_price, now, waits=waits, spare=self._pacing.limit)
+
+    def _left(self, candidate: Candidate, now: float) -> Candidate:
+        """Return the candidate without variants that have failed it wherever they are leased.
+
+        It would wait for them in vain. Where nothing else is left it waits for another endpoint of theirs.
+        """
+        if not candidate.avoided:
+            return candidate
+        leased: dict[VariantKey, bool] = {}
+        for endpoint in self._holding.free(now, candidate.tier):
+            variant = self._holding.variant_of(endpoint)
+            if variant is not None:
+                leased[variant] = leased.get(variant, False) or not candidate.avoids(endpoint)
+        failed = [
+            why or ("" if leased.get(variant, True) else FAILED)
+            for variant, why in zip(candidate.variants, candidate.excluded_by, strict=True)
+        ]
+        return candidate if all(failed) else replace(candidate, excluded_by=tuple(failed))
 
     def room(self, now: float, candidate: Candidate | None = None) -> Room:
         """Return what may be used now; after the lease what its floor leaves to the candidate's tier."""
@@ -99,7 +120,7 @@ class Placer:
         everyone = self.room(now)
         return [
             any(
-                not why and variant in room.spots and not room.short(candidate, j)
+                not why and room.places(candidate, variant) and not room.short(candidate, j)
                 for j, (variant, why) in enumerate(zip(candidate.variants, look.excluded, strict=True))
             )
             for candidate, look in seen
@@ -214,7 +235,10 @@ class Placer:
         free = room.spots.get(variant)
         if free is None:
             return None
-        endpoint = max(free, key=free.__getitem__)
+        open_to = [one for one in free if not candidate.avoids(one)] if candidate.avoided else free
+        if not open_to:
+            return None
+        endpoint = max(open_to, key=free.__getitem__)
         held = self._holding.reserve(
             now,
             endpoint,

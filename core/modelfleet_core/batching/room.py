@@ -41,6 +41,13 @@ class Room:
         free = self.spots.get(variant)
         return sum(free.values()) if free else 0
 
+    def places(self, candidate: Candidate, variant: VariantKey) -> bool:
+        """Return whether `variant` has a free slot where the candidate may go."""
+        free = self.spots.get(variant)
+        if free is None or not candidate.avoided:
+            return free is not None
+        return not all(candidate.avoids(endpoint) for endpoint in free)
+
     def short(self, candidate: Candidate, j: int, coming: Mapping[AccountName, int] | None = None) -> str:
         """Return the account or the limit by the minute that variant `j` exceeds, if `coming` came back to
         accounts; empty: none. Slots and pacing are not looked at."""
@@ -57,9 +64,8 @@ class Room:
 
     def excluded(self, candidate: Candidate, known: Sequence[str]) -> tuple[str, ...]:
         """Return why each variant can not be chosen now, where it is not `known` yet; empty: it can."""
-        spots = self.spots
         whys = [
-            why or ("" if variant in spots else NO_SLOT)
+            why or ("" if self.places(candidate, variant) else NO_SLOT)
             for variant, why in zip(candidate.variants, known, strict=True)
         ]
         if candidate.charges or candidate.rates:

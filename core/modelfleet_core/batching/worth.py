@@ -17,6 +17,8 @@ from modelfleet_core.batching.candidate import Candidate
 
 NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR, PACING = "NoFreeSlot", "Budget", "TooLate", "TooDear", "Pacing"
 """Why a variant can not be chosen now; other words in `excluded_by` hold however long a request waits."""
+FAILED = "EndpointFailed"
+"""The same: every endpoint of it that is leased has failed this very request."""
 
 PATIENCE = 5.0
 """Seconds that a request waits at most for its favourite while another model has a slot for it; no longer

@@ -9,13 +9,13 @@ from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
 from modelfleet_core.batching.queue import BUDGET_PATIENCE, LOOK_AGAIN, Queue
-from modelfleet_core.batching.worth import Look
+from modelfleet_core.batching.worth import FAILED, Look
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.bounds import MAX_BIDS
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.policy import Batching
-from modelfleet_core.values import AccountName, ModelName, NanoUsd, TierName, VariantKey
-from support.holdings import granted
+from modelfleet_core.values import AccountName, EndpointUrl, ModelName, NanoUsd, TierName, VariantKey
+from support.holdings import endpoint_of, granted
 
 SMALL, BIG = VariantKey(ModelName("small"), "gpu"), VariantKey(ModelName("big"), "gpu")
 
@@ -376,3 +376,42 @@ def test_figures_that_are_not_numbers_leave_their_variant_out_of_a_request_place
         holding = granted({SMALL: 1, BIG: 1})
         placed = queue_of(holding).place(1, broken, 0.0)
         assert placed is None or placed.variant == SMALL
+
+
+def test_a_request_never_goes_back_to_an_endpoint_that_has_failed_it() -> None:
+    queue = queue_of(granted({SMALL: 1, BIG: 2}))
+    elsewhere = replace(candidate(), avoided=frozenset({endpoint_of(BIG)}))
+    queue.arrive(1, elsewhere, 0.0)
+    queue.arrive(2, candidate(), 0.0)
+    placed_at = {one.ticket: one for one in play(queue, 0.0, 10.0) if isinstance(one, Placed)}
+    assert {ticket: one.variant for ticket, one in placed_at.items()} == {1: SMALL, 2: BIG}
+    assert placed_at[1].weighed.excluded_by == ("", FAILED)
+
+
+def test_a_request_does_not_wait_for_a_model_that_has_failed_it_wherever_it_is() -> None:
+    queue = queue_of(granted({SMALL: 1, BIG: 2}))
+    placed = queue.place(1, replace(candidate(), avoided=frozenset({endpoint_of(BIG)})), 0.0)
+    assert placed is not None
+    assert placed.variant == SMALL
+
+
+def test_a_request_waits_for_another_endpoint_than_those_that_failed_it() -> None:
+    holding = granted({SMALL: 1, BIG: 1})
+    queue = queue_of(holding)
+    busy = queue.place(1, replace(candidate(), excluded_by=("", "Pinned")), 0.0)
+    assert busy is not None
+    queue.arrive(2, replace(candidate(), avoided=frozenset({endpoint_of(BIG)})), 0.0)
+    assert play(queue, 0.0, 3.0) == []
+    holding.settle(busy.reservation.id, None, 3.0)
+    queue.changed(3.0)
+    (placed,) = play(queue, 3.0, 4.0)
+    assert isinstance(placed, Placed)
+    assert placed.variant == SMALL
+
+
+def test_the_base_url_of_a_failed_endpoint_stands_for_all_that_is_there() -> None:
+    avoided = replace(candidate(), avoided=frozenset({EndpointUrl("https://api.example.com")}))
+    assert avoided.avoids(EndpointUrl("https://api.example.com#big/api"))
+    assert not avoided.avoids(EndpointUrl("https://api.example.com:8443#big/api"))
+    one = replace(candidate(), avoided=frozenset({EndpointUrl("https://api.example.com#big/api")}))
+    assert not one.avoids(EndpointUrl("https://api.example.com#small/api"))

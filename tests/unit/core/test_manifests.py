@@ -8,7 +8,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
-from modelfleet_core.catalog import ExternalPlacement, PoolPlacement
+from modelfleet_core.catalog import ExternalPlacement, PoolPlacement, SecretKey
 from modelfleet_core.errors import SpecError
 from modelfleet_core.manifest_fields import Fields
 from modelfleet_core.manifests import (
@@ -20,7 +20,7 @@ from modelfleet_core.manifests import (
     read_policy,
     unknown_fields,
 )
-from modelfleet_core.policy import Period, Quota, Share, Stale, Staleness, Tenant
+from modelfleet_core.policy import Fallback, Period, Quota, RetryOn, Share, Stale, Staleness, Tenant
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey
 from support.manifests import (
     Manifest,
@@ -101,6 +101,13 @@ def test_limits_of_an_external_variant_become_what_the_manifest_says() -> None:
     assert isinstance(variant.placement, ExternalPlacement)
     assert variant.concurrency == 16
     assert (variant.placement.requests_per_minute, variant.placement.tokens_per_minute) == (500, 200_000)
+    assert variant.placement.api_key == SecretKey("frontier", "token")
+
+
+def test_fallback_becomes_what_the_manifest_says() -> None:
+    connect = frozenset({RetryOn.CONNECT, RetryOn.RATE_LIMITED})
+    assert parse_policy(full_policy_manifest()).fallback == Fallback(max_attempts=2, retry_on=connect)
+    assert parse_policy(policy_manifest()).fallback == Fallback(max_attempts=3, retry_on=frozenset(RetryOn))
 
 
 def test_a_policy_that_names_only_its_fleet_takes_every_default() -> None:
@@ -141,6 +148,10 @@ def _external(manifest: Manifest) -> Manifest:
     return found
 
 
+def _keyed(manifest: Manifest, **ref: str) -> None:
+    _external(manifest)["external"]["apiKeySecretRef"] = ref
+
+
 @pytest.mark.parametrize(
     ("change", "path", "says"),
     [
@@ -169,6 +180,10 @@ def _external(manifest: Manifest) -> Manifest:
         (lambda m: _external(m).pop("concurrency"), "models[1].variants[0]", "has neither"),
         (lambda m: _external(m).update(limits={"tokensPerMinute": 999}), "tokensPerMinute", "from 1000"),
         (lambda m: _external(m).update(limits={"requestsPerMinute": 0}), "requestsPerMinute", "from 1"),
+        (lambda m: _keyed(m, name="frontier"), "external.apiKeySecretRef.key", "is missing"),
+        (lambda m: _keyed(m, name="../frontier", key="token"), "apiKeySecretRef.name", "Secret"),
+        (lambda m: _keyed(m, name="frontier", key=".."), "apiKeySecretRef.key", "Secret"),
+        (lambda m: _keyed(m, name="frontier", key="a/b"), "apiKeySecretRef.key", "Secret"),
     ],
 )
 def test_a_wrong_fleet_is_refused_at_the_field(
@@ -257,6 +272,10 @@ def test_an_external_url_is_plain(url: object) -> None:
         (lambda s: s.update(tiers="gold"), "spec.tiers", "list"),
         (lambda s: s.update(staleness={"maxAge": "1s"}), "staleness.maxAge", "5s to 10m"),
         (lambda s: s.update(staleness={"then": "Wait"}), "staleness.then", "Floor or Hold or Reject"),
+        (lambda s: s.update(fallback={"maxAttempts": 0}), "fallback.maxAttempts", "from 1"),
+        (lambda s: s.update(fallback={"retryOn": "Connect"}), "fallback.retryOn", "list"),
+        (lambda s: s.update(fallback={"retryOn": ["Never"]}), "fallback.retryOn[0]", "Connect or Timeout"),
+        (lambda s: s.update(fallback={"retryOn": ["Connect", "Connect"]}), "fallback.retryOn", "twice"),
         (
             lambda s: s.update(staleness={"then": "Hold"}) or s["tiers"][0].update(floor=1),
             "tiers[0].floor",
