@@ -16,12 +16,11 @@ from modelfleet_core.catalog import Fleet
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import ObjectKey
 
-from modelfleet_operator.cluster import Kind, ObjectEvent
+from modelfleet_operator.cluster import POLICY_ANNOTATION, Kind, ObjectEvent
 from modelfleet_operator.cluster.fields import integer, items, mapping, strings, text, texts
 from modelfleet_operator.declarations import Declared, declared_fleet, declared_policy
 from modelfleet_operator.ownership import foreign_owner
 
-POLICY_ANNOTATION = "modelfleet.io/policy"
 EPOCH_ANNOTATION = "modelfleet.io/epoch"
 """On every Deployment that is scaled: the epoch of the leader that scales it."""
 _SERVICE_LABEL = "kubernetes.io/service-name"
@@ -59,6 +58,8 @@ class Endpoint:
     """IPv4 or bracketed IPv6."""
     pod: str
     """UID of its pod, or the address where the slice names no pod."""
+    name: str = ""
+    """Of its pod; empty where the slice names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ class Snapshot:
     slices: Mapping[ObjectKey, Slice]
     nodes: Mapping[str, Node]
     pods: Mapping[ObjectKey, SidecarPod]
+    draining: frozenset[str]
+    """UIDs of model servers' pods that get no new request, since we let them go."""
 
 
 class Observer:
@@ -111,6 +114,7 @@ class Observer:
         self._slices: dict[ObjectKey, Slice] = {}
         self._nodes: dict[str, Node] = {}
         self._pods: dict[ObjectKey, SidecarPod] = {}
+        self._draining: dict[ObjectKey, frozenset[str]] = {}
         self._version = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -130,6 +134,12 @@ class Observer:
         """Count our own patch at once, so that no other decision rests on the number before it."""
         if (workload := self._workloads.get(target)) is not None:
             self._workloads[target] = replace(workload, replicas=replicas)
+            self._wake()
+
+    def drain(self, fleet: ObjectKey, pods: frozenset[str]) -> None:
+        """Count the pods with these UIDs, and no others of the fleet, as draining from now on."""
+        if pods != self._draining.get(fleet, frozenset()):
+            self._draining[fleet] = pods
             self._wake()
 
     def _wake(self) -> None:
@@ -158,6 +168,7 @@ class Observer:
             slices=dict(self._slices),
             nodes=dict(self._nodes),
             pods=dict(self._pods),
+            draining=frozenset().union(*self._draining.values()),
         )
 
     def highest_epoch(self) -> int:
@@ -241,7 +252,8 @@ def _ready_endpoints(manifest: Mapping[str, object]) -> Iterator[Endpoint]:
         if conditions.get("ready") is not True or conditions.get("terminating") is True or not addresses:
             continue
         address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
-        yield Endpoint(address, text(mapping(endpoint, "targetRef"), "uid") or address)
+        pod = mapping(endpoint, "targetRef")
+        yield Endpoint(address, text(pod, "uid") or address, text(pod, "name"))
 
 
 def node_of(manifest: Mapping[str, object]) -> Node:

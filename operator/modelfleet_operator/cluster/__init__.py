@@ -18,6 +18,8 @@ from modelfleet_core.values import ObjectKey
 
 INJECT_LABEL = "modelfleet.io/inject"
 """Only pods whose label of this name is `true` are watched: those are the ones that carry a sidecar."""
+POLICY_ANNOTATION = "modelfleet.io/policy"
+"""On a pod: the RoutingPolicy that its sidecar follows; without it, the oldest whose podSelector matches."""
 
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 """Annotation of a pod by which controllers choose the pods that go when fewer are asked for."""
