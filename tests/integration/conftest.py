@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
-from modelfleet_lab.controlplane import namespace
+from modelfleet_lab.controlplane import binaries, namespace, start
 from support.clusters import ClusterUnderTest, EmbeddedUnderTest
 from support.control_plane import KubernetesUnderTest, Plane, running_plane
 
@@ -16,7 +17,7 @@ ADAPTERS = ("embedded", "kubernetes")
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Enter the network namespace before any test starts threads, which would stay in the old one."""
-    if any({"plane", "subject"} & set(getattr(item, "fixturenames", ())) for item in items):
+    if any({"plane", "bare_plane", "subject"} & set(getattr(item, "fixturenames", ())) for item in items):
         namespace.enter()
 
 
@@ -25,6 +26,14 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     """A real API server, etcd and controller-manager for the whole session; its failure fails the tests."""
     with running_plane(tmp_path_factory.mktemp("plane")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def bare_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[start.ControlPlane]:
+    """Another control plane, with no node and nothing of the project, for what Helm installs."""
+    programs = binaries.find_or_build(lambda line: print(line, file=sys.__stderr__, flush=True))
+    with start.running(programs, tmp_path_factory.mktemp("bare-plane")) as control_plane:
+        yield control_plane
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
