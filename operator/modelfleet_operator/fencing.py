@@ -31,6 +31,10 @@ class Fence:
         self._epoch = epoch
         self._stamped: set[ObjectKey] = set()
 
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
     def assure(self, target: ObjectKey) -> None:
         """Raise `NotLeadingError` if nothing may be written any more."""
         if not self._leads():

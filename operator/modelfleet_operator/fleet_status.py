@@ -7,7 +7,7 @@ writes them when they say something new.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from modelfleet_core.allocation.result import Reason, Termination
@@ -58,6 +58,8 @@ class Pass:
     solved_at: datetime
     seconds: float
     leases: Leases
+    draining: Mapping[VariantKey, str] = field(default_factory=dict)
+    """What leaves, in words."""
 
 
 def decimal(number: float) -> str:
@@ -211,6 +213,13 @@ def _programmed(done: Pass) -> Condition:
     if open_ and done.view.fleet.mode is Mode.ADVISORY:
         message = f"mode is Advisory: nothing is scaled, the plan would change {', '.join(open_)}"
         return no("Programmed", "Advisory", message)
+    if open_ and done.draining:
+        leaving = ", ".join(f"{key} ({words})" for key, words in done.draining.items())
+        message = (
+            f"not yet scaled: {', '.join(open_)}; replicas that are to go get no new request and go once "
+            f"their last one ended, at the latest after the longest request of a policy: {leaving}"
+        )
+        return no("Programmed", "Draining", message)
     if open_:
         message = (
             f"not yet scaled: {', '.join(open_)}; replicas are added once GPUs and money are free, and go "

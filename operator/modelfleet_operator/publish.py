@@ -28,7 +28,7 @@ from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.leasing.terms import NARROWEST, Terms
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
 
 from modelfleet_operator.capacity_views import (
     SidecarView,
@@ -400,7 +400,11 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
 
     def leased(self) -> Slots:
         """Return the slots held at each live endpoint."""
-        return leased(self._capacity, self._book.held() if self._book is not None else {})
+        return leased(self._capacity, self.held())
+
+    def held(self) -> Mapping[EndpointUrl, int]:
+        """Return the slots that may be in use by endpoint, also at those that are leased no more."""
+        return self._book.held() if self._book is not None else {}
 
     def forecast(self, policy: ObjectKey) -> str:
         """Return what `set_forecast` kept, maybe in an earlier epoch; empty: nothing."""

@@ -27,6 +27,7 @@ from modelfleet_operator.capacity_views import SidecarView
 from modelfleet_operator.cluster import ClusterError, Kind
 from modelfleet_operator.conditions import Condition
 from modelfleet_operator.declarations import Declared
+from modelfleet_operator.departures import Departures
 from modelfleet_operator.events import About, Recorder
 from modelfleet_operator.fencing import NotLeadingError
 from modelfleet_operator.figures import FleetFigures, PoolFigures, VariantFigures
@@ -71,6 +72,7 @@ class CapacityView(Protocol):
     def demand(self) -> tuple[DemandClass, ...]: ...
     def sidecars(self) -> tuple[SidecarView, ...]: ...
     def leased(self) -> Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]: ...
+    def held(self) -> Mapping[EndpointUrl, int]: ...
 
 
 class Prices(Protocol):
@@ -122,6 +124,7 @@ class Reconciler:
         self._tools.telemetry.figures.fleets.pop(key, None)
         self._tools.health.end(f"fleet {key}")
         self._tools.writer.forget(key)
+        self._tools.world.drain(key, frozenset())
 
 
 class FleetTask:
@@ -132,6 +135,9 @@ class FleetTask:
         self._tools = tools
         declared = tools.world.now().snapshot.fleets.get(key)
         self._memory = Memory(planned=planned_replicas(declared.status) if declared is not None else None)
+        self._departures = Departures(
+            key, world=tools.world, slots=tools.capacity, scaler=tools.scaler, clock=tools.clock
+        )
         self._heard_at: float | None = None
         """When the first request was reported."""
 
@@ -177,8 +183,9 @@ class FleetTask:
             async with asyncio.timeout(rest):
                 await asyncio.sleep(DEBOUNCE)
                 present = self._tools.world.now()
-                while self._concern(present) == concern:
-                    await self._tools.world.change(present.version)
+                while self._concern(present) == concern and not self._departures.due():
+                    if not self._departures.waits:
+                        await self._tools.world.change(present.version)
                     await asyncio.sleep(DEBOUNCE)  # a burst of events is looked at once
                     present = self._tools.world.now()
         except TimeoutError:
@@ -204,6 +211,7 @@ class FleetTask:
             return "gone"
         if view is None:
             tools.telemetry.figures.fleets.pop(self._key, None)
+            self._departures.end()
             await tools.writer.write(declared, _body_of(declared), refused_conditions(resolved))
             return "refused"
         started = tools.clock()
@@ -222,12 +230,15 @@ class FleetTask:
                 if now_view.fleet.mode is Mode.ACTIVE
                 else ()
             )
-            scaled = await tools.scaler.apply(patches, targets(tools.world.now()))
+            safe = await self._departures.towards(patches, now_view, _longest_request(present, self._key))
+            scaled = await tools.scaler.apply(safe, targets(tools.world.now()))
         self._memory = planned.memory
         now_declared, now_resolved, now_view = self._concern(tools.world.now())
         if now_declared is None or now_resolved is None or now_view is None:
             return "overtaken"
-        done = Pass(now_view, planned, scaled, tools.wall_clock(), seconds, self._leases())
+        done = Pass(
+            now_view, planned, scaled, tools.wall_clock(), seconds, self._leases(), self._departures.words()
+        )
         conditions = fleet_conditions(now_resolved, done)
         self._tell(done, conditions)
         tools.events.tell(About(Kind.FLEET, self._key, now_declared.uid), _news(done))
@@ -308,6 +319,7 @@ class FleetTask:
                 "slot_prices": {str(key): round(v.slot_price, 6) for key, v in figures.variants.items()},
                 "pools": {name: asdict(found) for name, found in figures.pools.items()},
                 "scaled": [_words(scaled) for scaled in done.scaled],
+                "draining": {str(key): words for key, words in done.draining.items()},
                 "conditions": {condition.type: condition.reason for condition in conditions},
                 "ready": ready.reason,
             },
@@ -321,6 +333,11 @@ class FleetTask:
             await self._tools.writer.write(declared, _body_of(declared), failed_conditions(resolved, problem))
         except ClusterError as error:
             log.warning("fleet %s: its failure can not be told: %s", self._key, error)
+
+
+def _longest_request(present: Present, fleet: ObjectKey) -> float:
+    """Return the seconds of the longest request that a policy of the fleet allows."""
+    return max((policy.limits.max_request for policy in present.resolution.policies_of(fleet)), default=0.0)
 
 
 def targets(present: Present) -> Iterator[Workload]:

@@ -25,6 +25,8 @@ from modelfleet_operator.views import FleetView
 
 _CENT = 1e-6
 """USD per hour by which sums of decimals may miss a limit that they meet."""
+_CHEAP = -1_000_000_000
+"""Cost of a pod that is to go: lower than what users write, and above the least that Kubernetes reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,21 @@ class Scaler:
                 for patch in patches
             ]
         )
+
+    async def mark(self, pods: Iterable[ObjectKey], *, leaving: bool) -> dict[ObjectKey, str]:
+        """Tell Kubernetes to choose `pods` first when replicas go, or as it likes; return what went wrong.
+
+        Raises `NotLeadingError` and `Unavailable`.
+        """
+        problems: dict[ObjectKey, str] = {}
+        for pod in pods:
+            self._fence.assure(pod)
+            try:
+                # Lower than the marks that an earlier leader left.
+                await self._cluster.mark_pod(pod, _CHEAP - self._fence.epoch if leaving else None)
+            except (NotFound, Rejected) as error:
+                problems[pod] = str(error)
+        return problems
 
     async def _write(self, patch: Patch) -> Scaled:
         version = patch.resource_version

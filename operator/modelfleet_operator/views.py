@@ -17,6 +17,16 @@ from modelfleet_operator.spec import Resolution
 
 
 @dataclass(frozen=True, slots=True)
+class LivePod:
+    """A ready pod of a variant's Service."""
+
+    uid: str
+    name: str
+    """Empty where no one says it."""
+    url: EndpointUrl
+
+
+@dataclass(frozen=True, slots=True)
 class FleetView:
     fleet: Fleet
     """With the replicas of variants that can not be scaled fixed at what they have."""
@@ -24,7 +34,9 @@ class FleetView:
     """Of every pool variant whose Deployment exists."""
     scalable: frozenset[VariantKey]
     endpoints: Mapping[VariantKey, Mapping[EndpointUrl, int]]
-    """Slots of every live endpoint."""
+    """Slots of every live endpoint that is not draining."""
+    pods: Mapping[VariantKey, tuple[LivePod, ...]]
+    """Every ready pod, those that drain included."""
     stock: Mapping[PoolName, int]
     """GPUs that nodes offer and other fleets and pools do not hold."""
 
@@ -56,6 +68,7 @@ def fleet_view(fleet: Fleet, snapshot: Snapshot, resolution: Resolution) -> Flee
         workloads=workloads,
         scalable=scalable,
         endpoints=live_endpoints(fleet, snapshot),
+        pods=live_pods(fleet, snapshot),
         stock={pool.name: _stock(pool, fleet, snapshot, resolution) for pool in fleet.pools},
     )
 
@@ -72,31 +85,50 @@ def workloads_of(fleet: Fleet, snapshot: Snapshot) -> dict[VariantKey, Workload]
 
 
 def live_endpoints(fleet: Fleet, snapshot: Snapshot) -> dict[VariantKey, dict[EndpointUrl, int]]:
-    """Return the slots of every ready endpoint of every variant; external ones are always live."""
-    by_service: dict[ObjectKey, list[Slice]] = {}
-    for slice_ in snapshot.slices.values():
-        by_service.setdefault(slice_.service, []).append(slice_)
+    """Return the slots of every ready endpoint of every variant; external ones are always live.
+
+    A pod that drains is none: what is held there is recalled, and nothing more is granted.
+    """
+    pods = live_pods(fleet, snapshot)
     live: dict[VariantKey, dict[EndpointUrl, int]] = {}
     for variant in fleet.variants():
         placement = variant.placement
         if isinstance(placement, ExternalPlacement):
             live[variant.key] = {leased_endpoint(placement.url, variant.key): variant.concurrency}
         else:
-            slices = by_service.get(ObjectKey(fleet.key.namespace, placement.service.name), [])
-            live[variant.key] = dict.fromkeys(_urls(placement.service, slices), variant.concurrency)
+            live[variant.key] = {
+                pod.url: variant.concurrency for pod in pods[variant.key] if pod.uid not in snapshot.draining
+            }
     return live
 
 
-def _urls(service: ServicePort, slices: Iterable[Slice]) -> list[EndpointUrl]:
-    """Return one URL for each pod, also if it has two address families or moves between slices."""
-    found: dict[str, EndpointUrl] = {}
+def live_pods(fleet: Fleet, snapshot: Snapshot) -> dict[VariantKey, tuple[LivePod, ...]]:
+    """Return the ready pods of every variant on a pool, by URL."""
+    by_service: dict[ObjectKey, list[Slice]] = {}
+    for slice_ in snapshot.slices.values():
+        by_service.setdefault(slice_.service, []).append(slice_)
+    return {
+        variant.key: _pods(
+            variant.placement.service,
+            by_service.get(ObjectKey(fleet.key.namespace, variant.placement.service.name), []),
+        )
+        for variant in fleet.variants()
+        if isinstance(variant.placement, PoolPlacement)
+    }
+
+
+def _pods(service: ServicePort, slices: Iterable[Slice]) -> tuple[LivePod, ...]:
+    """Return each pod once, also if it has two address families or moves between slices."""
+    found: dict[str, LivePod] = {}
     for slice_ in slices:
         port = _port(service, slice_)
         for endpoint in slice_.ready if port is not None else ():
             url = EndpointUrl(f"{service.scheme}://{endpoint.address}:{port}")
+            known = found.get(endpoint.pod)
             # The least URL, so that the order of slices does not matter; IPv4 sorts before "[".
-            found[endpoint.pod] = min(url, found.get(endpoint.pod, url))
-    return sorted(set(found.values()))
+            if known is None or url < known.url:
+                found[endpoint.pod] = LivePod(endpoint.pod, endpoint.name, url)
+    return tuple(sorted({pod.url: pod for pod in found.values()}.values(), key=lambda pod: pod.url))
 
 
 def _port(service: ServicePort, slice_: Slice) -> int | None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelfleet_core.values import ObjectKey
+
 from modelfleet_operator.observe import Observer, Snapshot
 from modelfleet_operator.spec import Resolution, resolve
 
@@ -30,6 +32,10 @@ class World:
             snapshot = self._observer.snapshot()
             self._present = Present(version, snapshot, resolve(snapshot))
         return self._present
+
+    def drain(self, fleet: ObjectKey, pods: frozenset[str]) -> None:
+        """Let these pods of a fleet, by UID, and no others get no new request; seen by all who ask `now`."""
+        self._observer.drain(fleet, pods)
 
     async def change(self, seen: int) -> Present:
         """Wait until something changed after version `seen` and return what holds now."""
