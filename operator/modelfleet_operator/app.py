@@ -22,7 +22,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.leasing.terms import NARROWEST
+from modelfleet_core.values import ObjectKey
 
+from modelfleet_operator.capacity_endpoint import CapacityEndpoint
+from modelfleet_operator.capacity_tls import Certificate
 from modelfleet_operator.cluster import Cluster, Kind, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster, read_manifests
 from modelfleet_operator.cluster.kubernetes import KubernetesCluster
@@ -44,13 +47,17 @@ from modelfleet_operator.scale import Scaler
 from modelfleet_operator.settings import Address, ClusterKind, Settings
 from modelfleet_operator.status import StatusWriter
 from modelfleet_operator.telemetry import Telemetry
+from modelfleet_operator.tokens import TokenAdmission
 from modelfleet_operator.world import World
 
 log = logging.getLogger(__name__)
 
-WATCHED, LEADING = "the cluster is observed", "this process leads"
+WATCHED, ELECTED = "the cluster is observed", "it is known who leads"
+LEADING, REACHED = "the stages of the leader run", "the capacity Service leads here"
 LATE = 60.0
 """Seconds without a turn after which the loops of the Lease and of the leases count as hung."""
+WITHDRAWN = 0.5
+"""Seconds for the capacity Service to lead here no more."""
 STREAMS_END = 2.0
 """Seconds that open streams have to end on a stop."""
 _CAPACITY = capacity_pb2.DESCRIPTOR.services_by_name["Capacity"].full_name
@@ -69,7 +76,7 @@ class Operator:
         self._observer = Observer()
         self._world = World(self._observer)
         self._telemetry = Telemetry()
-        self._health = Health(clock=self._clock, awaited=(WATCHED, LEADING))
+        self._health = Health(clock=self._clock, awaited=(WATCHED, ELECTED))
         self._probes = Probes(self._telemetry.registry, self._health)
         self._grpc_health = health.aio.HealthServicer()
         self._leader = Leader(
@@ -81,6 +88,7 @@ class Operator:
             seen=self._observer.highest_epoch,
             beat=partial(self._health.beat, "leader", within=LATE),
             terms=self._terms,
+            standing_by=partial(self._health.done, ELECTED),
         )
         self._events = Recorder(
             cluster,
@@ -89,6 +97,12 @@ class Operator:
             wall_clock=lambda: datetime.now(UTC),
             counted=lambda outcome: self._telemetry.told.labels(outcome).inc(),
         )
+        self._admission: TokenAdmission | None = None
+        if settings.capacity_tls is not None:
+            self._admission = TokenAdmission(
+                cluster, settings.token_audience, count=self._telemetry.count_review
+            )
+        self._endpoint: CapacityEndpoint | None = None
         self._ledgers = RecordLedgers(cluster)
         self._publisher = Publisher(
             store=self._ledgers,
@@ -96,6 +110,8 @@ class Operator:
             clock=self._clock,
             wall_clock=self._budget_clock,
             beat=partial(self._health.beat, "leases", within=LATE),
+            admission=self._admission,
+            refused=self._telemetry.count_refused,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -119,6 +135,8 @@ class Operator:
                 await _end(watch)
         finally:
             await server.stop(STREAMS_END)
+            if self._admission is not None:
+                await self._admission.close()
             await self._probes.stop()
             await self._cluster.close()
 
@@ -134,7 +152,11 @@ class Operator:
         await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.NOT_SERVING)
         listen = self._settings.capacity_listen
         try:
-            port = server.add_insecure_port(str(listen))
+            if self._settings.capacity_tls is None:
+                port = server.add_insecure_port(str(listen))
+            else:
+                certificate = Certificate(self._settings.capacity_tls)
+                port = server.add_secure_port(str(listen), certificate.credentials())
         except RuntimeError as error:
             raise _not_listening("capacity-listen", listen) from error
         await server.start()
@@ -154,12 +176,15 @@ class Operator:
         log.info("the cluster is observed; waiting for the Lease")
         epoch = await self._leader.win()
         log.info("this process leads", extra={"epoch": epoch})
+        self._health.need(LEADING)
+        self._health.done(ELECTED)
         self._telemetry.leading.set(1)
         self._telemetry.epoch.set(epoch)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hold())
                 await self._start(group, epoch)
+                self._lead_here(group, epoch)
         except* (NotLeadingError, LeadershipLostError) as lost:
             raise NotLeadingError(_first(lost)) from None
         finally:
@@ -227,6 +252,27 @@ class Operator:
         await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.SERVING)
         self._health.done(LEADING)
 
+    def _lead_here(self, group: asyncio.TaskGroup, epoch: int) -> None:
+        """Bring sidecars here, where a Service does."""
+        settings = self._settings
+        if not settings.capacity_service:
+            return
+        self._health.need(REACHED)
+        self._endpoint = CapacityEndpoint(
+            self._cluster,
+            ObjectKey(settings.namespace, settings.capacity_service),
+            settings.pod_ip,
+            self.listening.result()[0].port,
+            epoch=epoch,
+            leads=self._leader.leads,
+            written=self._reached,
+        )
+        group.create_task(self._endpoint.run())
+
+    def _reached(self, whether: bool) -> None:
+        (self._health.done if whether else self._health.need)(REACHED)
+        self._telemetry.reached.set(whether)
+
     def _terms(self) -> str:
         terms = self._publisher.terms()
         return terms_text(terms) if terms is not None else ""
@@ -235,7 +281,13 @@ class Operator:
         raise NotLeadingError(await self._leader.hold())
 
     async def _stop_leading(self) -> None:
-        """Leave ledgers and Lease so that a successor starts at once; nothing rests on it."""
+        """Leave address, ledgers and Lease so that a successor starts at once; nothing rests on it."""
+        if self._endpoint is not None:
+            try:
+                async with asyncio.timeout(WITHDRAWN):
+                    await self._endpoint.withdraw()
+            except TimeoutError:
+                log.warning("the capacity Service still leads to this process, which ends")
         try:
             async with asyncio.timeout(STREAMS_END):
                 await self._publisher.stop()
@@ -256,7 +308,8 @@ async def run_operator(settings: Settings, stop: asyncio.Event) -> None:
             settings.logs.mkdir(parents=True, exist_ok=True)
         cluster: Cluster = EmbeddedCluster(read_manifests(settings.manifests), logs=settings.logs)
     else:
-        cluster = await KubernetesCluster.connect(namespace=settings.watch_namespace)
+        kinds = tuple(kind for kind in Kind if settings.watch_nodes or kind is not Kind.NODE)
+        cluster = await KubernetesCluster.connect(namespace=settings.watch_namespace, kinds=kinds)
     await Operator(settings, cluster).run(stop)
 
 

@@ -26,8 +26,16 @@ class Health:
         """The loop ended as it should."""
         self._due.pop(loop, None)
 
+    def need(self, step: str) -> None:
+        """The program is not ready any more until this is done."""
+        self._awaited[step] = None
+
     def done(self, step: str) -> None:
         self._awaited.pop(step, None)
+
+    def await_again(self, step: str) -> None:
+        """The program is not ready, for this reason, until the step is done."""
+        self._awaited[step] = None
 
     def late(self) -> tuple[str, ...]:
         """Return the loops that should have beaten."""

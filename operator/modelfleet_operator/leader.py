@@ -56,10 +56,13 @@ class Leader:
         seen: Callable[[], int] = lambda: 0,
         beat: Callable[[], None] = lambda: None,
         terms: Callable[[], str] = lambda: "",
+        standing_by: Callable[[], None] = lambda: None,
     ) -> None:
         """`seen` returns the highest epoch found elsewhere: it outlives the record of epochs.
 
         `terms` returns what every renewal leaves for a successor; empty: what was found stays.
+
+        `standing_by` is called whenever another is seen to lead.
 
         `beat` is called at every turn of the loops, also while another leads.
         """
@@ -73,6 +76,7 @@ class Leader:
         self._seen_epoch = seen
         self._beat = beat
         self._terms = terms
+        self._standing_by = standing_by
         self.inherited = ""
         """The terms found on the Lease when it was taken; empty: none."""
         self._held: LeaderLease | None = None
@@ -91,6 +95,7 @@ class Leader:
             try:
                 if await self._try():
                     return await self._open_epoch()
+                self._standing_by()
             except Conflict:
                 log.debug("another operator wrote the Lease first")
             except ClusterError as error:

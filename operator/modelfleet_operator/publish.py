@@ -11,9 +11,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import grpc
 import grpc.aio
@@ -39,6 +39,7 @@ from modelfleet_operator.capacity_views import (
     sidecars,
     usage,
 )
+from modelfleet_operator.identity import AdmissionError, Caller
 from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
 from modelfleet_operator.streams import Stream
 from modelfleet_operator.wire import grant_to, greeting, report_from, snapshot_to
@@ -50,12 +51,21 @@ TICK = 0.5
 """Seconds between passes when nothing happens: leases run out and periods end."""
 GATHER = 0.001
 """Least seconds between passes, so that changes at one moment make one grant."""
+STREAMS_OF_POD = 8
+"""Open at once, each as another start of its sidecar."""
 SERVER_OPTIONS = (
     # Sidecars ask by pings whether a silent leader still lives.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 """For the server that serves a `Publisher`."""
+
+
+class Admission(Protocol):
+    """Who calls; every call is admitted as the pod of its token."""
+
+    async def admit(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
+        """Raise `AdmissionError` where that is not known."""
 
 
 PolicyOf = Callable[[SidecarId], tuple[ObjectKey, ObjectKey] | str]
@@ -83,9 +93,16 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         beat: Callable[[], None] = lambda: None,
+        admission: Admission | None = None,
+        refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        """`admission`: None where callers are trusted, as those of a loopback address are. `refused` is
+        called with the reason of each call that is not served.
+        """
         self._store = store
         self._beat = beat
+        self._admission = admission
+        self._refused = refused
         self._policy_of: PolicyOf = _not_yet
         self._leads = leads
         self._ttl = ttl
@@ -291,13 +308,15 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         request_iterator: AsyncIterator[capacity_pb2.LeaseReport],
         context: grpc.aio.ServicerContext[capacity_pb2.LeaseReport, capacity_pb2.LeaseGrant],
     ) -> AsyncIterator[capacity_pb2.LeaseGrant]:
-        """Greet with the epoch, then send this sidecar's grants while its reports come in."""
-        book = self._book
-        if book is None or self._stopping:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
+        """Greet with the epoch, then send this sidecar's grants while its reports come in.
+
+        Its token is looked at once, here: the stream stays that of its pod, gets nothing once the pod is
+        gone, and lives on while the API server is away or the token is renewed.
+        """
+        caller, book = await self._admit(context)
         stream = Stream()
         yield greeting(book.epoch)
-        reader = asyncio.create_task(self._hear(book, stream, request_iterator))
+        reader = asyncio.create_task(self._hear(book, stream, request_iterator, caller))
         reader.add_done_callback(stream.heard_out)
         try:
             while True:
@@ -312,12 +331,32 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             reader.cancel()
             self._part(book, stream)
 
+    async def _admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[Caller | None, LeaseBook]:
+        """Return who calls, None: it need not be known. A call that can not be served ends here."""
+        caller = None
+        if self._admission is not None and self._book is not None and not self._stopping:
+            try:
+                caller = await self._admission.admit(context.invocation_metadata() or ())
+            except AdmissionError as error:
+                self._refused(error.reason)
+                await context.abort(error.code, error.message)
+        book = self._book
+        if book is None or self._stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
+        return caller, book
+
     async def _hear(
-        self, book: LeaseBook, stream: Stream, reports: AsyncIterator[capacity_pb2.LeaseReport]
+        self,
+        book: LeaseBook,
+        stream: Stream,
+        reports: AsyncIterator[capacity_pb2.LeaseReport],
+        caller: Caller | None,
     ) -> None:
         try:
             async for message in reports:
                 report = report_from(message)
+                if caller is not None:
+                    caller.check(report.sidecar)
                 stream.leaving = report.leaving
                 if stream.sidecar is None:
                     self._arrive(book, stream, report.sidecar)
@@ -335,10 +374,21 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         except WireError as error:
             log.warning("a report of %s was refused: %s", stream.sidecar, error)
             stream.end(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except AdmissionError as error:
+            log.warning("a report was refused: %s", error.message)
+            self._refused(error.reason)
+            stream.end(error.code, error.message)
 
     def _arrive(self, book: LeaseBook, stream: Stream, sidecar: SidecarId) -> None:
-        stream.sidecar = sidecar
         older = self._streams.get(sidecar)
+        if older is None and len(self._boots.get(sidecar.uid, ())) >= STREAMS_OF_POD:
+            raise AdmissionError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"pod {sidecar.namespace}/{sidecar.pod} has {STREAMS_OF_POD} streams already: one sidecar "
+                "needs one, and one more while it finishes an earlier start",
+                "TooManyStreams",
+            )
+        stream.sidecar = sidecar
         if older is not None:
             older.end(grpc.StatusCode.ABORTED, "a newer stream of this sidecar replaced it")
         self._streams[sidecar] = stream
@@ -380,11 +430,22 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         request: capacity_pb2.SnapshotRequest,
         context: grpc.aio.ServicerContext[capacity_pb2.SnapshotRequest, capacity_pb2.SnapshotResponse],
     ) -> capacity_pb2.SnapshotResponse:
-        """Return the leader's present view of sidecars, endpoints and ledgers."""
-        if self._book is None:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
-        usages = {policy: self.usage(policy) for policy in self._documents.policies}
-        return snapshot_to(self._book.epoch, self.sidecars(), self._capacity, self.leased(), usages)
+        """Return the leader's present view of sidecars, endpoints and ledgers.
+
+        A caller that is known by its token sees its own namespace only.
+        """
+        caller, book = await self._admit(context)
+
+        def seen(namespace: str) -> bool:
+            return caller is None or caller.namespace == namespace
+
+        return snapshot_to(
+            book.epoch,
+            (view for view in self.sidecars() if seen(view.id.namespace)),
+            {fleet: live for fleet, live in self._capacity.items() if seen(fleet.namespace)},
+            self.leased(),
+            {policy: self.usage(policy) for policy in self._documents.policies if seen(policy.namespace)},
+        )
 
     def demand(self) -> tuple[DemandClass, ...]:
         """Return the smoothed demand over all sidecars that follow a policy."""

@@ -45,6 +45,16 @@ class Settings:
     """Empty: all."""
     namespace: str
     """Where the operator's own Lease and records are."""
+    capacity_tls: Path | None
+    """Folder of the capacity service's certificate; None: plain text, so loopback only."""
+    token_audience: str
+    """What the tokens of sidecars must be for; over TLS only."""
+    capacity_service: str
+    """Name of the Service that is to lead to the leader; empty: none."""
+    pod_ip: str
+    """Own address for it."""
+    watch_nodes: bool
+    """False: nodes are not read, so a pool's stock is its limit."""
     clock_offset: float
     """Seconds added to the wall clock that budget periods follow (embedded only)."""
 
@@ -57,9 +67,23 @@ _SETTINGS: tuple[tuple[str, str, str], ...] = (
         "YAML files and folders for the embedded cluster, separated by ':' or in several flags",
     ),
     ("logs", "", "folder for the output of the embedded cluster's pods"),
-    ("capacity-listen", "127.0.0.1:7443", "HOST:PORT where sidecars get their leases (plaintext)"),
+    ("capacity-listen", "127.0.0.1:7443", "HOST:PORT where sidecars get their leases"),
+    (
+        "capacity-tls",
+        "",
+        "folder with tls.crt and tls.key for it, read anew when they change; sidecars then need a token. "
+        "Empty: plain text, on loopback only",
+    ),
+    ("token-audience", "modelfleet", "audience that the tokens of sidecars must have"),
+    (
+        "capacity-service",
+        "",
+        "Service without selector in the own namespace that is to lead to the leader; empty: none",
+    ),
+    ("pod-ip", "", "own address for the capacity Service"),
     ("http-listen", "127.0.0.1:8080", "HOST:PORT of /healthz, /readyz and /metrics"),
     ("watch-namespace", "", "namespace to watch; empty: all"),
+    ("watch-nodes", "true", "true, or false: read no nodes; the stock of a pool is then its limit"),
     ("namespace", "default", "namespace of the operator's own Lease and records"),
     ("clock-offset", "0", "seconds added to the clock of budget periods (embedded only)"),
 )
@@ -80,11 +104,18 @@ def parse_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
             raise _wrong(name, value, "it is for --cluster=embedded only: leave it out")
     if cluster is ClusterKind.EMBEDDED and not manifests:
         raise _wrong("manifests", "", "name the YAML files or folders that the embedded cluster starts with")
-    capacity = _address("capacity-listen", values["capacity_listen"])
-    if not (_loopback(capacity.host) or _own_network()):
+    capacity = parse_address("capacity-listen", values["capacity_listen"])
+    tls = Path(values["capacity_tls"]) if values["capacity_tls"] else None
+    if tls is not None and cluster is not ClusterKind.KUBERNETES:
+        raise _wrong(
+            "capacity-tls",
+            values["capacity_tls"],
+            "over TLS sidecars show tokens, which only --cluster=kubernetes can review: leave it out",
+        )
+    if tls is None and not (_loopback(capacity.host) or _own_network()):
         remedy = (
-            "leases are sent in plain text, so listen on a loopback address such as 127.0.0.1:7443 "
-            "(another address only inside a network namespace of its own)"
+            "without --capacity-tls leases are sent in plain text, so listen on a loopback address such as "
+            "127.0.0.1:7443 (another address only inside a network namespace of its own)"
         )
         raise _wrong("capacity-listen", values["capacity_listen"], remedy)
     return Settings(
@@ -92,9 +123,14 @@ def parse_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         manifests=manifests,
         logs=Path(values["logs"]) if values["logs"] else None,
         capacity_listen=capacity,
-        http_listen=_address("http-listen", values["http_listen"]),
+        http_listen=parse_address("http-listen", values["http_listen"]),
         watch_namespace=values["watch_namespace"],
         namespace=values["namespace"],
+        capacity_tls=tls,
+        token_audience=_audience(values["token_audience"]),
+        capacity_service=values["capacity_service"],
+        pod_ip=_pod_ip(values["capacity_service"], values["pod_ip"]),
+        watch_nodes=_truth("watch-nodes", values["watch_nodes"]),
         clock_offset=offset,
     )
 
@@ -143,12 +179,39 @@ def _seconds(name: str, value: str) -> float:
     return seconds
 
 
-def _address(name: str, value: str) -> Address:
+def parse_address(name: str, value: str) -> Address:
+    """Return HOST:PORT of the setting `name`. Raises `SettingsError`."""
     host, _, port = value.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not (port.isascii() and port.isdecimal() and int(port) <= 65535):
         raise _wrong(name, value, "write HOST:PORT such as 127.0.0.1:7443 (port 0: any free one)")
     return Address(host, int(port))
+
+
+def _audience(value: str) -> str:
+    if not value:
+        raise _wrong(
+            "token-audience", value, "write the audience of the sidecars' tokens, such as modelfleet"
+        )
+    return value
+
+
+def _pod_ip(service: str, value: str) -> str:
+    if not service:
+        return ""
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError as error:
+        raise _wrong("pod-ip", value, "--capacity-service needs this pod's IP address") from error
+    if address.is_loopback or address.is_unspecified:
+        raise _wrong("pod-ip", value, "write the address at which other pods reach this one")
+    return str(address)
+
+
+def _truth(name: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise _wrong(name, value, "write true or false")
+    return value == "true"
 
 
 def _loopback(host: str) -> bool:

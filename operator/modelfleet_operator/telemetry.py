@@ -56,3 +56,28 @@ class Telemetry:
             ("namespace", "fleet", "outcome"),
             registry=self.registry,
         )
+        self.reached = Gauge(
+            "modelfleet_capacity_reached",
+            "1 while the capacity Service leads to this process.",
+            registry=self.registry,
+        )
+        self._reviews = Counter(
+            "modelfleet_capacity_token_reviews",
+            "Reviews of sidecars' tokens by the API server, by outcome.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._refused_streams = Counter(
+            "modelfleet_capacity_refused_streams",
+            "Calls of the capacity service that were not served, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+
+    def count_review(self, outcome: str) -> None:
+        """Count a review of a token: accepted, refused or unavailable."""
+        self._reviews.labels(outcome).inc()
+
+    def count_refused(self, reason: str) -> None:
+        """Count a call that was not served, by the reason of its `AdmissionError`."""
+        self._refused_streams.labels(reason).inc()

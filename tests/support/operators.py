@@ -25,6 +25,11 @@ SETTINGS = Settings(
     http_listen=Address("127.0.0.1", 0),
     watch_namespace="",
     namespace=NAMESPACE,
+    capacity_tls=None,
+    token_audience="modelfleet",
+    capacity_service="",
+    pod_ip="",
+    watch_nodes=True,
     clock_offset=0.0,
 )
 
