@@ -35,6 +35,8 @@ class Outcome(Enum):
     """It does not carry the label."""
     REFUSED = "refused"
     """It asks for the sidecar but would not work with it; the warning says why."""
+    FAILED = "failed"
+    """A fault of the injector's own; the pod was let through."""
 
 
 @dataclass(frozen=True, slots=True)
