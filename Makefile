@@ -5,7 +5,7 @@ VENV   ?= .venv
 UV_VERSION := 0.13.9
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-SOURCES := core operator sidecar lab tests tools benchmarks
+SOURCES := core operator sidecar lab tests tools benchmarks charts
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration check format generate lock bench control-plane clean
@@ -43,19 +43,22 @@ test-integration: $(READY) control-plane
 control-plane: $(READY)
 	@$(BIN)/python -m modelfleet_lab.controlplane.binaries control-plane helm
 
-check: $(READY) ## Format, lint, types, import contracts, generated files
+check: $(READY) ## Format, lint, types, import contracts, generated files, chart
 	@$(BIN)/ruff format --check $(wildcard $(SOURCES))
 	@$(BIN)/ruff check $(wildcard $(SOURCES))
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python tools/gen_proto.py --check
+	@$(BIN)/python tools/gen_chart.py --check
+	@helm=$$($(BIN)/python -m modelfleet_lab.controlplane.binaries helm) && $$helm lint --strict --quiet charts/modelfleet
 
 format: $(READY) ## Rewrite the code in the house format
 	@$(BIN)/ruff format $(wildcard $(SOURCES))
 	@$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 
-generate: $(READY) ## Generate proto/gen from proto/
+generate: $(READY) ## Write what is generated: proto/gen, and the chart's copies and tables
 	@$(BIN)/python tools/gen_proto.py
+	@$(BIN)/python tools/gen_chart.py
 
 lock: $(READY) ## Pin the newest allowed dependencies in requirements.lock
 	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --group dev --generate-hashes --universal \

@@ -7,13 +7,17 @@ labels:
 {{- end }}
 {{- end -}}
 
-{{- define "modelfleet.podSpec" -}}
+{{- define "modelfleet.podSecurity" -}}
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
   runAsGroup: 65532
   fsGroup: 65532
   seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "modelfleet.podSpec" -}}
+{{ include "modelfleet.podSecurity" . }}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}

@@ -9,7 +9,7 @@
 
 {{- define "modelfleet.injectorSecret" -}}
 {{- if eq .Values.tls.source "existing" -}}
-{{- required "tls.source is existing: set tls.existing.injectorSecret to the Secret with tls.crt and tls.key of the injector" .Values.tls.existing.injectorSecret -}}
+{{- required "tls.source is existing: set tls.existing.injectorSecret to the Secret with tls.crt, tls.key and ca.crt of the injector" .Values.tls.existing.injectorSecret -}}
 {{- else -}}
 {{- include "modelfleet.fullname" . }}-injector-tls
 {{- end -}}
