@@ -23,7 +23,7 @@ _LONGEST_LIST = 8
 _MISSING = frozenset({"DemandMissing", "DemandIncomplete"})
 _WARNED = PASSED_OVER | _MISSING
 """Reasons of conditions that hold, and yet are for users to look at."""
-_PASSING = frozenset({"StartingReplicas", "Scaling", "Advisory", "InProgress"})
+_PASSING = frozenset({"StartingReplicas", "Scaling", "Draining", "Advisory", "InProgress"})
 """Reasons of conditions that do not hold while the operator does what it should."""
 _TOLD: Mapping[Kind, tuple[str, ...]] = {
     Kind.FLEET: ("Accepted", "ResolvedRefs", "Solved", "WithinBudget", "Programmed", "Stalled", "Ready"),

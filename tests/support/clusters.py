@@ -91,6 +91,10 @@ class ClusterUnderTest(ABC):
     async def delete(self, kind: str, name: str) -> None:
         """Delete an object as `kubectl delete --wait=false` does."""
 
+    @abstractmethod
+    async def events(self) -> list[Mapping[str, object]]:
+        """Return the Events of this namespace, as `kubectl get events` lists them."""
+
     def key(self, name: str) -> ObjectKey:
         return ObjectKey(self.namespace, name)
 
@@ -133,6 +137,9 @@ class EmbeddedUnderTest(ClusterUnderTest):
 
     async def delete(self, kind: str, name: str) -> None:
         self._embedded.delete(kind, ObjectKey("" if kind == "Node" else self.namespace, name))
+
+    async def events(self) -> list[Mapping[str, object]]:
+        return self._embedded.events()
 
 
 def field(manifest: object, *path: str) -> object:

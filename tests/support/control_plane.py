@@ -119,6 +119,19 @@ class KubernetesUnderTest(ClusterUnderTest):
             arguments += ["--grace-period=0", "--force"]
         await asyncio.to_thread(self._plane.kubectl, *arguments)
 
+    async def events(self) -> list[Mapping[str, object]]:
+        told = await asyncio.to_thread(
+            self._plane.kubectl, "get", "events", f"--namespace={self.namespace}", "--output=json"
+        )
+        listed: list[Mapping[str, object]] = json.loads(told)["items"]
+        return listed
+
+    async def describe(self, kind: str, name: str) -> str:
+        """Return what `kubectl describe` says of an object."""
+        return await asyncio.to_thread(
+            self._plane.kubectl, "describe", kind, name, f"--namespace={self.namespace}"
+        )
+
     async def close(self) -> None:
         await super().close()
         await asyncio.to_thread(self._plane.kubectl, "delete", "namespace", self.namespace, "--wait=false")
