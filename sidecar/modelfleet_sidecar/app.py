@@ -28,6 +28,7 @@ from modelfleet_sidecar.former import JournalledLease
 from modelfleet_sidecar.grpc_api import GrpcApi
 from modelfleet_sidecar.http_api import HttpApi
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
+from modelfleet_sidecar.operator_access import OperatorAccess
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
 from modelfleet_sidecar.telemetry import AdminApp, AsgiApp, Telemetry
@@ -56,9 +57,10 @@ def connect_lease(settings: Settings) -> LeaseClient:
     Raises SettingsError where a journal is set that can not be written.
     """
     sidecar = SidecarId(settings.namespace, settings.pod_name, settings.pod_uid, secrets.token_hex(8))
+    operator = OperatorAccess(str(settings.operator), settings.operator_ca, settings.operator_token)
     if settings.journal is None:
-        return LeaseClient(str(settings.operator), sidecar, clock=boot_clock)
-    return JournalledLease(str(settings.operator), sidecar, settings.journal)
+        return LeaseClient(operator, sidecar, clock=boot_clock)
+    return JournalledLease(operator, sidecar, settings.journal)
 
 
 class Sidecar:

@@ -30,6 +30,7 @@ from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import AccountName, ModelName, TaskName, TierName, VariantKey
 
+from modelfleet_sidecar.operator_access import AccessError, OperatorAccess, explain
 from modelfleet_sidecar.wire import grant_from, report_to
 
 _Call = grpc.aio.StreamStreamCall[capacity_pb2.LeaseReport, capacity_pb2.LeaseGrant]
@@ -51,19 +52,6 @@ RETRY_MOST = 3.0
 DEMAND_INTERVAL = 0.5
 """Seconds between reports that tell of demand: pressing ones need not."""
 
-_CHANNEL_OPTIONS = (
-    # The operator is inside the cluster; a proxy for the world outside must not stand between.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.keepalive_time_ms", 5_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Our own loop decides when to connect again.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-
 
 def boot_clock() -> float:
     """Return seconds on the monotonic clock that counts suspend."""
@@ -83,15 +71,17 @@ class LeaseClient:
 
     def __init__(
         self,
-        address: str,
+        operator: OperatorAccess | str,
         sidecar: SidecarId,
         *,
         clock: Callable[[], float] = boot_clock,
         retry_random: Callable[[], float] = random.random,
         holding: Holding | None = None,
     ) -> None:
-        """`holding`: that of `sidecar`, where it is journalled or finishes a former start."""
-        self.address = address
+        """`operator`: how it is reached, or an address that is reached in plaintext.
+
+        `holding`: that of `sidecar`, where it is journalled or finishes a former start."""
+        self.operator = OperatorAccess(operator) if isinstance(operator, str) else operator
         self.holding = holding if holding is not None else Holding(sidecar)
         self.holding.pressing = self._press
         self.fleet: Fleet | None = None
@@ -169,11 +159,12 @@ class LeaseClient:
         failures = 0
         while True:
             try:
-                async with grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS) as channel:
-                    await self._converse(capacity_pb2_grpc.CapacityStub(channel).Lease())
-            except (grpc.aio.AioRpcError, ProtocolError, WireError, TimeoutError) as error:
+                metadata = self.operator.metadata()
+                async with self.operator.channel() as channel:
+                    await self._converse(capacity_pb2_grpc.CapacityStub(channel).Lease(metadata=metadata))
+            except (grpc.aio.AioRpcError, AccessError, ProtocolError, WireError, TimeoutError) as error:
                 self.trouble = _reason(error)
-                log.warning("the lease stream to %s ended: %s", self.address, self.trouble)
+                log.warning("the lease stream to %s ended: %s", self.operator.address, self.trouble)
             finally:
                 failures = 0 if self.connected else failures + 1
                 self.connected = False
@@ -333,7 +324,7 @@ def _read(kind: str, document: Document, parse: Callable[[Mapping[str, object]],
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name}: {error.details()}"
+        return f"{error.code().name}: {explain(error.details() or '')}"
     if isinstance(error, TimeoutError):
         return f"no greeting within {HELLO_TIMEOUT:g} s"
     return str(error)

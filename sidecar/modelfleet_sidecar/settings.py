@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
+from modelfleet_sidecar.operator_access import AccessError, check_authority, is_pem
+
 
 class SettingsError(ValueError):
     """A setting that can not be used; the message names it and says what to set."""
@@ -41,6 +43,10 @@ class Settings:
 
     operator: Address
     """The operator's capacity service."""
+    operator_ca: str
+    """PEM of the CA that signs its certificate, or the path of such a file; empty: plaintext."""
+    operator_token: Path | None
+    """File of the token that tells the operator which pod this is."""
     namespace: str
     pod_name: str
     pod_uid: str
@@ -68,6 +74,11 @@ class _Setting(NamedTuple):
 
 SETTINGS: dict[str, _Setting] = {
     "operator": _Setting("127.0.0.1:7443", "host:port of the operator's capacity service"),
+    "operator_ca": _Setting(
+        "",
+        "CA of its certificate: PEM, or the path of a PEM file; empty: plaintext, to a loopback address only",
+    ),
+    "operator_token": _Setting("", "path of this pod's token for it, needed with operator_ca"),
     "namespace": _Setting(None, "namespace of this pod"),
     "pod_name": _Setting(None, "name of this pod"),
     "pod_uid": _Setting(None, "UID of this pod"),
@@ -129,6 +140,7 @@ def _settings(text: Mapping[str, str]) -> Settings:
                 f"{variable(name)}={addresses[name]} is reachable from outside the pod, but this API is"
                 " plaintext and has no authentication; use 127.0.0.1 or [::1]"
             )
+    _check_operator(addresses["operator"], text["operator_ca"], text["operator_token"])
     try:
         grace = float(text["drain_grace"])
     except ValueError:
@@ -139,6 +151,8 @@ def _settings(text: Mapping[str, str]) -> Settings:
         )
     settings = Settings(
         operator=addresses["operator"],
+        operator_ca=text["operator_ca"],
+        operator_token=Path(text["operator_token"]) if text["operator_token"] else None,
         namespace=text["namespace"],
         pod_name=text["pod_name"],
         pod_uid=text["pod_uid"],
@@ -150,3 +164,28 @@ def _settings(text: Mapping[str, str]) -> Settings:
     )
     assert {field.name for field in fields(settings)} == set(SETTINGS)  # noqa: S101 - a flag for each field
     return settings
+
+
+def _check_operator(operator: Address, authority: str, token: str) -> None:
+    """Plaintext stays within the machine, or within a network namespace of its own; a token needs TLS."""
+    if not authority and not (operator.is_loopback or _own_network()):
+        raise SettingsError(
+            f"{variable('operator')}={operator} would be reached in plaintext: set {variable('operator_ca')} "
+            f"to the CA of its certificate and {variable('operator_token')} to the path of this pod's token"
+        )
+    if bool(authority) != bool(token):
+        missing, given = ("operator_token", "operator_ca") if authority else ("operator_ca", "operator_token")
+        raise SettingsError(f"{variable(given)} is set without {variable(missing)}; set both or neither")
+    if is_pem(authority):
+        try:
+            check_authority(authority)
+        except AccessError as error:
+            raise SettingsError(f"{variable('operator_ca')} can not be used: {error}") from error
+
+
+def _own_network() -> bool:
+    """Return whether this process is in another network namespace than the machine's first process."""
+    try:
+        return os.readlink("/proc/self/ns/net") != os.readlink("/proc/1/ns/net")
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc.aio
 from modelfleet.v1 import capacity_pb2_grpc
@@ -14,9 +15,11 @@ from modelfleet_core.leasing.ledger import LedgerRecord
 from modelfleet_core.leasing.messages import SidecarId
 from modelfleet_core.manifests import document, parse_policy
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_operator.capacity_tls import Certificate
 from modelfleet_operator.ledgers import LedgerConflictError, LedgerUnavailableError
-from modelfleet_operator.publish import SERVER_OPTIONS, Publisher
+from modelfleet_operator.publish import SERVER_OPTIONS, Admission, Publisher
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
+from modelfleet_sidecar.operator_access import OperatorAccess
 
 from support.manifests import fleet_manifest, policy_manifest
 
@@ -110,18 +113,25 @@ async def capacity_service(
     leads: Callable[[], bool] = lambda: True,
     clock: Callable[[], float] = boot_clock,
     wall_clock: Callable[[], datetime] = lambda: datetime(2026, 11, 22, 12, tzinfo=UTC),
+    certificate: Path | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[CapacityService]:
-    publisher = Publisher(store=store, ttl=ttl, leads=leads, clock=clock, wall_clock=wall_clock)
+    publisher = Publisher(
+        store=store, ttl=ttl, leads=leads, clock=clock, wall_clock=wall_clock, admission=admission
+    )
     publish_documents(publisher, budget=budget)
     publish_slots(publisher, slots)
     publisher.set_policy_of(lambda sidecar: (POLICY, FLEET))
     await publisher.open_epoch(epoch, may_hold)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     capacity_pb2_grpc.add_CapacityServicer_to_server(publisher, server)
+    address = f"127.0.0.1:{port}"
     service = CapacityService(
         publisher,
         server,
-        server.add_insecure_port(f"127.0.0.1:{port}"),
+        server.add_insecure_port(address)
+        if certificate is None
+        else server.add_secure_port(address, Certificate(certificate).credentials()),
         asyncio.create_task(publisher.run()),
     )
     await server.start()
@@ -132,8 +142,10 @@ async def capacity_service(
 
 
 @asynccontextmanager
-async def leasing(service: CapacityService, name: str, boot: str = "1") -> AsyncIterator[LeaseClient]:
-    client = LeaseClient(f"127.0.0.1:{service.port}", sidecar_id(name, boot))
+async def leasing(
+    service: CapacityService, name: str, boot: str = "1", *, access: OperatorAccess | None = None
+) -> AsyncIterator[LeaseClient]:
+    client = LeaseClient(access or f"127.0.0.1:{service.port}", sidecar_id(name, boot))
     task = asyncio.create_task(client.run())
     try:
         yield client

@@ -21,7 +21,7 @@ from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import AccountGrant, Grant, Need, SidecarId, SlotGrant, Want
-from modelfleet_core.policy import Batching, Budget, Limits, Period, PodSelector, Policy, Tier
+from modelfleet_core.policy import Batching, Budget, Fallback, Limits, Period, PodSelector, Policy, Tier
 from modelfleet_core.values import (
     AccountName,
     EndpointUrl,
@@ -47,6 +47,8 @@ SLOW = LatencyProfile(ttft=20.0, per_token=50.0, load=0.0)
 CRAWLING = LatencyProfile(ttft=20.0, per_token=1000.0, load=0.0)
 """Starts at once and takes many seconds."""
 STUCK = LatencyProfile(ttft=60_000.0, per_token=1.0, load=0.0)
+TRIED_AGAIN = Fallback()
+TRIED_ONCE = Fallback(max_attempts=1)
 PRICING = Pricing(input_femto=10**9, output_femto=2 * 10**9)
 
 
@@ -100,6 +102,7 @@ def policy_of(
     max_request: float = 20.0,
     max_body: int = 16 * 1024 * 1024,
     shed_penalty: float = 0.5,
+    fallback: Fallback = TRIED_AGAIN,
 ) -> Policy:
     """Return a policy with tiers gold (header x-tier: gold, weight 4) and bronze."""
     return Policy(
@@ -114,6 +117,7 @@ def policy_of(
             Tier(TierName("bronze"), 1.0, {}),
         ),
         shed_penalty=shed_penalty,
+        fallback=fallback,
     )
 
 
@@ -222,6 +226,8 @@ class Rig:
 def settings_for(operator: Address = ANYWHERE, *, drain_grace: float = 5.0) -> Settings:
     return Settings(
         operator=operator,
+        operator_ca="",
+        operator_token=None,
         namespace="ml",
         pod_name="app-0",
         pod_uid="uid-0",
