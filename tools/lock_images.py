@@ -1,7 +1,7 @@
 """Write `images/*/requirements.lock` and `images/build.lock`; with `--check`, fail if they would change.
 
-Each lock has what one program needs, with hashes, in the versions of `requirements.lock`. What a program never
-imports is left out, against the metadata of a package that names it; the reason stands beside each.
+Each lock has what one program needs, with hashes, in the versions of `requirements.lock`. What a program
+never imports is left out, against the metadata of a package that names it; the reason stands beside each.
 """
 
 from __future__ import annotations
