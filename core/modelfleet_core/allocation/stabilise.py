@@ -3,9 +3,11 @@
 In: a `Plan`, its problem and the time. Out: the plan to apply and the next `Stabiliser`. Next: scale.
 
 Idle replicas go once no plan of the window wanted them; where a second window is set, replicas are added once
-all plans of that one wanted them. A move, where other variants need the GPUs or the
-money, happens at once, since the program takes only moves that gain more than they cost; what a move has
-brought then stays for the window. So alternating demand changes a variant's direction once in a window.
+all plans of that one wanted them. A move, where other variants need the GPUs or the money, happens at once if
+afterwards no fewer requests fit (`throughput`), since the program takes only moves that gain more than they
+cost; what a move has brought then stays for the window. So alternating demand changes a variant's direction
+once in a window. A move to fewer slots of better models is a scale-down too, and waits as one: what was
+asked for some seconds does not say that the slots stay idle.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from modelfleet_core.allocation.limits import Limits, limits
 from modelfleet_core.allocation.problem import AllocationProblem
 from modelfleet_core.allocation.result import Plan, Reason, VariantPlan
+from modelfleet_core.allocation.throughput import takes_less
 from modelfleet_core.values import VariantKey
 
 History = tuple[tuple[float, int], ...]
@@ -68,6 +71,8 @@ class Stabiliser:
         protected = {key for key, since in self.gained.items() if since > now - self.window}
         external = plan.hourly_cost - within.cost(target)
         replicas = _settled(within, external, current, target, held, protected)
+        if held.keys() - protected and takes_less(problem, within, current, replicas):
+            replicas = _settled(within, external, current, target, held, protected | held.keys())
         shrunk = now if any(replicas[key] < current[key] for key in replicas) else self.shrunk
         gained = {key: since for key, since in self.gained.items() if key in protected and key in target}
         if shrunk > now - self.window:
@@ -109,7 +114,8 @@ class Stabiliser:
         else:
             why = (
                 f"{variant.replicas} are wanted, but other variants keep the GPUs or the money for them "
-                f"until {self.window:g} s after they got them or the operator started"
+                f"until {self.window:g} s after they got them or the operator started, or, where fewer "
+                f"requests would fit, after a plan last wanted them"
             )
         words = f"{count} replica" if count == 1 else f"{count} replicas"
         return VariantPlan(count, Reason.HELD_BY_STABILISATION, f"{words}: {why}")

@@ -344,6 +344,52 @@ def test_a_move_takes_only_what_others_need_and_idle_replicas_still_wait():
     assert reasons(moved)["a"] is Reason.HELD_BY_STABILISATION
 
 
+MIXED = fleet(
+    model(on_pool("small", replicas=(0, 4))),
+    model(on_pool("large", gpus=2, replicas=(0, 2))),
+    pools=(pool(limit=4),),
+)
+ANY = {"small": (0.5, 0.0, 0.2), "large": (0.9, 0.0, 1.0)}
+
+
+def mixed(stabiliser: Stabiliser, *classes: DemandClass, now: float) -> tuple[Stabiliser, Plan]:
+    """Plan where two small replicas and a large one fill the pool."""
+    problem = ask(MIXED, *classes, current={key("small"): 2, key("large"): 1})
+    return stabiliser.settle(allocate(problem, time_limit=5.0), problem, now)
+
+
+def test_a_move_to_fewer_slots_of_a_better_model_waits_as_a_scale_down_does():
+    calm = demand(12.0, ANY)
+    assert replicas(allocate(ask(MIXED, calm), time_limit=5.0)) == {"small": 0, "large": 2}
+    stabiliser, first = mixed(Stabiliser(300.0), calm, now=0.0)
+    assert replicas(first) == {"small": 2, "large": 1}
+    assert reasons(first)["large"] is Reason.HELD_BY_STABILISATION
+    assert "where fewer requests would fit" in first.variants[key("large")].message
+    stabiliser, _ = mixed(stabiliser, calm, now=299.0)
+    _, later = mixed(stabiliser, calm, now=300.0)
+    assert replicas(later) == {"small": 0, "large": 2}
+
+
+def test_a_move_that_leaves_room_for_twice_the_requests_happens_at_once():
+    _, plan = mixed(Stabiliser(300.0), demand(10.0, ANY), now=0.0)
+    assert replicas(plan) == {"small": 0, "large": 2}
+
+
+def test_a_move_that_leaves_some_requests_without_room_waits():
+    few = demand(0.2, {"small": ANY["small"]})
+    many = demand(9.7, {"large": ANY["large"], "small": ANY["small"]})
+    wished = allocate(ask(MIXED, few, many), time_limit=5.0)
+    assert replicas(wished) == {"small": 0, "large": 2}
+    _, plan = mixed(Stabiliser(300.0), few, many, now=0.0)
+    assert replicas(plan) == {"small": 2, "large": 1}
+
+
+def test_a_move_to_a_model_that_some_requests_lack_happens_at_once():
+    picky = demand(14.0, {"large": ANY["large"]})
+    _, plan = mixed(Stabiliser(300.0), picky, demand(0.5, {"small": ANY["small"]}), now=0.0)
+    assert replicas(plan)["large"] == 2
+
+
 def test_what_a_move_brought_stays_for_the_window():
     stabiliser, _ = settled(Stabiliser(300.0), FOR_A, current={A: 4}, now=0.0)
     stabiliser, _ = settled(stabiliser, FOR_B, current={A: 4}, now=15.0)
