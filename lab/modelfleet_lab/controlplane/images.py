@@ -160,8 +160,8 @@ class _Builder:
         program = shutil.which("buildah")
         if program is None or os.geteuid() != 0:
             raise ImagesError(
-                "the images of the tests are built with buildah, as root: apt-get install buildah debootstrap, "
-                "and run this as root"
+                "the images of the tests are built with buildah, as root: apt-get install buildah "
+                "debootstrap, and run this as root"
             )
         # Layers need a file system that can be mounted over another; where there is none, whole copies do.
         for driver in ("overlay", "vfs"):
