@@ -34,10 +34,11 @@ _PACKAGES = {
     "kubelet": ("kubernetes", "k8s.io/kubernetes/cmd/kubelet"),
     "kube-proxy": ("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy"),
     "coredns": ("coredns", "."),
+    "pause": ("pause", "."),
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 HELM = ("helm",)
-NODE = ("kube-scheduler", "kubelet", "kube-proxy", "coredns")
+NODE = ("kube-scheduler", "kubelet", "kube-proxy", "coredns", "pause")
 GROUPS = {"control-plane": CONTROL_PLANE, "helm": HELM, "node": NODE}
 
 _MAJOR, _MINOR, _ = VERSION.removeprefix("v").split(".")
@@ -131,7 +132,7 @@ def _build(name: str, folder: Path, report: Report) -> None:
 def _run(command: list[str], directory: Path, name: str, report: Report) -> None:
     """Run a build, with a line now and then: on two cores the API server takes about 11 minutes."""
     started = time.monotonic()
-    report(f"building {name} {VERSION} with Go, once; this takes minutes")
+    report(f"building {name} for Kubernetes {VERSION} with Go, once; this takes minutes")
     log = directory / "build.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -52,16 +52,19 @@ def enter() -> None:
             f"no network of its own for this process: {os.strerror(ctypes.get_errno())}; run it as root on "
             "Linux, or under `unshare --user --map-root-user --net`"
         )
+    bring_up(netmask="255.255.0.0")
+
+
+def bring_up(netmask: str) -> None:
+    """Switch the loopback interface of a new network on and give it `ADDRESS`.
+
+    All addresses under `netmask` become local there: with a mask of 16 bits any pod address can be bound.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        _bring_up(control, "lo")
-        # An address on the loopback interface makes its whole network local: any pod address can be bound.
+        flags = struct.unpack_from("h", fcntl.ioctl(control, _SIOCGIFFLAGS, _request("lo", b"")), 16)[0]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, _request("lo", struct.pack("h", flags | _IFF_UP)))
         fcntl.ioctl(control, _SIOCSIFADDR, _request("lo:pods", _address(ADDRESS)))
-        fcntl.ioctl(control, _SIOCSIFNETMASK, _request("lo:pods", _address("255.255.0.0")))
-
-
-def _bring_up(control: socket.socket, interface: str) -> None:
-    flags = struct.unpack_from("h", fcntl.ioctl(control, _SIOCGIFFLAGS, _request(interface, b"")), 16)[0]
-    fcntl.ioctl(control, _SIOCSIFFLAGS, _request(interface, struct.pack("h", flags | _IFF_UP)))
+        fcntl.ioctl(control, _SIOCSIFNETMASK, _request("lo:pods", _address(netmask)))
 
 
 def _address(dotted: str) -> bytes:

@@ -1,36 +1,30 @@
-"""Starts etcd, kube-apiserver and kube-controller-manager from `binaries`, and ends them again.
+"""Starts etcd, kube-apiserver and kube-controller-manager from `binaries`; they end with the block.
 
 In comes a state folder; out goes a kubeconfig of an administrator that kubectl, the operator and the stand-in
-node use. There is no scheduler and no kubelet: who needs pods to run starts a stand-in node.
+node use. There is no scheduler and no kubelet: who needs pods to run starts a stand-in node, or a whole node
+(`modelfleet_lab.cluster`).
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
 import json
 import secrets
-import signal
 import ssl
 import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleet_lab.controlplane import namespace
+from modelfleet_lab.controlplane import daemon, namespace
 from modelfleet_lab.ports import free_ports
 
-READY_SECONDS = 120.0
-END_SECONDS = 10.0
-_POLL_SECONDS = 0.1
 # What turns a Deployment into pods and endpoints, and cleans up after it. The controller that evicts pods of
 # silent nodes stays out: nodes here have no kubelet that sends heartbeats.
-_CONTROLLERS = (
+FOR_STAND_IN_NODES = (
     "deployment-controller",
     "replicaset-controller",
     "endpointslice-controller",
@@ -39,10 +33,17 @@ _CONTROLLERS = (
     "serviceaccount-controller",
     "root-ca-certificate-publisher-controller",
 )
-
-
-class ControlPlaneError(RuntimeError):
-    """A program ended or did not become ready; the message has the end of its log."""
+ALL_CONTROLLERS = ("*",)
+# Who did what by a ServiceAccount, so that the rights it has can be compared with those it used.
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class ControlPlane:
     kubeconfig: Path
     server: str
     kubectl: Path
+    audit_log: Path
+    """One JSON object per line for each request of a ServiceAccount outside kube-system."""
 
     def run_kubectl(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run kubectl as administrator, `given` on its standard input; the caller looks at `returncode`."""
@@ -66,13 +69,17 @@ class ControlPlane:
 
 @contextmanager
 def running(
-    programs: Mapping[str, Path], folder: Path, *, address: str = namespace.ADDRESS
+    programs: Mapping[str, Path],
+    folder: Path,
+    *,
+    address: str = namespace.ADDRESS,
+    controllers: Sequence[str] = FOR_STAND_IN_NODES,
 ) -> Iterator[ControlPlane]:
     """Run a control plane whose state and logs lie in `folder`, until the block ends.
 
     The API server listens on `address`, by default one that exists after `namespace.enter`; it can not be a
     loopback address. Call it from the main thread: the programs end when the thread that started them does.
-    Raises `ControlPlaneError`.
+    Raises `DaemonError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     etcd, peers, port = free_ports(3)
@@ -83,10 +90,11 @@ def running(
     certificates = folder / "certificates"
     kubeconfig = folder / "admin.kubeconfig"
     _write_secret(kubeconfig, json.dumps(_kubeconfig(server, certificates / "apiserver.crt", token)))
+    (folder / "audit-policy.json").write_text(json.dumps(_AUDIT_POLICY))
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, *arguments: str) -> _Program:
-            return stack.enter_context(_program(name, programs[name], arguments, folder))
+        def start(name: str, *arguments: str) -> daemon.Daemon:
+            return stack.enter_context(daemon.running(name, programs[name], arguments, folder))
 
         start(
             "etcd",
@@ -112,73 +120,21 @@ def running(
             f"--token-auth-file={folder / 'tokens.csv'}",
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
+            f"--audit-policy-file={folder / 'audit-policy.json'}",
+            f"--audit-log-path={folder / 'audit.log'}",
         )
-        _await(api_server, lambda: _why_not_ready(server, certificates / "apiserver.crt", token))
+        api_server.require(lambda: _why_not_ready(server, certificates / "apiserver.crt", token))
         start(
             "kube-controller-manager",
             f"--kubeconfig={kubeconfig}",
-            f"--controllers={','.join(_CONTROLLERS)}",
+            f"--controllers={','.join(controllers)}",
             f"--service-account-private-key-file={folder / 'service-accounts.key'}",
             f"--root-ca-file={certificates / 'apiserver.crt'}",
             "--leader-elect=false",
             "--secure-port=0",
         )
-        yield ControlPlane(kubeconfig, server, programs["kubectl"])
-
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-
-@contextmanager
-def _program(name: str, path: Path, arguments: Sequence[str], folder: Path) -> Iterator[_Program]:
-    log = folder / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [str(path), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C reaches us, and we end them in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-    try:
-        yield _Program(name, process, log)
-    finally:
-        process.terminate()
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that a killed test run leaves nothing."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _await(program: _Program, why_not_ready: Callable[[], str]) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while why := why_not_ready():
-        code = program.process.poll()
-        if code is None and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-            continue
-        what = (
-            f"is not ready after {READY_SECONDS:.0f} s ({why})"
-            if code is None
-            else f"ended with exit code {code}"
-        )
-        tail = "\n".join(program.log.read_text(errors="replace").splitlines()[-15:])
-        raise ControlPlaneError(f"{program.name} {what}; the end of {program.log}:\n{tail}")
+        yield ControlPlane(kubeconfig, server, programs["kubectl"], folder / "audit.log")
 
 
 def _why_not_ready(server: str, authority: Path, token: str) -> str:

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from modelfleet_lab.command_line import CommandError, Parsers, positive, until_signal
 from modelfleet_lab.controlplane.binaries import BinariesError
+from modelfleet_lab.controlplane.daemon import DaemonError
 from modelfleet_lab.controlplane.namespace import NamespaceError
-from modelfleet_lab.controlplane.start import ControlPlaneError
 from modelfleet_lab.demo.children import ChildError
 from modelfleet_lab.demo.examples import ExamplesError, say, show_examples
 from modelfleet_lab.demo.hosts import EmbeddedHost, LateStartError
@@ -30,7 +30,7 @@ FAILURES = (
     KubectlError,
     BinariesError,
     NamespaceError,
-    ControlPlaneError,
+    DaemonError,
 )
 EXAMPLES = """examples:
   modelfleet demo

@@ -343,7 +343,7 @@ async def test_a_failing_step_with_the_examples_shows_kubectls_words_and_the_pro
     (port,) = free_ports(1)
     monkeypatch.setattr(examples, "EXTERNAL", f"127.0.0.1:{port}")
     console = Console(record=True, width=160)
-    plane = ControlPlane(tmp_path / "no-kubeconfig", "https://127.0.0.1:9", kubectl)
+    plane = ControlPlane(tmp_path / "no-kubeconfig", "https://127.0.0.1:9", kubectl, tmp_path / "audit.log")
     with pytest.raises(examples.ExamplesError) as caught:
         await examples.show_examples(Kubectl(plane, console), tmp_path)
     told = str(caught.value)

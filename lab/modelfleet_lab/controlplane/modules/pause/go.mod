@@ -1,0 +1,3 @@
+module modelfleet.io/tools/pause
+
+go 1.26
