@@ -73,7 +73,7 @@ class Operator:
         self._cluster = cluster
         self._clock = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)
         self._synced = asyncio.Event()
-        self._observer = Observer()
+        self._observer = Observer(nodes=settings.watch_nodes)
         self._world = World(self._observer)
         self._telemetry = Telemetry()
         self._health = Health(clock=self._clock, awaited=(WATCHED, ELECTED))

@@ -7,7 +7,7 @@ writes them when they say something new.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from modelfleet_core.allocation.result import Reason, Termination
@@ -97,7 +97,11 @@ def _undecided(reason: str, message: str) -> list[Condition]:
 
 
 def fleet_conditions(resolved: ResolvedFleet, done: Pass) -> tuple[Condition, ...]:
-    solved, budget, programmed = _solved(done.planned), _within_budget(done), _programmed(done)
+    solved, budget, programmed = (
+        _with_stock(_solved(done.planned), done.view),
+        _within_budget(done),
+        _programmed(done),
+    )
     starting = [
         f"{key} ({workload.ready}/{workload.replicas})"
         for key, workload in sorted(done.view.workloads.items())
@@ -180,6 +184,14 @@ def _solved(planned: Planned) -> Condition:
         )
         return yes("Solved", "DemandIncomplete", message)
     return yes("Solved", plan.termination.value, plan.message or "the plan follows the reported demand")
+
+
+def _with_stock(solved: Condition, view: FleetView) -> Condition:
+    """Say where the plan could not look at what nodes offer."""
+    if view.stock_known:
+        return solved
+    note = "the operator reads no nodes, so it takes the limit of a pool for what there is"
+    return replace(solved, message=f"{solved.message}; {note}")
 
 
 def _within_budget(done: Pass) -> Condition:

@@ -98,7 +98,8 @@ class Snapshot:
     policies: Mapping[ObjectKey, Declared[Policy]]
     workloads: Mapping[ObjectKey, Workload]
     slices: Mapping[ObjectKey, Slice]
-    nodes: Mapping[str, Node]
+    nodes: Mapping[str, Node] | None
+    """None: nodes are not read."""
     pods: Mapping[ObjectKey, SidecarPod]
     draining: frozenset[str]
     """UIDs of model servers' pods that get no new request, since we let them go."""
@@ -107,7 +108,9 @@ class Snapshot:
 class Observer:
     """Keeps the newest state of every object. `await change(seen)` wakes whoever decides on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, nodes: bool = True) -> None:
+        """`nodes`: whether they are read."""
+        self._reads_nodes = nodes
         self._fleets: dict[ObjectKey, Declared[Fleet]] = {}
         self._policies: dict[ObjectKey, Declared[Policy]] = {}
         self._workloads: dict[ObjectKey, Workload] = {}
@@ -166,7 +169,7 @@ class Observer:
             policies=dict(self._policies),
             workloads=dict(self._workloads),
             slices=dict(self._slices),
-            nodes=dict(self._nodes),
+            nodes=dict(self._nodes) if self._reads_nodes else None,
             pods=dict(self._pods),
             draining=frozenset().union(*self._draining.values()),
         )

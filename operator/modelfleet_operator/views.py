@@ -38,7 +38,9 @@ class FleetView:
     pods: Mapping[VariantKey, tuple[LivePod, ...]]
     """Every ready pod, those that drain included."""
     stock: Mapping[PoolName, int]
-    """GPUs that nodes offer and other fleets and pools do not hold."""
+    """GPUs that nodes offer and other fleets and pools do not hold; the limit where nodes are not read."""
+    stock_known: bool
+    """False: nodes are not read."""
 
     def current(self) -> dict[VariantKey, int]:
         """Return the replicas asked of every workload."""
@@ -69,7 +71,13 @@ def fleet_view(fleet: Fleet, snapshot: Snapshot, resolution: Resolution) -> Flee
         scalable=scalable,
         endpoints=live_endpoints(fleet, snapshot),
         pods=live_pods(fleet, snapshot),
-        stock={pool.name: _stock(pool, fleet, snapshot, resolution) for pool in fleet.pools},
+        stock={
+            pool.name: pool.limit
+            if snapshot.nodes is None
+            else _stock(pool, fleet, snapshot, snapshot.nodes, resolution)
+            for pool in fleet.pools
+        },
+        stock_known=snapshot.nodes is not None,
     )
 
 
@@ -157,16 +165,18 @@ def _fixed(fleet: Fleet, workloads: Mapping[VariantKey, Workload], scalable: fro
     return replace(fleet, models=tuple(models))
 
 
-def _stock(pool: Pool, fleet: Fleet, snapshot: Snapshot, resolution: Resolution) -> int:
-    nodes = _nodes_of(pool, fleet, snapshot)
-    offered = sum(snapshot.nodes[name].resources.get(pool.resource, 0) for name in nodes)
+def _stock(
+    pool: Pool, fleet: Fleet, snapshot: Snapshot, known: Mapping[str, Node], resolution: Resolution
+) -> int:
+    nodes = _nodes_of(pool, fleet, known)
+    offered = sum(known[name].resources.get(pool.resource, 0) for name in nodes)
     for other in resolution.fleets_in_force():
         rivals = {
             rival.name
             for rival in other.pools
             if other.key != fleet.key
             and rival.resource == pool.resource
-            and not nodes.isdisjoint(_nodes_of(rival, other, snapshot))
+            and not nodes.isdisjoint(_nodes_of(rival, other, known))
         }
         workloads = workloads_of(other, snapshot) if rivals else {}
         for variant in other.variants() if rivals else ():
@@ -176,7 +186,7 @@ def _stock(pool: Pool, fleet: Fleet, snapshot: Snapshot, resolution: Resolution)
     return max(0, offered)
 
 
-def _nodes_of(pool: Pool, fleet: Fleet, snapshot: Snapshot) -> set[str]:
+def _nodes_of(pool: Pool, fleet: Fleet, known: Mapping[str, Node]) -> set[str]:
     """Return the nodes whose GPUs belong to the pool: of the fleet's pools, the first that selects a node.
 
     Cordoned nodes take no pods, so their GPUs do not count.
@@ -188,6 +198,6 @@ def _nodes_of(pool: Pool, fleet: Fleet, snapshot: Snapshot) -> set[str]:
     earlier = [other for other in fleet.pools[: fleet.pools.index(pool)] if other.resource == pool.resource]
     return {
         node.name
-        for node in snapshot.nodes.values()
+        for node in known.values()
         if not node.cordoned and selects(pool, node) and not any(selects(other, node) for other in earlier)
     }

@@ -78,8 +78,8 @@ def event(manifest: Manifest, *, deleted: bool = False) -> ObjectEvent:
     return ObjectEvent(KINDS[manifest["kind"]], key, deleted, manifest)
 
 
-def observed(*manifests: Manifest) -> Observer:
-    observer = Observer()
+def observed(*manifests: Manifest, nodes: bool = True) -> Observer:
+    observer = Observer(nodes=nodes)
     for manifest in manifests:
         observer.apply(event(manifest))
     return observer

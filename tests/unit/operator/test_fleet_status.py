@@ -249,3 +249,17 @@ def test_a_refused_and_a_failed_fleet_have_every_condition_too() -> None:
     found = _by_type(failed_conditions(good, "ArithmeticError: x"))
     assert found["Stalled"] == ("True", "PassFailed")
     assert found["Solved"] == ("Unknown", "PassFailed")
+
+
+def test_a_plan_without_a_look_at_nodes_says_so() -> None:
+    manifest = fleet_manifest()
+    workload = deployment_object("large", replicas=2) | {"status": {"replicas": 2, "readyReplicas": 2}}
+    resolved, done = _done(observed(manifest, workload, nodes=False))
+    solved = next(c for c in fleet_conditions(resolved, done) if c.type == "Solved")
+    assert solved.holds
+    assert "the operator reads no nodes" in solved.message
+    resolved, done = _done(_observer())
+    assert (
+        "reads no nodes"
+        not in next(c for c in fleet_conditions(resolved, done) if c.type == "Solved").message
+    )

@@ -109,6 +109,13 @@ def test_the_stock_is_what_selected_nodes_offer_to_pods() -> None:
     assert view_of(observer).stock == {"h100": 6}
 
 
+def test_where_nodes_are_not_read_the_stock_of_a_pool_is_its_limit() -> None:
+    view = view_of(observed(fleet_manifest(), nodes=False))
+    assert view.stock == {pool.name: pool.limit for pool in view.fleet.pools}
+    assert sum(view.stock.values()) > 0
+    assert not view.stock_known
+
+
 def test_gpus_that_another_fleet_holds_are_not_in_stock() -> None:
     other = fleet_manifest("other")
     variant = other["spec"]["models"][0]["variants"][0]
