@@ -79,6 +79,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         variant=placed.variant,
         served_name=model.served_name,
         endpoint=base_url(held.endpoint),
+        slot=held.endpoint,
         tier=seen.ask.tier.name,
         task=seen.profile.task,
         reason=reason_of(seen, placed),
@@ -93,4 +94,5 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         certificate=placed.certificate,
         batch_size=placed.batch_size,
         waited=now - seen.ask.arrived,
+        earlier=seen.ask.earlier,
     )

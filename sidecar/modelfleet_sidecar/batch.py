@@ -92,13 +92,24 @@ class Batcher:
         self.tell()
 
     def look(self, ask: Ask) -> Prospect:
-        """Return a new request's prospect. Raises Failure."""
+        """Return a request's prospect. Raises Failure."""
         fleet, policy = self._lease.fleet, self._lease.policy
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
         seen = prospect(ask, fleet, policy, self._estimator)
-        self._estimator.saw(seen.profile)
+        if not ask.earlier:
+            self._estimator.saw(seen.profile)
         return seen
+
+    def elsewhere(self, ask: Ask) -> bool:
+        """Return whether the lease has an endpoint that could serve a request and has not failed it."""
+        candidate = self.look(ask).candidate
+        possible = {candidate.variants[j] for j in candidate.possible}
+        holding = self._lease.holding
+        return any(
+            holding.variant_of(endpoint) in possible and not candidate.avoids(endpoint)
+            for endpoint in holding.free(self._clock(), ask.tier.name)
+        )
 
     def count(self, seen: Prospect) -> None:
         """Count a request as demand."""
@@ -108,7 +119,8 @@ class Batcher:
         """Return the decision once there is one. Raises Failure; a cancelled caller leaves nothing behind."""
         if self._closed is not None:
             raise self._closed()
-        if len(self._queue) >= MAX_WAITING:
+        again = bool(ask.earlier)
+        if len(self._queue) >= MAX_WAITING and not again:  # what was accepted once is not turned away
             raise Failure(
                 Fault.EXHAUSTED,
                 "Overloaded",
@@ -116,7 +128,7 @@ class Batcher:
                 retry_after=1.0,
             )
         seen = self.look(ask)
-        if not self._repeats.again(ask):
+        if not again and not self._repeats.again(ask):
             self.count(seen)
         self._renew()
         ticket, now = next(self._tickets), self._clock()

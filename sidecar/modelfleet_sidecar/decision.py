@@ -30,6 +30,17 @@ class Reason(Enum):
     """A better one had no free slot, or others in the batch gained more from it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An earlier decision on a request, which failed before the caller had any byte of an answer."""
+
+    decision_id: str
+    variant: VariantKey
+    endpoint: EndpointUrl
+    failure: str
+    """Its reason."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ask:
     """One request to decide on. Times are on the sidecar's clock."""
@@ -45,6 +56,10 @@ class Ask:
     """The declared tenant that its headers name."""
     routed: bool = False
     """The caller sends the request itself and settles later; otherwise the sidecar forwards it."""
+    earlier: tuple[Attempt, ...] = ()
+    """Attempts that failed, oldest first."""
+    avoided: frozenset[EndpointUrl] = frozenset()
+    """Where not to send it again (`Candidate.avoided`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +89,9 @@ class Decision:
     variant: VariantKey
     served_name: str
     endpoint: EndpointUrl
+    """Where the model server is asked."""
+    slot: EndpointUrl
+    """What its slot is counted by (`Reservation.endpoint`)."""
     tier: str
     task: str
     reason: Reason
@@ -91,4 +109,6 @@ class Decision:
     certificate: Certificate
     batch_size: int
     waited: float
-    """Seconds in the window and the queue."""
+    """Seconds since the request arrived: in the window, in the queue and in earlier attempts."""
+    earlier: tuple[Attempt, ...] = ()
+    """Attempts at the same request that failed, oldest first."""

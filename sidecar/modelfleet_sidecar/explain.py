@@ -40,6 +40,8 @@ class Entry:
     decision: Decision
     cost: NanoUsd | None = None
     """None: not settled yet."""
+    failure: str = ""
+    """Reason why it failed; empty: it did not."""
 
 
 class DecisionLog:
@@ -71,6 +73,11 @@ class DecisionLog:
         while len(self._settled) > self._kept or (self._variants > self._most and len(self._settled) > 1):
             _, oldest = self._settled.popitem(last=False)
             self._variants -= len(oldest.decision.considered.variants)
+
+    def failed(self, decision_id: str, reason: str) -> None:
+        """Remember why a decision came to nothing."""
+        if (entry := self.find(decision_id)) is not None:
+            entry.failure = reason
 
     def find(self, decision_id: str) -> Entry | None:
         return self._open.get(decision_id) or self._settled.get(decision_id)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from modelfleet_core.policy import RetryOn
+
 
 class Fault(Enum):
     """What kind of thing went wrong, as callers must tell them apart."""
@@ -52,6 +54,8 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
 
     `reason` is a stable word for programs (`BudgetExhausted`), `message` says what happened and what to do,
     `field` names the part of the request at fault, `retry_after` is in seconds. None holds prompt text.
+    `retry_on` says what failed at a model server that another one might do better; None: nothing.
+    `attempts` counts the decisions that were sent to a model server, or were about to be.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
         *,
         field: str | None = None,
         retry_after: float | None = None,
+        retry_on: RetryOn | None = None,
     ) -> None:
         super().__init__(f"{reason}: {message}")
         self.fault = fault
@@ -69,6 +74,8 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
         self.message = message
         self.field = field
         self.retry_after = retry_after
+        self.retry_on = retry_on
+        self.attempts = 0
 
     @property
     def status(self) -> Status:

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from modelfleet_core.policy import RetryOn
 from modelfleet_core.values import NanoUsd
 
 from modelfleet_sidecar.chat import ChatCall, upstream_body
@@ -25,7 +26,6 @@ from modelfleet_sidecar.sse import BadStreamError, EventStream, Usage, error_tex
 from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
 
 PATH = "/v1/chat/completions"
-UNREACHABLE = "UpstreamUnreachable"
 MAX_ANSWER = 64 * 1024 * 1024
 MAX_ERROR = 64 * 1024
 HANG_UP_PATIENCE = 0.5
@@ -47,19 +47,49 @@ Settle = Callable[[Decision, NanoUsd | None], NanoUsd]
 
 
 class Exchange:
-    """One request at a model server. Read `answer` or `events` to the end, then `receipt` is there."""
+    """One request at a model server. `begin`, then `answer` or `events` to the end: `receipt` is there."""
 
-    def __init__(self, decision: Decision, call: ChatCall, connection: Connection, settle: Settle) -> None:
+    def __init__(
+        self, decision: Decision, call: ChatCall, connection: Connection, settle: Settle, *, stream: bool
+    ) -> None:
         self.decision = decision
         self.receipt: Receipt | None = None
         self._call = call
         self._connection = connection
         self._settle = settle
+        self._stream = EventStream(keep_usage=call.wants_usage) if stream else None
+        self._first = b""
+        """The whole answer, or the first events of a stream."""
+        self._broken: Failure | None = None
+        """What is to be said once the events before it are relayed."""
+        self._ended = False
         self.usage: Usage | None = None
         """Of the whole answer, once the server has said it."""
 
-    async def answer(self) -> bytes:
-        """Return the whole JSON answer as it came. Raises Failure."""
+    async def begin(self) -> None:
+        """Read what a caller gets first: a whole answer, or the first events of a stream. Raises Failure.
+
+        Until it returns the request may be tried elsewhere.
+        """
+        if self._stream is None:
+            self._first = await self._whole()
+        else:
+            self._first = await self._next(self._stream)
+
+    @property
+    def answer(self) -> bytes:
+        """The whole JSON answer as it came."""
+        return self._first
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield whole events as they come, the last one `[DONE]`. Raises Failure where the stream breaks."""
+        assert self._stream is not None  # noqa: S101 - asked for as a stream
+        relay = self._first or await self._next(self._stream)
+        while relay:
+            yield relay
+            relay = await self._next(self._stream)
+
+    async def _whole(self) -> bytes:
         parts: list[bytes] = []
         size = 0
         try:
@@ -83,24 +113,28 @@ class Exchange:
         self._finish(math.ceil(len(whole) / 4))
         return whole
 
-    async def events(self, *, keep_usage: bool) -> AsyncGenerator[bytes, None]:
-        """Yield whole events as they come, the last one `[DONE]`. Raises Failure where the stream breaks."""
-        stream = EventStream(keep_usage=keep_usage)
+    async def _next(self, stream: EventStream) -> bytes:
+        """Return the next whole events, at the end nothing. Raises Failure."""
+        if self._broken is not None:
+            raise self._broken
+        if self._ended:
+            return b""
         try:
             while data := await self._connection.read():
                 relay = stream.feed(data)
                 if stream.done:
+                    self._ended = True
                     # Usage before the end may be a running count, which the bill would pass.
                     self.usage = stream.usage
                     # The model is through: book first, so that a caller who has the end finds it settled.
                     await self._tail()
                     self._finish(stream.events)
-                if relay:
-                    yield relay
                 if stream.error is not None:
-                    raise _broke(self.decision, stream.error)
-                if stream.done:
-                    return
+                    self._broken = _broke(self.decision, stream.error)
+                    if not relay:
+                        raise self._broken
+                if relay:
+                    return relay
         except CutError as cut:
             raise _cut(self.decision, cut) from None
         except BadStreamError as bad:
@@ -158,9 +192,10 @@ class Forwarder:
             except ConnectError as error:
                 raise Failure(
                     Fault.UNAVAILABLE,
-                    UNREACHABLE,
+                    "UpstreamUnreachable",
                     f"model {decision.variant} at {decision.endpoint} can not be reached: {error}",
                     retry_after=1.0,
+                    retry_on=RetryOn.TIMEOUT if error.late else RetryOn.CONNECT,
                 ) from None
             actual = None
             try:
@@ -172,7 +207,7 @@ class Forwarder:
                 failure = await _refused(decision, status, headers, connection)
                 actual = NanoUsd(0)
                 raise failure
-            exchange = Exchange(decision, call, connection, self._settle)
+            exchange = Exchange(decision, call, connection, self._settle, stream=stream)
             yield exchange
         finally:
             if exchange is not None and exchange.usage is not None:
@@ -229,12 +264,19 @@ async def _refused(
             "UpstreamRateLimited",
             f"{who} is rate limited: {said}",
             retry_after=_seconds(headers.get(b"retry-after")),
+            retry_on=RetryOn.RATE_LIMITED,
         )
     if status in (400, 422):
         return Failure(Fault.BAD_REQUEST, "UpstreamRejected", f"{who} rejects the request: {said}")
     if status == 413:
         return Failure(Fault.TOO_LARGE, "UpstreamRejected", f"{who} finds the request too large: {said}")
-    return Failure(Fault.UNAVAILABLE, "UpstreamError", f"{who} answered {status}: {said}", retry_after=1.0)
+    return Failure(
+        Fault.UNAVAILABLE,
+        "UpstreamError",
+        f"{who} answered {status}: {said}",
+        retry_after=1.0,
+        retry_on=RetryOn.SERVER_ERROR if status >= 500 else None,
+    )
 
 
 def _seconds(value: bytes | None) -> float:
@@ -252,6 +294,7 @@ def _cut(decision: Decision, cut: CutError) -> Failure:
         "UpstreamCut",
         f"model {decision.variant} at {decision.endpoint} broke off: {cut}",
         retry_after=1.0,
+        retry_on=RetryOn.CONNECT,
     )
 
 
@@ -261,6 +304,7 @@ def _broke(decision: Decision, said: str) -> Failure:
         "UpstreamError",
         f"model {decision.variant} at {decision.endpoint} failed while it answered: {said}",
         retry_after=1.0,
+        retry_on=RetryOn.SERVER_ERROR,
     )
 
 
@@ -269,4 +313,5 @@ def _malformed(decision: Decision, problem: str) -> Failure:
         Fault.UNAVAILABLE,
         "UpstreamMalformed",
         f"model {decision.variant} at {decision.endpoint} can not be understood: {problem}",
+        retry_on=RetryOn.SERVER_ERROR,
     )

@@ -19,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_core.batching.outcome import Certificate
+from modelfleet_core.policy import RetryOn
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar.chat import ChatCall, parse_fields
@@ -104,7 +105,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
             async with self._router.serve(ask, stream=True) as exchange:
                 await context.send_initial_metadata(_initial(exchange.decision))
                 await context.write(router_pb2.ChatChunk(decision=_decision(exchange.decision)))
-                async with aclosing(exchange.events(keep_usage=False)) as events:
+                async with aclosing(exchange.events()) as events:
                     async for block in events:
                         if (piece := _piece(block, exchange.decision)) is not None:
                             await context.write(piece)
@@ -119,7 +120,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
             ask = self._ask(request, context)
             async with self._router.serve(ask, stream=False) as exchange:
                 await context.send_initial_metadata(_initial(exchange.decision))
-                raw = await exchange.answer()
+                raw = exchange.answer
             receipt = _receipt(exchange)
             context.set_trailing_metadata(_trailing(receipt))
             content, finish_reason = _first_choice(json.loads(raw), "message")
@@ -148,7 +149,8 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
         self, request: router_pb2.ExplainRequest, context: Context
     ) -> router_pb2.Explanation:
         async with self._call(request, context):
-            decision = self._router.explain(request.decision_id).decision
+            entry = self._router.explain(request.decision_id)
+            decision = entry.decision
             return router_pb2.Explanation(
                 decision=_decision(decision),
                 candidates=[
@@ -170,6 +172,17 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                 batch_size=decision.batch_size,
                 waited_seconds=decision.waited,
                 money_price=decision.considered.money_price,
+                failed_by=entry.failure,
+                earlier_attempts=[
+                    router_pb2.Attempt(
+                        decision_id=attempt.decision_id,
+                        model=attempt.variant.model,
+                        variant=attempt.variant.variant,
+                        endpoint=attempt.endpoint,
+                        failed_by=attempt.failure,
+                    )
+                    for attempt in decision.earlier
+                ],
             )
 
     @asynccontextmanager
@@ -240,12 +253,15 @@ def _plain(value: object) -> object:
 
 
 async def _abort(context: Context, failure: Failure) -> NoReturn:
+    metadata = {} if failure.field is None else {"field": failure.field}
+    if failure.attempts:
+        metadata["attempts"] = str(failure.attempts)
     details = [any_pb2.Any()]
     details[0].Pack(
         error_details_pb2.ErrorInfo(
             reason=failure.reason,
             domain=DOMAIN,
-            metadata={} if failure.field is None else {"field": failure.field},
+            metadata=metadata,
         )
     )
     if failure.retry_after is not None:
@@ -269,7 +285,10 @@ def _piece(block: bytes, decision: Decision) -> router_pb2.ChatChunk | None:
             text, reason = _first_choice(json.loads(payload), "delta")
         except (ValueError, RecursionError):
             raise Failure(
-                Fault.UNAVAILABLE, "UpstreamMalformed", f"model {decision.variant} sent an event without JSON"
+                Fault.UNAVAILABLE,
+                "UpstreamMalformed",
+                f"model {decision.variant} sent an event without JSON",
+                retry_on=RetryOn.SERVER_ERROR,
             ) from None
         texts.append(text)
         finish_reason = reason or finish_reason
@@ -315,6 +334,7 @@ def _initial(decision: Decision) -> Metadata:
         ("x-modelfleet-decision-id", decision.id),
         ("x-modelfleet-reason", decision.reason.value),
         ("x-modelfleet-tier", decision.tier),
+        ("x-modelfleet-attempts", str(len(decision.earlier) + 1)),
     )
 
 

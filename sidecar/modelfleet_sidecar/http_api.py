@@ -24,6 +24,7 @@ from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
 
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
+ATTEMPTS = b"x-modelfleet-attempts"
 LAST_WORDS = 0.5
 """Seconds that a caller whose deadline has passed gets to take its error."""
 
@@ -148,22 +149,21 @@ class HttpApi:
         ask = self._router.ask(call, caller.headers, remaining=None)
         async with self._router.serve(ask, stream=call.stream) as exchange:
             if call.stream:
-                await self._stream(caller, call, exchange)
+                await self._stream(caller, exchange)
                 return
-            answer = await exchange.answer()
             headers = [JSON, *_decision_headers(exchange.decision)]
             if exchange.receipt is not None:
                 headers.append((b"x-modelfleet-cost-usd", f"{usd(exchange.receipt.cost):.9f}".encode()))
-            await caller.reply(200, answer, headers)
+            await caller.reply(200, exchange.answer, headers)
 
-    async def _stream(self, caller: Caller, call: ChatCall, exchange: Exchange) -> None:
+    async def _stream(self, caller: Caller, exchange: Exchange) -> None:
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
             *_decision_headers(exchange.decision),
         ]
         await caller.start(200, headers)
-        async with aclosing(exchange.events(keep_usage=call.wants_usage)) as events:
+        async with aclosing(exchange.events()) as events:
             async for data in events:
                 await caller.write(data, more=True)
         await caller.write(b"", more=False)
@@ -188,6 +188,8 @@ class HttpApi:
                     await caller.write(b"data: " + envelope + b"\n\n", more=False)
                     return
                 headers = [JSON, (b"x-modelfleet-reason", failure.reason.encode())]
+                if failure.attempts:
+                    headers.append((ATTEMPTS, str(failure.attempts).encode()))
                 if failure.retry_after is not None:
                     headers.append((b"retry-after", str(math.ceil(failure.retry_after)).encode()))
                 await caller.reply(failure.status.http, envelope, headers)
@@ -204,7 +206,11 @@ def _decision_headers(decision: Decision) -> Headers:
         "tier": decision.tier,
     }
     return [
-        (f"x-modelfleet-{name}".encode(), value.encode("latin-1", "replace")) for name, value in named.items()
+        *(
+            (f"x-modelfleet-{name}".encode(), value.encode("latin-1", "replace"))
+            for name, value in named.items()
+        ),
+        (ATTEMPTS, str(len(decision.earlier) + 1).encode()),
     ]
 
 
@@ -227,6 +233,17 @@ def _explanation(entry: Entry) -> dict[str, object]:
         "expected_cost_usd": usd(decision.expected_cost),
         "reserved_usd": usd(decision.reserved),
         "cost_usd": None if entry.cost is None else usd(entry.cost),
+        "failed_by": entry.failure,
+        "earlier_attempts": [
+            {
+                "decision_id": attempt.decision_id,
+                "model": attempt.variant.model,
+                "variant": attempt.variant.variant,
+                "endpoint": attempt.endpoint,
+                "failed_by": attempt.failure,
+            }
+            for attempt in decision.earlier
+        ],
         "max_output_tokens": decision.max_output_tokens,
         "waited_seconds": decision.waited,
         "money_price": decision.considered.money_price,

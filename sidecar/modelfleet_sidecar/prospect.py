@@ -103,6 +103,7 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
         if accounts
         else (),
         rates=tuple(rates) if any(rates) else (),
+        avoided=ask.avoided,
     )
     return Prospect(ask, fleet, policy, seen, candidate, output_limit)
 

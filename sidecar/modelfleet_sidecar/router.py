@@ -20,10 +20,11 @@ from modelfleet_sidecar.chat import AUTO, ChatCall
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
-from modelfleet_sidecar.forward import UNREACHABLE, Exchange, Forwarder
+from modelfleet_sidecar.forward import Exchange, Forwarder
 from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Estimator, known_model
 from modelfleet_sidecar.refusals import no_lease
+from modelfleet_sidecar.retry import GONE, anywhere, next_attempt, pause_after
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
@@ -188,24 +189,40 @@ class Router:
 
     @asynccontextmanager
     async def serve(self, ask: Ask, *, stream: bool) -> AsyncIterator[Exchange]:
-        """Decide and forward; the body relays. Leaving it, however, settles the request. Raises Failure."""
+        """Decide and forward, and again elsewhere, until there is something to relay; the body relays it.
+
+        Leaving it, however, settles the request. Raises Failure.
+        """
         outcome = "InternalError"
         decision: Decision | None = None
-        limit: asyncio.Timeout | None = None
         try:
-            decision = await self.decide(ask)  # which keeps the deadline itself, and says what was short
             with self._busy():
-                async with asyncio.timeout(max(0.0, ask.deadline - self._clock())) as limit:
-                    self._limits.add(limit)
-                    async with self._forwarder.open(decision, ask.call, stream=stream) as exchange:
-                        yield exchange
+                decision = await self.decide(ask)  # which keeps the deadline itself, and says what was short
+                relaying = False
+                while not relaying:
+                    try:
+                        async with (
+                            self._until(ask.deadline),
+                            self._forwarder.open(decision, ask.call, stream=stream) as exchange,
+                        ):
+                            await exchange.begin()
+                            relaying = True
+                            yield exchange
+                    except Failure as failure:
+                        self._decisions.failed(decision.id, failure.reason)
+                        failure.attempts = len(ask.earlier) + 1
+                        if relaying:
+                            if failure.retry_on is not None:
+                                self._telemetry.cut_stream(decision)
+                            raise
+                        if failure.retry_on in GONE:
+                            self._unreachable.refused(decision.endpoint)
+                        ask, decision = await self._decide_again(ask, decision, failure)
             outcome = "Ok"
             if exchange.usage is not None:
                 self._estimator.answered(TaskName(decision.task), exchange.usage.output_tokens)
         except Failure as failure:
             outcome = failure.reason
-            if decision is not None and outcome == UNREACHABLE:
-                self._unreachable.refused(decision.endpoint)
             raise
         except TimeoutError:
             outcome = "DeadlineExceeded"
@@ -216,10 +233,43 @@ class Router:
             outcome = "Cancelled"
             raise
         finally:
-            if limit is not None:
-                self._limits.discard(limit)
             model = decision.variant.model if decision is not None else ""
             self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
+
+    async def _decide_again(self, ask: Ask, failed: Decision, failure: Failure) -> tuple[Ask, Decision]:
+        """Return what to try next after a failure, decided; raises that failure where there is nothing."""
+        policy = self._lease.policy
+        again = next_attempt(ask, failed, failure, policy.fallback) if policy is not None else None
+        if again is None:
+            raise failure
+        elsewhere = self._batcher.elsewhere(again)
+        pause = pause_after(again, failure)
+        if not elsewhere and pause is None:
+            raise failure
+        self._telemetry.retried(failure)
+        try:
+            if elsewhere or pause is None:
+                return again, await self.decide(again)
+            try:
+                async with asyncio.timeout(pause):
+                    return again, await self.decide(again)
+            except TimeoutError:
+                again = again if self._batcher.elsewhere(again) else anywhere(again)
+                return again, await self.decide(again)
+        except Failure as refusal:
+            refusal.attempts = len(again.earlier)
+            refusal.message += f" (after {failure.reason} of {failed.variant})"
+            raise
+
+    @asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
+        """Raise TimeoutError where the body takes longer, or has to end because the sidecar goes down."""
+        async with asyncio.timeout(max(0.0, deadline - self._clock())) as limit:
+            self._limits.add(limit)
+            try:
+                yield
+            finally:
+                self._limits.discard(limit)
 
     def settle(self, decision_id: str, usage: Usage | None) -> Settled:
         """Book a routed decision by what it used; None: it never reached the model. Raises Failure."""

@@ -18,9 +18,36 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.failures import Failure
 
 log = logging.getLogger(__name__)
 
+LABELS = {
+    "model": "Name of the model in its fleet; empty: the request got no decision.",
+    "variant": "Name of the variant in its model.",
+    "tier": "Name of the request's tier in its policy.",
+    "modelfleet_sidecar_requests/outcome": (
+        "`Ok`, `Cancelled` (by the caller), `DeadlineExceeded`, or the reason of the caller's error, "
+        "such as `UpstreamStatus` or `NoFreeSlot`."
+    ),
+    "modelfleet_sidecar_decisions/reason": (
+        "`BestValue`, `Pinned` (the caller named the model), `OnlyEligible`, `BudgetBinds` (a better one was "
+        "too dear) or `SlotsBind` (a better one had no free slot)."
+    ),
+    "modelfleet_sidecar_refusals/reason": (
+        "Reason of the error: `BudgetExhausted`, `NoFreeSlot`, `NoLease`, `DeadlineExceeded`, `Overloaded`, "
+        "`Draining` and others."
+    ),
+    "modelfleet_sidecar_retries/reason": "Reason of the failure that the next attempt follows.",
+    "modelfleet_sidecar_batches/termination": (
+        "`Optimal`, `Feasible` (time was up with a certified assignment) or `Fallback` (greedy)."
+    ),
+    "modelfleet_sidecar_slots/state": "`free` or `in_flight` (a request uses it).",
+    "modelfleet_sidecar_internal_errors/stage": "`assign`, `http` or `grpc`.",
+    "modelfleet_sidecar_responses/api": "`http` or `grpc`.",
+    "modelfleet_sidecar_responses/status": "Status code of that protocol, such as `200` or `OK`.",
+}
+"""What each label means, for all metrics or for one (`metric/label`)."""
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SOLVES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -33,70 +60,87 @@ class Telemetry:
         name = "modelfleet_sidecar_"
         self._requests = Counter(
             f"{name}requests",
-            "Forwarded requests by how they ended",
+            "Requests to be forwarded, by how they ended.",
             ["model", "tier", "outcome"],
+            registry=registry,
+        )
+        self._retries = Counter(
+            f"{name}retries",
+            "Attempts that failed before the first byte of an answer and were followed by another.",
+            ["reason"],
+            registry=registry,
+        )
+        self._cut_streams = Counter(
+            f"{name}cut_streams",
+            "Streams that a model server broke after their first byte; their callers got an error event.",
+            ["model"],
             registry=registry,
         )
         self._seconds = Histogram(
             f"{name}request_seconds",
-            "Time from arrival to the end of the answer",
+            "Seconds from a request's arrival to the end of its answer.",
             ["model"],
             buckets=LATENCIES,
             registry=registry,
         )
         self._waited = Histogram(
             f"{name}wait_seconds",
-            "Time in the batching window and the queue",
+            "Seconds that a request waited in the batching window and the queue.",
             ["tier"],
             buckets=LATENCIES,
             registry=registry,
         )
         self._decisions = Counter(
             f"{name}decisions",
-            "Decisions by model and reason",
+            "Decisions, by model, variant and reason.",
             ["model", "variant", "reason"],
             registry=registry,
         )
         self._refusals = Counter(
-            f"{name}refusals", "Requests that got no decision, by reason", ["reason"], registry=registry
+            f"{name}refusals", "Requests that got no decision, by reason.", ["reason"], registry=registry
         )
         self._batches = Counter(
-            f"{name}batches", "Solved batches by how the solver ended", ["termination"], registry=registry
+            f"{name}batches", "Solved batches, by how the solver ended.", ["termination"], registry=registry
         )
         self._batch_size = Histogram(
             f"{name}batch_size",
-            "Requests per batch",
+            "Requests in one batch.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
             registry=registry,
         )
         self._solve_seconds = Histogram(
-            f"{name}solve_seconds", "Time to assign one batch", buckets=SOLVES, registry=registry
+            f"{name}solve_seconds", "Seconds to assign one batch.", buckets=SOLVES, registry=registry
         )
         self._gap = Histogram(
             f"{name}gap",
-            "Proven distance of an assignment from the best conceivable, as a share of quality",
+            "Proven distance of an assignment from the best conceivable, as a part of quality from 0 to 1.",
             buckets=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
             registry=registry,
         )
-        self._queue = Gauge(f"{name}queue_length", "Requests that wait for a place", registry=registry)
-        self._cost = Counter(f"{name}cost_usd", "Money booked, by model", ["model"], registry=registry)
+        self._queue = Gauge(f"{name}queue_length", "Requests that wait for a place.", registry=registry)
+        self._cost = Counter(
+            f"{name}cost_usd", "USD booked for answers, by model.", ["model"], registry=registry
+        )
         self._expired = Counter(
-            f"{name}expired_decisions", "Routed decisions that nobody settled in time", registry=registry
+            f"{name}expired_decisions", "Routed decisions that nobody settled in time.", registry=registry
         )
         self._excess = Counter(
             f"{name}excess_usd",
-            "Money that servers billed above the bound set upstream; must stay 0",
+            "USD that servers billed above the bound that was reserved; must stay 0.",
             registry=registry,
         )
-        self._slots = Gauge(f"{name}slots", "Leased slots by state", ["state"], registry=registry)
-        self._money = Gauge(f"{name}free_money_usd", "Money that can be reserved now", registry=registry)
-        self._live = Gauge(f"{name}lease_live", "1 while the lease gives slots", registry=registry)
+        self._slots = Gauge(f"{name}slots", "Leased slots, by state.", ["state"], registry=registry)
+        self._money = Gauge(f"{name}free_money_usd", "USD that can be reserved now.", registry=registry)
+        self._live = Gauge(f"{name}lease_live", "1 while the lease gives slots, else 0.", registry=registry)
         self._bugs = Counter(
-            f"{name}internal_errors", "Failures of the sidecar itself", ["stage"], registry=registry
+            f"{name}internal_errors",
+            "Faults of the sidecar itself, by where they happened.",
+            ["stage"],
+            registry=registry,
         )
         self._responses = Counter(
             f"{name}responses",
-            "Answers to callers by protocol and status",
+            "Answers to callers, by protocol and status.",
             ["api", "status"],
             registry=registry,
         )
@@ -104,6 +148,12 @@ class Telemetry:
     def request(self, model: str, tier: str, outcome: str, seconds: float) -> None:
         self._requests.labels(model, tier, outcome).inc()
         self._seconds.labels(model).observe(seconds)
+
+    def retried(self, failure: Failure) -> None:
+        self._retries.labels(failure.reason).inc()
+
+    def cut_stream(self, decision: Decision) -> None:
+        self._cut_streams.labels(decision.variant.model).inc()
 
     def response(self, api: str, status: str) -> None:
         self._responses.labels(api, status).inc()

@@ -30,7 +30,11 @@ MAX_IDLE = 256
 
 
 class ConnectError(Exception):
-    """No connection came about: the server got nothing."""
+    """No connection came about: the server got nothing. `late`: it did not answer in time."""
+
+    def __init__(self, problem: str, *, late: bool = False) -> None:
+        super().__init__(problem)
+        self.late = late
 
 
 class CutError(Exception):
@@ -294,8 +298,8 @@ class Pool:
         """Return a connection for one request. Raises ConnectError.
 
         A server may close an idle connection while a request is on its way. Nothing tells then whether the
-        model has begun, so such a request is not sent again but ends as cut, booked at its reserve; what can
-        be done is to go before the server does, and to look right before sending.
+        model has begun, so such an attempt ends as cut, booked at its reserve; what can be done is to go
+        before the server does, and to look right before sending.
         """
         idle = self._idle.get(target.origin)
         while idle:
@@ -345,7 +349,7 @@ class Pool:
                     ssl=self._tls if origin.secure else None,
                 )
         except TimeoutError:
-            raise ConnectError(f"no connection within {self._connect_timeout:g} s") from None
+            raise ConnectError(f"no connection within {self._connect_timeout:g} s", late=True) from None
         except OSError as error:
             raise ConnectError(error.strerror or str(error) or type(error).__name__) from None
         self._open.add(connection)

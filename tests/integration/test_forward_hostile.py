@@ -46,6 +46,7 @@ def decision_at(port: int, number: int = 1) -> Decision:
         variant=variant,
         served_name="m",
         endpoint=EndpointUrl(f"http://127.0.0.1:{port}"),
+        slot=EndpointUrl(f"http://127.0.0.1:{port}"),
         tier="t",
         task="chat",
         reason=Reason.BEST_VALUE,
@@ -126,7 +127,7 @@ async def test_running_usage_of_an_answer_that_did_not_end_is_no_bound(cut: bool
             async with (
                 asyncio.timeout(PATIENCE),
                 forwarder.open(decision_at(port), CALL, stream=True) as got,
-                aclosing(got.events(keep_usage=False)) as events,
+                aclosing(got.events()) as events,
             ):
                 async for _ in events:
                     if not cut:
@@ -152,7 +153,8 @@ async def test_a_long_answer_that_nobody_read_leaves_no_connection_that_hangs() 
             while not got._connection.complete:  # noqa: ASYNC110 - nobody waits for it but this test
                 await asyncio.sleep(0)
         async with forwarder.open(decision_at(port, 2), CALL, stream=False) as got:
-            assert await got.answer() == b'{"choices": []}'
+            await got.begin()
+            assert got.answer == b'{"choices": []}'
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-5", "soon", "Wed, 21 Oct 2026 07:28:00 GMT"])
@@ -186,7 +188,7 @@ async def test_usage_beyond_any_model_books_the_reserve(tokens: int) -> None:
 
     async with forwarding(talk) as (forwarder, books, port):
         async with forwarder.open(decision_at(port), CALL, stream=False) as got:
-            await got.answer()
+            await got.begin()
         assert await books.first() == RESERVE
         assert got.receipt is not None
         assert got.receipt.usage.estimated

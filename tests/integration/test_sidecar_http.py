@@ -17,7 +17,7 @@ from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd
 from modelfleet_lab.model_server.faults import Fault, FaultKind
 from modelfleet_lab.model_server.latency import LatencyProfile
-from support.sidecars import CRAWLING, SLOW, STUCK, Rig, Spec, policy_of, running_sidecar
+from support.sidecars import CRAWLING, SLOW, STUCK, TRIED_ONCE, Rig, Spec, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -216,7 +216,8 @@ async def test_a_lease_that_ran_out_counts_as_none() -> None:
 
 
 async def test_an_unreachable_model_server_is_named() -> None:
-    async with running_sidecar(Spec("big")) as rig, client_of(rig) as client:
+    policy = policy_of(fallback=TRIED_ONCE)
+    async with running_sidecar(Spec("big"), policy=policy) as rig, client_of(rig) as client:
         await rig.servers["big"].stop()
         async with client.post(CHAT, json=body()) as response:
             error = await error_of(response)
@@ -294,7 +295,8 @@ async def test_a_caller_that_leaves_cancels_the_models_work_within_a_second(stre
 async def test_each_fault_of_a_server_is_one_error_to_the_caller(
     kind: FaultKind, status: int, code: str
 ) -> None:
-    async with running_sidecar(Spec("big")) as rig, client_of(rig) as client:
+    policy = policy_of(fallback=TRIED_ONCE)
+    async with running_sidecar(Spec("big"), policy=policy) as rig, client_of(rig) as client:
         rig.servers["big"].set_faults(Fault(kind, seconds=7.0))
         async with client.post(CHAT, json=body()) as response:
             error = await error_of(response)
@@ -482,11 +484,13 @@ async def test_a_dead_server_does_not_draw_every_request_while_another_can_be_re
         nowhere = EndpointUrl("http://127.0.0.1:1")
         reachable = EndpointUrl(rig.servers["big"].url)
         rig.lease.grant({reachable: SlotGrant(live.key, 4), nowhere: SlotGrant(dead.key, 4)})
-        statuses = []
+        attempts = []
         for _ in range(10):
             async with client.post(CHAT, json=body()) as response:
-                statuses.append(response.status)
-        assert statuses == [503] + [200] * 9
+                assert response.status == 200
+                attempts.append(response.headers["x-modelfleet-attempts"])
+        assert attempts == ["2"] + ["1"] * 9
+        rig.lease.policy = policy_of(fallback=TRIED_ONCE)
         rig.lease.grant({nowhere: SlotGrant(dead.key, 4)})
         async with client.post(CHAT, json=body()) as response:
             assert (response.status, (await error_of(response))["code"]) == (503, "UpstreamUnreachable")

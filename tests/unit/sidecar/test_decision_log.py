@@ -24,6 +24,7 @@ def decision(number: int) -> Decision:
         variant=VARIANTS[2],
         served_name="c",
         endpoint=EndpointUrl("http://127.0.0.1:1"),
+        slot=EndpointUrl("http://127.0.0.1:1"),
         tier="bronze",
         task="chat",
         reason=Reason.SLOTS_BIND,

@@ -496,11 +496,15 @@ class Explanation(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     WAITED_SECONDS_FIELD_NUMBER: _builtins.int
     MONEY_PRICE_FIELD_NUMBER: _builtins.int
+    FAILED_BY_FIELD_NUMBER: _builtins.int
+    EARLIER_ATTEMPTS_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     waited_seconds: _builtins.float
     """in the batching window and queue"""
     money_price: _builtins.float
     """quality per USD, paid by whatever costs money"""
+    failed_by: _builtins.str
+    """reason why the attempt failed; empty: it did not"""
     @_builtins.property
     def decision(self) -> Global___RouteDecision: ...
     @_builtins.property
@@ -511,6 +515,10 @@ class Explanation(_message.Message):
     def certificate(self) -> Global___Certificate:
         """of the batch that the request was part of"""
 
+    @_builtins.property
+    def earlier_attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """that failed before the caller had any byte, oldest first"""
+
     def __init__(
         self,
         *,
@@ -520,14 +528,50 @@ class Explanation(_message.Message):
         batch_size: _builtins.int = ...,
         waited_seconds: _builtins.float = ...,
         money_price: _builtins.float = ...,
+        failed_by: _builtins.str = ...,
+        earlier_attempts: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "decision", b"decision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "decision", b"decision", "money_price", b"money_price", "waited_seconds", b"waited_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "decision", b"decision", "earlier_attempts", b"earlier_attempts", "failed_by", b"failed_by", "money_price", b"money_price", "waited_seconds", b"waited_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """An earlier decision on the same request; Explain tells more of it by its id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    FAILED_BY_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    model: _builtins.str
+    variant: _builtins.str
+    endpoint: _builtins.str
+    failed_by: _builtins.str
+    """UpstreamUnreachable, UpstreamCut, UpstreamRateLimited, ..."""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        variant: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        failed_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "endpoint", b"endpoint", "failed_by", b"failed_by", "model", b"model", "variant", b"variant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class Candidate(_message.Message):
