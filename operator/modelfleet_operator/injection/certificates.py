@@ -89,7 +89,8 @@ class Authority:
     def _checked(self) -> str:
         try:
             text = self._seen.decode("ascii")
-            ssl.create_default_context(cadata=text)
+            # Not a default context, which takes the machine's authorities where the text is empty.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
         except (UnicodeDecodeError, ValueError, ssl.SSLError) as error:
             raise CertificateError(f"{self._file} holds no certificates in PEM") from error
         return text
@@ -135,6 +136,8 @@ def _parts(der: bytes) -> list[tuple[int, bytes]]:
         if length & 0x80:
             start += length & 0x7F
             length = int.from_bytes(der[2:start], "big")
+        if start + length > len(der):
+            raise ValueError("the encoding is cut off")
         found.append((der[0], der[start : start + length]))
         der = der[start + length :]
     return found

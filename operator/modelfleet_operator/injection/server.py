@@ -8,10 +8,10 @@ API servers keep open are closed with the next answer once the program ends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import ssl
 import traceback
-import weakref
 from collections.abc import Callable
 from time import perf_counter
 
@@ -109,9 +109,12 @@ class Server:
         app.router.add_post(PATH, self._mutate)
         self._webhook = webhook
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_SECONDS)
-        self._silent: weakref.WeakSet[asyncio.BaseProtocol] = weakref.WeakSet()
+        self._silent: set[asyncio.BaseProtocol] = set()
         self._listening: asyncio.Server | None = None
         self._leaving = False
+        self._in_hand = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def start(self, listen: Address, context: ssl.SSLContext) -> Address:
         """Listen and return the address, with the port that was given if it was 0."""
@@ -133,6 +136,9 @@ class Server:
         """Take no more connections, finish the requests in hand, and close the rest."""
         if self._listening is not None:
             self._listening.close()
+        # The runner no longer reads the rest of a body, so it ends only after the requests.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), REQUEST_SECONDS)
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.BaseProtocol:
@@ -141,19 +147,25 @@ class Server:
             return _Refusal()
         handler = server()
         self._silent.add(handler)
-        asyncio.get_running_loop().call_later(
-            HANDSHAKE_SECONDS + REQUEST_SECONDS, self._end_silent, weakref.ref(handler)
-        )
+        patience = HANDSHAKE_SECONDS + REQUEST_SECONDS
+        asyncio.get_running_loop().call_later(patience, self._end_silent, handler)
         return handler
 
-    def _end_silent(self, reference: weakref.ref[web.RequestHandler]) -> None:
-        handler = reference()
-        if handler is not None and handler in self._silent:
+    def _end_silent(self, handler: web.RequestHandler) -> None:
+        if handler in self._silent:
+            self._silent.remove(handler)
             handler.force_close()
 
     async def _mutate(self, request: web.Request) -> web.Response:
         self._silent.discard(request.protocol)
-        response = await self._answer(request)
+        self._in_hand += 1
+        self._idle.clear()
+        try:
+            response = await self._answer(request)
+        finally:
+            self._in_hand -= 1
+            if not self._in_hand:
+                self._idle.set()
         if self._leaving:
             response.force_close()
         return response
