@@ -66,7 +66,7 @@ class Helm:
     ) -> list[Manifest]:
         """Return every object of the chart with these values, hooks included."""
         text = self.must("template", release, str(CHART), f"--namespace={namespace}", values=values)
-        return [manifest for manifest in yaml.safe_load_all(text) if manifest]
+        return [manifest for manifest in yaml.load_all(text, yaml.CSafeLoader) if manifest]
 
     def refusal(self, values: Mapping[str, object]) -> str:
         """Render with values that must be refused; return what the user is told."""
