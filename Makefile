@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 SOURCES := core operator sidecar lab tests tools benchmarks charts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration check format generate lock bench control-plane clean
+.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration check format generate lock images bench control-plane clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -50,19 +50,36 @@ check: $(READY) ## Format, lint, types, import contracts, generated files, chart
 	@$(BIN)/lint-imports
 	@$(BIN)/python tools/gen_proto.py --check
 	@$(BIN)/python tools/gen_chart.py --check
+	@$(BIN)/python tools/gen_metrics.py --check
+	@$(BIN)/python tools/lock_images.py --check
 	@helm=$$($(BIN)/python -m modelfleet_lab.controlplane.binaries helm) && $$helm lint --strict --quiet charts/modelfleet
 
 format: $(READY) ## Rewrite the code in the house format
 	@$(BIN)/ruff format $(wildcard $(SOURCES))
 	@$(BIN)/ruff check --fix $(wildcard $(SOURCES))
 
-generate: $(READY) ## Write what is generated: proto/gen, and the chart's copies and tables
+generate: $(READY) ## Write what is generated: proto/gen, the chart's copies and tables, docs/metrics.md
 	@$(BIN)/python tools/gen_proto.py
 	@$(BIN)/python tools/gen_chart.py
+	@$(BIN)/python tools/gen_metrics.py
 
 lock: $(READY) ## Pin the newest allowed dependencies in requirements.lock
 	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --group dev --generate-hashes --universal \
 	  --python-version 3.11 --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
+	@$(BIN)/python tools/lock_images.py
+
+comma   := ,
+BUILDER ?= $(firstword $(foreach tool,docker podman buildah,$(if $(shell command -v $(tool)),$(tool))))
+IMAGES  := operator injector sidecar model-server
+TAG     ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
+images: ## Build the images: make images [BUILDER=docker|podman|buildah] [BASE=...] [REGISTRY=host/path/] [TAG=...]
+	@test -n "$(BUILDER)" || { echo "make images needs docker, podman or buildah: install one, or name it with BUILDER="; exit 1; }
+	@for image in $(IMAGES); do \
+	  $(BUILDER) build --file images/$$image/Containerfile --tag $(REGISTRY)modelfleet/$$image:$(TAG) \
+	    $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(SOURCE),--build-arg SOURCE=$(SOURCE)) \
+	    $(if $(PIP_CONF),--secret id=pip$(comma)src=$(PIP_CONF)) . || exit 1; \
+	done
 
 bench: $(READY) ## Run the benchmarks; each prints ratios to its own baseline
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
