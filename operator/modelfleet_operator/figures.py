@@ -13,6 +13,10 @@ from modelfleet_core.values import ObjectKey, PoolName, VariantKey
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from modelfleet_operator.cluster import Kind
+from modelfleet_operator.conditions import Condition
+from modelfleet_operator.planning import Basis
+
 
 @dataclass(frozen=True, slots=True)
 class VariantFigures:
@@ -20,8 +24,11 @@ class VariantFigures:
     desired: int = 0
     ready: int = 0
     terminating: int = 0
+    draining: int = 0
     slots: int = 0
     leased: int = 0
+    over: int = 0
+    """Slots leased at an endpoint beyond those it has."""
     slot_price: float = 0.0
 
 
@@ -45,6 +52,8 @@ class FleetFigures:
     demand: float
     """Requests per second."""
     sidecars: int
+    silent: int
+    basis: str
     ready: bool
 
 
@@ -63,9 +72,17 @@ class Figures(Collector):
     def __init__(self) -> None:
         self.fleets: dict[ObjectKey, FleetFigures] = {}
         self.policies: dict[ObjectKey, PolicyFigures] = {}
+        self._conditions: dict[tuple[Kind, ObjectKey], Sequence[Condition]] = {}
+
+    def stand(self, kind: Kind, key: ObjectKey, conditions: Sequence[Condition]) -> None:
+        """Take the conditions that an object has now; none: it is gone."""
+        if conditions:
+            self._conditions[kind, key] = tuple(conditions)
+        else:
+            self._conditions.pop((kind, key), None)
 
     def collect(self) -> Iterable[Metric]:
-        fleets, policies = dict(self.fleets), dict(self.policies)
+        fleets, policies, standing = dict(self.fleets), dict(self.policies), dict(self._conditions)
         for name, text, state in _VARIANT_GAUGES:
             yield _family(
                 f"modelfleet_{name}",
@@ -80,7 +97,7 @@ class Figures(Collector):
             )
         yield _family(
             "modelfleet_pool_gpus",
-            "GPUs of a pool: planned, occupied (by pending and terminating pods too), limit, stock of nodes.",
+            "GPUs of a pool.",
             ("namespace", "fleet", "pool", "state"),
             [
                 (_of(key, pool, label), float(value))
@@ -104,6 +121,28 @@ class Figures(Collector):
                 for pool, found in fleet.pools.items()
             ],
         )
+        yield _family(
+            "modelfleet_plan_basis",
+            "1 for what the present plan of a fleet rests on, else 0.",
+            ("namespace", "fleet", "basis"),
+            [
+                (_of(key, basis.value), float(fleet.basis == basis.value))
+                for key, fleet in fleets.items()
+                for basis in Basis
+            ],
+        )
+        for kind, label in ((Kind.FLEET, "fleet"), (Kind.POLICY, "policy")):
+            yield _family(
+                f"modelfleet_{label}_condition",
+                f"1 while a condition of the {label}'s status is True, 0 while it is False or Unknown.",
+                ("namespace", label, "condition"),
+                [
+                    (_of(key, condition.type), float(condition.holds))
+                    for (of, key), conditions in standing.items()
+                    if of is kind
+                    for condition in conditions
+                ],
+            )
         for name, text, fleet_value in _FLEET_GAUGES:
             values = [(_of(key), fleet_value(fleet)) for key, fleet in fleets.items()]
             yield _family(f"modelfleet_{name}", text, ("namespace", "fleet"), _present(values))
@@ -115,18 +154,23 @@ class Figures(Collector):
 _VARIANT_GAUGES: tuple[tuple[str, str, Mapping[str, Callable[[VariantFigures], float]]], ...] = (
     (
         "replicas",
-        "Replicas of a variant: current (asked of its Deployment), desired (planned), ready, terminating.",
+        "Replicas of a variant.",
         {
             "current": lambda found: found.current,
             "desired": lambda found: found.desired,
             "ready": lambda found: found.ready,
             "terminating": lambda found: found.terminating,
+            "draining": lambda found: found.draining,
         },
     ),
     (
         "slots",
-        "Slots of a variant: live (of ready endpoints), leased (held by sidecars).",
-        {"live": lambda found: found.slots, "leased": lambda found: found.leased},
+        "Slots of a variant: requests that its ready endpoints may serve at once.",
+        {
+            "live": lambda found: found.slots,
+            "leased": lambda found: found.leased,
+            "over": lambda found: found.over,
+        },
     ),
     (
         "slot_price",
@@ -137,19 +181,32 @@ _VARIANT_GAUGES: tuple[tuple[str, str, Mapping[str, Callable[[VariantFigures], f
 
 _FLEET_GAUGES: tuple[tuple[str, str, Callable[[FleetFigures], float | None]], ...] = (
     ("hourly_cost_usd", "USD per hour of the plan.", lambda found: found.hourly_cost),
-    ("hourly_budget_usd", "USD per hour that no plan exceeds.", lambda found: found.hourly_budget),
-    ("plan_gap", "Part of the bound that the plan may miss.", lambda found: found.gap),
+    (
+        "hourly_budget_usd",
+        "USD per hour that no plan exceeds; absent: no budget.",
+        lambda found: found.hourly_budget,
+    ),
+    ("plan_gap", "Part of the bound that the plan may miss, from 0 to 1.", lambda found: found.gap),
     ("plan_seconds", "Seconds that the last solution took.", lambda found: found.solve_seconds),
-    ("demand_requests_per_second", "Demand that sidecars report.", lambda found: found.demand),
-    ("fleet_sidecars", "Sidecars of the fleet.", lambda found: found.sidecars),
+    ("demand_requests_per_second", "Requests per second that sidecars report.", lambda found: found.demand),
+    ("fleet_sidecars", "Sidecars of the fleet that are connected.", lambda found: found.sidecars),
+    (
+        "fleet_silent_sidecars",
+        "Sidecars that reported demand and have not for a minute, though their pods exist.",
+        lambda found: found.silent,
+    ),
     ("fleet_ready", "1 while the fleet's condition Ready holds.", lambda found: found.ready),
 )
 
 _POLICY_GAUGES: tuple[tuple[str, str, Callable[[PolicyFigures], float | None]], ...] = (
-    ("budget_limit_usd", "Limit of the present period.", lambda found: found.limit),
-    ("budget_granted_usd", "Handed to sidecars in the present period.", lambda found: found.granted),
-    ("budget_spent_usd", "Spent in the present period.", lambda found: found.spent),
-    ("policy_sidecars", "Sidecars that follow the policy.", lambda found: found.sidecars),
+    ("budget_limit_usd", "Limit of the present period in USD; absent: no budget.", lambda found: found.limit),
+    (
+        "budget_granted_usd",
+        "USD spent in the present period or still in sidecars' hands, at most.",
+        lambda found: found.granted,
+    ),
+    ("budget_spent_usd", "USD spent in the present period.", lambda found: found.spent),
+    ("policy_sidecars", "Connected sidecars that follow the policy.", lambda found: found.sidecars),
     ("policy_ready", "1 while the policy's condition Ready holds.", lambda found: found.ready),
 )
 

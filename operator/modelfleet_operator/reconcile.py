@@ -387,8 +387,10 @@ def _figures(done: Pass, demand: Demand, ready: bool) -> FleetFigures:
             desired=done.planned.desired.get(variant.key, 0),
             ready=len(live),
             terminating=workload.terminating if workload is not None else 0,
+            draining=sum(pod.url not in live for pod in view.pods.get(variant.key, ())),
             slots=sum(live.values()),
             leased=sum(done.leases.leased.get(url, 0) for url in live),
+            over=sum(max(0, done.leases.leased.get(url, 0) - slots) for url, slots in live.items()),
             slot_price=done.leases.slot_prices.get(variant.key, 0.0),
         )
     occupied = view.gpus_occupied()
@@ -411,5 +413,7 @@ def _figures(done: Pass, demand: Demand, ready: bool) -> FleetFigures:
         solve_seconds=done.seconds,
         demand=sum(found.rate for found in demand.classes),
         sidecars=done.leases.sidecars,
+        silent=done.planned.silent,
+        basis=done.planned.basis.value,
         ready=ready,
     )

@@ -37,6 +37,8 @@ Changed = Callable[
     [Kind, Declared[Fleet] | Declared[Policy], Mapping[str, object], Mapping[str, object]], None
 ]
 """Hears of every status that was written: the object, its status before and after."""
+Standing = Callable[[Kind, ObjectKey, Sequence[Condition]], None]
+"""Hears of the conditions that an object has now; none: it is gone."""
 
 
 def merged(
@@ -78,7 +80,10 @@ def timestamp(at: datetime) -> str:
 
 
 class StatusWriter(Generic[T]):
-    """Writes the status of one kind of objects. `clock` is monotonic; `changed` hears of each write."""
+    """Writes the status of one kind of objects. `clock` is monotonic.
+
+    `changed` hears of each write, `standing` of all that was asked for; both return at once and never raise.
+    """
 
     def __init__(
         self,
@@ -88,9 +93,11 @@ class StatusWriter(Generic[T]):
         clock: Callable[[], float],
         wall_clock: Callable[[], datetime],
         changed: Changed = lambda *_: None,
+        standing: Standing = lambda *_: None,
     ) -> None:
         self._cluster = cluster
         self._changed = changed
+        self._standing = standing
         self._kind = kind
         self._clock = clock
         self._wall_clock = wall_clock
@@ -102,6 +109,7 @@ class StatusWriter(Generic[T]):
     ) -> bool:
         """Write unless the object says it already; return whether it was written. Raises `Unavailable`."""
         self._tell(declared, conditions)
+        self._standing(self._kind, declared.key, conditions)
         at, present, version = self._wall_clock(), declared.status, declared.resource_version
         name = (declared.key, declared.uid)
         for _ in range(ATTEMPTS):
@@ -148,6 +156,7 @@ class StatusWriter(Generic[T]):
         """The object is gone."""
         self._written_at = {name: at for name, at in self._written_at.items() if name[0] != key}
         self._told.pop(key, None)
+        self._standing(self._kind, key, ())
 
     def _tell(self, declared: Declared[T], conditions: Sequence[Condition]) -> None:
         """Log once what is wrong with a spec, for those who have only the log, as on an embedded cluster."""

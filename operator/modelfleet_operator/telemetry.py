@@ -11,6 +11,49 @@ from prometheus_client.process_collector import ProcessCollector
 
 from modelfleet_operator.figures import Figures
 
+LABELS = {
+    "namespace": "Namespace of the fleet or policy.",
+    "fleet": "Name of the ModelFleet.",
+    "policy": "Name of the RoutingPolicy.",
+    "model": "Name of the model in its fleet.",
+    "variant": "Name of the variant in its model.",
+    "pool": "Name of the pool in its fleet.",
+    "condition": "Type of the condition, such as `Accepted`, `WithinBudget`, `Stalled` or `Ready`.",
+    "basis": (
+        "`Reported` (sidecars report their demand), `Held` (they do not: the last plan stays) or `Assumed` "
+        "(no request was ever reported)."
+    ),
+    "modelfleet_replicas/state": (
+        "`current` (asked of the Deployment), `desired` (planned), `ready` (leased), `draining` (ready, but "
+        "gets no new request) or `terminating`."
+    ),
+    "modelfleet_slots/state": (
+        "`live` (of ready endpoints), `leased` (held by sidecars there) or `over` (leased beyond live; these "
+        "are recalled, so that it is 0 but for moments after capacity vanished)."
+    ),
+    "modelfleet_slot_price/state": "`published`: as sidecars get it with their leases.",
+    "modelfleet_pool_gpus/state": (
+        "`planned`, `occupied` (by all pods that exist, pending and terminating ones too), `limit` (of the "
+        "manifest) or `stock` (of the nodes)."
+    ),
+    "modelfleet_events/kind": "Kind of the object, such as `Pod`.",
+    "modelfleet_told_events/outcome": (
+        "`posted`, `refused` (by the API server) or `left_out` (the object had too much to tell)."
+    ),
+    "modelfleet_passes/outcome": (
+        "`done`, `overtaken` (the spec changed meanwhile: it is planned anew), `refused` (the spec), `gone`, "
+        "`unavailable` (the API server) or `failed` (a fault of the operator)."
+    ),
+    "modelfleet_scale_patches/outcome": (
+        "`Done`, `Overtaken` (someone else changed the Deployment first) or `Refused`."
+    ),
+    "modelfleet_capacity_token_reviews/outcome": "`accepted`, `refused` or `unavailable` (no answer).",
+    "modelfleet_capacity_refused_streams/reason": (
+        "`NoToken`, `BadToken`, `OtherAudience`, `NotBound` (to a pod), `OtherPod` (the report is of "
+        "another), `NotReviewed` (the API server does not answer) or `TooManyStreams`."
+    ),
+}
+"""What each label means, for all metrics or for one (`metric/label`)."""
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
@@ -24,13 +67,16 @@ class Telemetry:
         self.figures = Figures()
         self.registry.register(self.figures)
         self.leading = Gauge(
-            "modelfleet_operator_leading", "1 while this process leads.", registry=self.registry
+            "modelfleet_operator_leading", "1 while this process leads, else 0.", registry=self.registry
         )
         self.epoch = Gauge(
             "modelfleet_operator_epoch", "Epoch of this process; 0: it never led.", registry=self.registry
         )
         self.events = Counter(
-            "modelfleet_events", "Events of the cluster, by kind.", ("kind",), registry=self.registry
+            "modelfleet_events",
+            "Watch events of the cluster, by kind of object.",
+            ("kind",),
+            registry=self.registry,
         )
         self.told = Counter(
             "modelfleet_told_events",
@@ -46,7 +92,7 @@ class Telemetry:
         )
         self.pass_seconds = Histogram(
             "modelfleet_pass_seconds",
-            "Seconds of one reconcile pass.",
+            "Seconds of one pass over a fleet: planning, scaling and telling.",
             buckets=_SECONDS,
             registry=self.registry,
         )

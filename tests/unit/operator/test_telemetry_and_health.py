@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest_asyncio
 from modelfleet_core.values import ModelName, ObjectKey, PoolName, VariantKey
+from modelfleet_operator.cluster import Kind
+from modelfleet_operator.conditions import no, yes
 from modelfleet_operator.figures import FleetFigures, PolicyFigures, PoolFigures, VariantFigures
 from modelfleet_operator.health import Health
 from modelfleet_operator.logs import JsonFormatter
@@ -74,8 +76,12 @@ async def test_metrics_tell_of_every_fleet_and_policy_until_it_is_gone(rig: _Rig
         solve_seconds=0.2,
         demand=3.0,
         sidecars=1,
+        silent=0,
+        basis="Held",
         ready=False,
     )
+    conditions = (yes("Accepted", "Accepted", "in force"), no("Ready", "NoEndpoints", "none"))
+    rig.telemetry.figures.stand(Kind.FLEET, CHAT, conditions)
     rig.telemetry.figures.policies[CHAT] = PolicyFigures(60.0, 1.0, 0.5, 1, True)
     text = (await rig.get("/metrics"))[1]
     labels = 'fleet="chat",model="large",namespace="ml",state="desired",variant="h100"'
@@ -83,7 +89,11 @@ async def test_metrics_tell_of_every_fleet_and_policy_until_it_is_gone(rig: _Rig
     assert 'modelfleet_pool_gpus{fleet="chat",namespace="ml",pool="h100",state="occupied"} 2.0' in text
     assert 'modelfleet_budget_spent_usd{namespace="ml",policy="chat"} 0.5' in text
     assert "modelfleet_hourly_budget_usd{" not in text
+    assert 'modelfleet_plan_basis{basis="Held",fleet="chat",namespace="ml"} 1.0' in text
+    assert 'modelfleet_fleet_condition{condition="Accepted",fleet="chat",namespace="ml"} 1.0' in text
+    assert 'modelfleet_fleet_condition{condition="Ready",fleet="chat",namespace="ml"} 0.0' in text
     rig.telemetry.figures.fleets.clear()
+    rig.telemetry.figures.stand(Kind.FLEET, CHAT, ())
     rig.telemetry.figures.policies.clear()
     assert 'namespace="ml"' not in (await rig.get("/metrics"))[1]
 
