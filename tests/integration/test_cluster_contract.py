@@ -418,6 +418,96 @@ async def test_deleting_a_fleet_takes_effect_at_once_and_leaves_deployments(
     await subject.cluster.get(Kind.DEPLOYMENT, subject.key("large"))
 
 
+def _without_selector(namespace: str, name: str) -> dict[str, Any]:
+    ports = [{"name": "capacity", "port": 7443, "protocol": "TCP"}]
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}}
+
+
+async def test_a_service_leads_where_its_slice_says(subject: ClusterUnderTest) -> None:
+    key = subject.key("capacity")
+    with pytest.raises(NotFound):
+        await subject.cluster.read_endpoint(key)
+    await subject.apply(_without_selector(subject.namespace, "capacity"))
+    empty = await subject.cluster.read_endpoint(key)
+    assert (empty.addresses, empty.port_name, empty.epoch, empty.resource_version) == (
+        (),
+        "capacity",
+        0,
+        None,
+    )
+    assert empty.service_uid
+    here = dataclasses.replace(empty, addresses=("10.1.2.3",), port=7443, epoch=4)
+    written = await subject.cluster.write_endpoint(here)
+    assert await subject.cluster.read_endpoint(key) == written
+    assert written == dataclasses.replace(here, resource_version=written.resource_version)
+    gone = await subject.cluster.write_endpoint(dataclasses.replace(written, addresses=(), epoch=5))
+    assert await subject.cluster.read_endpoint(key) == gone
+    assert gone.resource_version != written.resource_version
+
+
+async def test_where_a_service_leads_is_written_by_one_of_two(subject: ClusterUnderTest) -> None:
+    key = subject.key("capacity")
+    await subject.apply(_without_selector(subject.namespace, "capacity"))
+    empty = await subject.cluster.read_endpoint(key)
+    first = await subject.cluster.write_endpoint(
+        dataclasses.replace(empty, addresses=("10.1.2.3",), port=1, epoch=1)
+    )
+    with pytest.raises(Conflict):
+        await subject.cluster.write_endpoint(
+            dataclasses.replace(empty, addresses=("10.1.2.4",), port=1, epoch=2)
+        )
+    second = await subject.cluster.write_endpoint(
+        dataclasses.replace(first, addresses=("10.1.2.4",), epoch=2)
+    )
+    with pytest.raises(Conflict):
+        await subject.cluster.write_endpoint(dataclasses.replace(first, addresses=("10.1.2.3",)))
+    assert await subject.cluster.read_endpoint(key) == second
+
+
+async def test_a_slice_that_someone_changed_is_not_as_it_was_written(subject: ClusterUnderTest) -> None:
+    key = subject.key("capacity")
+    await subject.apply(_without_selector(subject.namespace, "capacity"))
+    await subject.watch()
+    empty = await subject.cluster.read_endpoint(key)
+    written = await subject.cluster.write_endpoint(
+        dataclasses.replace(empty, addresses=("fd00::1",), port=7443, epoch=1)
+    )
+    name = (Kind.ENDPOINT_SLICE, "capacity-leader")
+    await subject.log.until(lambda: name in subject.log.objects, "the slice")
+    stored = dict(subject.log.objects[name])
+    metadata: Any = stored["metadata"]
+    assert stored["addressType"] == "IPv6"
+    assert metadata["ownerReferences"][0]["uid"] == empty.service_uid
+    clean = {k: metadata[k] for k in ("name", "namespace", "labels", "annotations", "ownerReferences")}
+    ports: Any = stored["ports"]
+    endpoints: Any = stored["endpoints"]
+    changes: list[dict[str, Any]] = [
+        {"metadata": clean | {"labels": {"kubernetes.io/service-name": "other"}}},
+        {"ports": [{"name": "other", "port": 7443, "protocol": "TCP"}]},
+        {"ports": [*ports, {"name": "more", "port": 1, "protocol": "TCP"}]},
+        {"endpoints": [*endpoints, {"addresses": ["fd00::2"], "conditions": {"ready": True}}]},
+        {"endpoints": [{"addresses": ["fd00::1"], "conditions": {"ready": False}}]},
+    ]
+    for change in changes:
+        await subject.apply({**stored, "metadata": clean, **change})
+        found = await subject.cluster.read_endpoint(key)
+        assert dataclasses.replace(found, resource_version=None) != dataclasses.replace(
+            written, resource_version=None
+        ), change
+        mended = await subject.cluster.write_endpoint(
+            dataclasses.replace(written, resource_version=found.resource_version)
+        )
+        assert await subject.cluster.read_endpoint(key) == mended
+
+
+async def test_a_token_that_nobody_issued_is_nobodys(subject: ClusterUnderTest) -> None:
+    found = await subject.cluster.review_token("a.b.c", "modelfleet")
+    assert not found.authenticated
+    assert found.user == ""
+    assert found.error
+
+
 def test_both_adapters_run_the_same_contract(request: pytest.FixtureRequest) -> None:
     ran = Counter(
         item.callspec.params["subject"]

@@ -147,6 +147,10 @@ class Rejected(ClusterError):  # noqa: N818 - an outcome that callers expect
         self.message = message
 
 
+class Forbidden(Rejected):
+    """RBAC does not allow the request; the message names verb and resource."""
+
+
 class Unavailable(ClusterError):  # noqa: N818 - an outcome that callers expect
     """The API server can not be reached, is overloaded or failed: try again later."""
 

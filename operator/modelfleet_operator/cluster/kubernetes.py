@@ -18,6 +18,7 @@ from modelfleet_operator.cluster import (
     DELETION_COST,
     INJECT_LABEL,
     Event,
+    Forbidden,
     Kind,
     LeaderEndpoint,
     LeaderLease,
@@ -172,7 +173,8 @@ class KubernetesCluster:
         return existing
 
     async def _list(self, kind: Kind, path: str, query: Mapping[str, str]) -> Mapping[str, object]:
-        """List names; wait for a kind that is not installed, and a little for a server that is not ready."""
+        """List names; wait for a kind that is not installed or not allowed, and a little for a server that is
+        not ready."""
         told, failures = False, 0
         while True:
             try:
@@ -181,6 +183,13 @@ class KubernetesCluster:
                 if not told:
                     _log.warning(
                         "the API server does not know the kind %s: apply crds/ to it; waiting", kind.value
+                    )
+                    told = True
+            except Forbidden as error:
+                if not told:
+                    _log.error(
+                        "%s; waiting: grant the operator's ServiceAccount get, list and watch on it",
+                        error.message,
                     )
                     told = True
             except Unavailable as error:

@@ -15,7 +15,7 @@ from typing import Literal
 import aiohttp
 from kubernetes.aio import client
 
-from modelfleet_operator.cluster import ClusterError, Conflict, NotFound, Rejected, Unavailable
+from modelfleet_operator.cluster import ClusterError, Conflict, Forbidden, NotFound, Rejected, Unavailable
 from modelfleet_operator.cluster.credentials import credentials
 from modelfleet_operator.cluster.fields import text
 
@@ -146,7 +146,9 @@ def _error(status: int, content: bytes, what: str) -> ClusterError:
             return NotFound(f"{what}: {message}")
         case 409 | 410:
             return Conflict(f"{what}: {message}")
-        case 400 | 401 | 403 | 405 | 413 | 415 | 422:
+        case 403:
+            return Forbidden(message)
+        case 400 | 401 | 405 | 413 | 415 | 422:
             return Rejected(message)
         case _:
             return Unavailable(f"{what}: the API server answered {status}: {message}")
