@@ -36,8 +36,10 @@ _LATE_ROUNDS = 4
 """Of filling what is left, where time is up: most of it is done by then."""
 _ALIKE = 1e-5
 """Cells that differ by less are as good as each other."""
-_PROGRAM_SECONDS = 0.25
-"""A program is not started with less time than this: loading and building it takes some of it."""
+PROGRAM_SECONDS = 0.25
+"""A program is not started with less time than this: loading and building it takes some of it.
+
+The image of the sidecar, whose batches have less, is built without OR-tools."""
 _PROGRAM_PART = 0.8
 """Of the time that is left; it may go on for a little after its limit."""
 _CELLS_PER_SECOND = 10_000
@@ -90,7 +92,7 @@ def _assign(
     if certificate.over(problem, choice):
         choice = _choose(cells.tightened(), relaxed, bound, scale, remaining)
     answer = _certified(problem, cells, choice, cells.prices(relaxed.price), bound)
-    if answer.gap > _SMALL_GAP and remaining() > _PROGRAM_SECONDS:
+    if answer.gap > _SMALL_GAP and remaining() > PROGRAM_SECONDS:
         return _with_program(problem, cells, answer, remaining)
     return answer
 
