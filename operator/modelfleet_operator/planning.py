@@ -33,7 +33,7 @@ ASSUMED_INPUT, ASSUMED_OUTPUT = 500, 250
 SETTLING = 3.0
 """Seconds of requests before a plan follows them: the first of them say little of what is to come."""
 PATIENCE = 2.0
-"""Start-up times that a variant may take before it holds back the removal of others no longer."""
+"""Start-up times that a variant's pods may take to start, or to end, and hold others back."""
 
 
 class Basis(Enum):
@@ -77,6 +77,8 @@ class Memory:
     stabiliser: Stabiliser | None = None
     starting: Mapping[VariantKey, float] = field(default_factory=dict)
     """Since when each variant has had fewer ready replicas than asked for."""
+    ending: Mapping[VariantKey, float] = field(default_factory=dict)
+    """Since when each variant has had pods that terminate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ class Planned:
     """Sidecars whose demand is missing: nothing is taken away on what the others report."""
     stalled: frozenset[VariantKey]
     """Variants that should have become ready by now."""
+    lingering: frozenset[VariantKey]
+    """Variants whose pods should have ended by now."""
+    unasked: frozenset[VariantKey]
+    """Variants that none of the known requests may use."""
     memory: Memory
 
     @property
@@ -134,9 +140,28 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
         for key, workload in view.workloads.items()
         if workload.ready < workload.replicas
     }
-    stalled = frozenset(key for key, since in starting.items() if now > since + _patience(view.fleet, key))
+    ending = {
+        key: memory.ending.get(key, now) for key, workload in view.workloads.items() if workload.terminating
+    }
     planned = {key: variant.replicas for key, variant in plan.variants.items()}
-    return Planned(plan, basis, demand.silent, stalled, Memory(planned, basis, stabiliser, starting))
+    return Planned(
+        plan,
+        basis,
+        demand.silent,
+        stalled=_overdue(view.fleet, starting, now),
+        lingering=_overdue(view.fleet, ending, now),
+        unasked=_unasked(fleet, classes) if basis is Basis.REPORTED else frozenset(),
+        memory=Memory(planned, basis, stabiliser, starting, ending),
+    )
+
+
+def _unasked(fleet: Fleet, classes: Iterable[DemandClass]) -> frozenset[VariantKey]:
+    asked = {name for demand in classes if demand.rate > 0 for name in demand.offers}
+    return frozenset(variant.key for variant in fleet.variants() if variant.key.model not in asked)
+
+
+def _overdue(fleet: Fleet, begun: Mapping[VariantKey, float], now: float) -> frozenset[VariantKey]:
+    return frozenset(key for key, since in begun.items() if now > since + _patience(fleet, key))
 
 
 def _first_stabiliser(window: float, view: FleetView, memory: Memory, now: float) -> Stabiliser:

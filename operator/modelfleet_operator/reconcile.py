@@ -226,7 +226,14 @@ class FleetTask:
             if now_declared != declared or now_view is None or now_resolved is None:
                 return "overtaken"
             patches = (
-                next_patches(now_view, planned.desired, external=external, stalled=planned.stalled)
+                next_patches(
+                    now_view,
+                    planned.desired,
+                    external=external,
+                    stalled=planned.stalled,
+                    lingering=planned.lingering,
+                    unasked=planned.unasked,
+                )
                 if now_view.fleet.mode is Mode.ACTIVE
                 else ()
             )

@@ -25,6 +25,8 @@ from modelfleet_operator.views import FleetView
 
 _CENT = 1e-6
 """USD per hour by which sums of decimals may miss a limit that they meet."""
+STEP = 0.25
+"""Share of a pool's GPUs that may serve nothing at one time for the sake of a move."""
 _CHEAP = -1_000_000_000
 """Cost of a pod that is to go: lower than what users write, and above the least that Kubernetes reads."""
 
@@ -76,24 +78,30 @@ def next_patches(
     *,
     external: float,
     stalled: frozenset[VariantKey] = frozenset(),
+    lingering: frozenset[VariantKey] = frozenset(),
+    unasked: frozenset[VariantKey] = frozenset(),
 ) -> tuple[Patch, ...]:
     """Return the patches that are safe now, those that add replicas first.
 
     `external` is the USD per hour that the plan spends elsewhere; `stalled` variants have had their time to
-    become ready and hold nothing back. Replicas are added only into GPUs and money that are free already.
-    Replicas go once nothing is on its way that may replace them; sooner only as many as are in the way of
-    what is to be added, or of a limit, beyond those that stop already.
+    become ready, pods of `lingering` ones theirs to end, and they hold nothing back. Replicas are added only
+    into GPUs and money that are free already. Replicas go once nothing is on its way that may replace them;
+    sooner only as many as are in the way of a limit, or of what is to be added, beyond those that stop
+    already. For the latter GPUs change hands in steps: the next go once what came for the last is ready;
+    those of `unasked` variants, which no request may use, go at once.
     """
     gpus, money = gpus_left(view), money_left(view, external)
     prices = {pool.name: pool.hourly_cost for pool in view.fleet.pools}
     stopping, saved = _stopping(view)
     short = {pool: -left - stopping[pool] for pool, left in gpus.items()}
+    over = dict(short)
     poor = -money - saved
     moves = [
         (key, placement, view.workloads[key])
         for key, placement in _placements(view)
         if key in view.scalable and key in desired
     ]
+    step = _steps(view, moves, desired, stalled, lingering)
     coming: set[VariantKey] = set()
     ups: list[Patch] = []
     for key, placement, workload in sorted(moves, key=lambda move: (move[2].ready > 0, move[1].gpus)):
@@ -110,20 +118,57 @@ def next_patches(
         if desired[key] > workload.ready and key not in stalled:
             coming.add(key)
     downs = []
-    # Those with the fewest ready replicas first: what does not serve is missed least.
-    for key, placement, workload in sorted(moves, key=lambda move: move[2].ready):
+    # What does not serve is missed least, and of what serves one of many less than the last.
+    for key, placement, workload in sorted(
+        moves, key=lambda m: (m[0] not in unasked, m[2].ready >= m[2].replicas, -m[2].ready)
+    ):
+        pool = placement.pool
         price = placement.gpus * prices[placement.pool]
         fewer = max(0, workload.replicas - desired[key])
+        useless = workload.replicas if key in unasked else max(0, workload.replicas - workload.ready)
         if coming - {key}:
-            needed = ceil(short[placement.pool] / placement.gpus)
+            at_once = max(over[pool], step[pool] + useless * placement.gpus)
+            movable = min(short[pool], at_once)
+            needed = ceil(movable / placement.gpus)
             if price > 0 and poor > _CENT:
                 needed = max(needed, ceil((poor - _CENT) / price))
             fewer = max(0, min(fewer, needed))
-        short[placement.pool] -= fewer * placement.gpus
+        short[pool] -= fewer * placement.gpus
+        over[pool] -= fewer * placement.gpus
+        step[pool] -= max(0, fewer - useless) * placement.gpus
         poor -= fewer * price
         if fewer > 0:
             downs.append(_patch(key, view, workload.replicas - fewer))
     return (*ups, *downs)
+
+
+def _steps(
+    view: FleetView,
+    moves: Sequence[tuple[VariantKey, PoolPlacement, Workload]],
+    desired: Mapping[VariantKey, int],
+    stalled: frozenset[VariantKey],
+    lingering: frozenset[VariantKey],
+) -> dict[PoolName, int]:
+    """Return how many more GPUs of each pool may stop serving for a move; enough for one replica at least."""
+    steps = {}
+    for pool in view.fleet.pools:
+        size = min(pool.limit, view.stock.get(pool.name, 0))
+        largest = max(
+            (p.gpus for key, p, w in moves if p.pool == pool.name and desired[key] > w.replicas), default=0
+        )
+        serving = sum(
+            placement.gpus * _settled_pods(view.workloads[key], key in stalled, key in lingering)
+            for key, placement in _placements(view)
+            if placement.pool == pool.name and key in view.workloads
+        )
+        steps[pool.name] = max(0, max(largest, int(STEP * size)) - max(0, size - serving))
+    return steps
+
+
+def _settled_pods(workload: Workload, stalled: bool, lingering: bool) -> int:
+    """Return the pods that are ready, and those for which it is useless to wait."""
+    ready = max(workload.ready, workload.replicas, workload.pods) if stalled else workload.ready
+    return ready + (workload.terminating if lingering else 0)
 
 
 def _stopping(view: FleetView) -> tuple[dict[PoolName, int], float]:

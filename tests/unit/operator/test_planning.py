@@ -204,3 +204,25 @@ def test_a_variant_that_takes_twice_its_startup_is_stalled() -> None:
     assert (first.stalled, early.stalled, late.stalled) == (frozenset(), frozenset(), frozenset({LARGE}))
     recovered = plan_fleet(_view(1), _reported(1), late.memory, 482.0, time_limit=2.0)
     assert recovered.memory.starting == {}
+
+
+def test_pods_that_take_twice_the_startup_to_end_are_waited_for_no_longer() -> None:
+    view = _view(1)
+    ending = replace(view, workloads={LARGE: replace(view.workloads[LARGE], terminating=1)})
+    first = plan_fleet(ending, _reported(1), Memory(), 0.0, time_limit=2.0)
+    early = plan_fleet(ending, _reported(1), first.memory, 479.0, time_limit=2.0)
+    late = plan_fleet(ending, _reported(1), early.memory, 481.0, time_limit=2.0)
+    assert (first.lingering, early.lingering, late.lingering) == (
+        frozenset(),
+        frozenset(),
+        frozenset({LARGE}),
+    )
+    assert plan_fleet(view, _reported(1), late.memory, 482.0, time_limit=2.0).memory.ending == {}
+
+
+def test_a_variant_is_unasked_only_where_requests_are_known_and_none_may_use_it() -> None:
+    asked = plan_fleet(_view(1), _reported(1), Memory(), 0.0, time_limit=2.0)
+    assert LARGE not in asked.unasked
+    idle = Demand(classes=(), reporting=1, pods=1, heard=True)
+    assert LARGE in plan_fleet(_view(1), idle, Memory(), 0.0, time_limit=2.0).unasked
+    assert not plan_fleet(_view(1), NOTHING, asked.memory, 20.0, time_limit=2.0).unasked

@@ -94,13 +94,62 @@ def test_what_is_in_the_way_on_a_full_pool_goes_first() -> None:
 def test_no_more_goes_first_than_what_is_added_needs() -> None:
     view = _view({"replicas": 0}, {"replicas": 8})
     desired = {LARGE: 2, SMALL: 0}
-    assert _changes(next_patches(view, desired, external=0)) == [("small", 8, 4)]
+    unasked = frozenset({SMALL})
+    assert _changes(next_patches(view, desired, external=0, unasked=unasked)) == [("small", 8, 4)]
     stopping = _view({"replicas": 0}, {"replicas": 4, "terminatingReplicas": 4})
     assert next_patches(stopping, desired, external=0) == ()
     loading = _view({"replicas": 2, "readyReplicas": 0}, {"replicas": 4})
     assert next_patches(loading, desired, external=0) == ()
     ready = _view({"replicas": 2}, {"replicas": 4})
     assert _changes(next_patches(ready, desired, external=0)) == [("small", 4, 0)]
+
+
+def test_gpus_that_serve_change_hands_in_steps_of_one_replica_or_a_quarter_of_the_pool() -> None:
+    desired = {LARGE: 2, SMALL: 0}
+    full = _view({"replicas": 0}, {"replicas": 8})
+    assert _changes(next_patches(full, desired, external=0)) == [("small", 8, 6)]
+    stopping = _view({"replicas": 0}, {"replicas": 6, "terminatingReplicas": 2})
+    assert next_patches(stopping, desired, external=0) == ()
+    loading = _view({"replicas": 1, "readyReplicas": 0}, {"replicas": 6})
+    assert next_patches(loading, desired, external=0) == ()
+    ready = _view({"replicas": 1}, {"replicas": 6})
+    assert _changes(next_patches(ready, desired, external=0)) == [("small", 6, 4)]
+
+
+def test_a_step_takes_one_of_many_rather_than_the_last() -> None:
+    manifest = _fleet()
+    new = fleet_manifest()["spec"]["models"][0] | {"name": "new"}
+    new["variants"][0] |= {"gpus": 2, "scaleTargetRef": {"name": "new"}, "replicas": {"max": 1}}
+    new["variants"][0]["service"]["name"] = "new"
+    manifest["spec"]["models"].append(new)
+    status = {"large": 1, "small": 6, "new": 0}
+    deployments = [
+        deployment_object(name, replicas=count) | {"status": {"replicas": count, "readyReplicas": count}}
+        for name, count in status.items()
+    ]
+    view = view_of(observed(manifest, node_object("a", gpus=8), *deployments))
+    desired = {LARGE: 0, SMALL: 0, VariantKey(ModelName("new"), "h100"): 1}
+    assert _changes(next_patches(view, desired, external=0)) == [("small", 6, 4)]
+
+
+def test_replicas_that_serve_nothing_are_no_part_of_a_step() -> None:
+    view = _view({"replicas": 0}, {"replicas": 8, "readyReplicas": 5})
+    assert _changes(next_patches(view, {LARGE: 2, SMALL: 0}, external=0)) == [("small", 8, 5)]
+
+
+def test_what_never_becomes_ready_or_never_ends_stops_no_later_step() -> None:
+    desired = {LARGE: 2, SMALL: 0}
+    loading = _view({"replicas": 1, "readyReplicas": 0}, {"replicas": 6})
+    late = next_patches(loading, desired, external=0, stalled=frozenset({LARGE}))
+    assert _changes(late) == [("small", 6, 0)]
+    stuck = _view({"replicas": 0}, {"replicas": 6, "terminatingReplicas": 2})
+    late = next_patches(stuck, desired, external=0, lingering=frozenset({SMALL}))
+    assert _changes(late) == [("small", 6, 4)]
+
+
+def test_what_is_over_a_limit_goes_at_once_and_in_no_steps() -> None:
+    view = _view({"replicas": 0}, {"replicas": 8}, nodes=4)
+    assert _changes(next_patches(view, {LARGE: 1, SMALL: 2}, external=0)) == [("small", 8, 4)]
 
 
 def test_money_is_freed_only_as_far_as_what_is_added_needs_it() -> None:
