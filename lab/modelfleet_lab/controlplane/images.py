@@ -77,32 +77,36 @@ def find_or_build(root: Path, recipes: Sequence[Recipe], report: Report) -> Mapp
     `root` is the repository. Raises `ImagesError` when something has to be built and can not be.
     """
     folder = cache_folder()
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-
-    def archive(recipe: Recipe, tree: Path) -> Archive:
-        reference = f"docker.io/modelfleet/{recipe.name}:{project['version']}"
-        return Archive(reference, folder / f"{recipe.name}-{_digest(tree, recipe)}.tar")
-
-    found = {recipe.name: archive(recipe, root) for recipe in recipes}
-    if not all(there.path.exists() for there in found.values()):
+    found = {recipe.name: wanted(root, recipe) for recipe in recipes}
+    if not all(archive.path.exists() for archive in found.values()):
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / ".lock", report), _Builder(folder, report) as builder:
             base = _base(folder, builder, report)
             for recipe in recipes:
                 tree = builder.scratch / recipe.name
-                _copy(root, recipe, tree)  # what is edited meanwhile must not come under this digest
-                found[recipe.name] = wanted = archive(recipe, tree)
-                if not wanted.path.exists():
-                    builder.build(tree, recipe, base, wanted)
+                copy_inputs(root, recipe, tree)  # what is edited meanwhile must not come under this digest
+                found[recipe.name] = archive = wanted(tree, recipe)
+                if not archive.path.exists():
+                    builder.build(tree, recipe, base, archive)
                     _forget_old(folder, recipe.name)
-    for there in found.values():
-        there.path.touch()  # in use: the newest are those that stay
+    for archive in found.values():
+        archive.path.touch()  # in use: the newest are those that stay
     return found
+
+
+def wanted(root: Path, recipe: Recipe) -> Archive:
+    """Return the archive of an image as the tree `root` describes it, built or not."""
+    version = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    digest = hashlib.sha256(f"{_BASE_KEY} {version}".encode())
+    for file in _inputs(root, recipe):
+        digest.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    path = cache_folder() / f"{recipe.name}-{digest.hexdigest()[:16]}.tar"
+    return Archive(f"docker.io/modelfleet/{recipe.name}:{version}", path)
 
 
 def _inputs(root: Path, recipe: Recipe) -> Iterator[Path]:
     """Yield the files that an image is made of: its Containerfile, and what that copies from the tree."""
-    yield root / recipe.containerfile
+    yield from (root / recipe.containerfile, root / "pyproject.toml")
     text = (root / recipe.containerfile).read_text(encoding="utf-8")
     for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
         for source in sources.split():
@@ -112,18 +116,12 @@ def _inputs(root: Path, recipe: Recipe) -> Iterator[Path]:
                     yield file
 
 
-def _copy(root: Path, recipe: Recipe, tree: Path) -> None:
+def copy_inputs(root: Path, recipe: Recipe, tree: Path) -> None:
+    """Copy what an image is made of from `root` to the new folder `tree`."""
     for file in _inputs(root, recipe):
         copy = tree / file.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy)
-
-
-def _digest(root: Path, recipe: Recipe) -> str:
-    digest = hashlib.sha256(_BASE_KEY.encode())
-    for file in _inputs(root, recipe):
-        digest.update(f"{file.relative_to(root)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _forget_old(folder: Path, name: str) -> None:
@@ -150,24 +148,25 @@ class _Builder:
     """A folder that is gone at the end."""
 
     def __init__(self, folder: Path, report: Report) -> None:
-        self._folder = folder
-        self._report = report
-        self._temporary = tempfile.TemporaryDirectory(prefix="build-", dir=folder)
-        self.scratch = Path(self._temporary.name)
-        self._buildah: tuple[str, ...] = ()
-
-    def __enter__(self) -> _Builder:
         program = shutil.which("buildah")
         if program is None or os.geteuid() != 0:
             raise ImagesError(
                 "the images of the tests are built with buildah, as root: apt-get install buildah "
                 "debootstrap, and run this as root"
             )
+        self._folder = folder
+        self._report = report
+        self._temporary = tempfile.TemporaryDirectory(prefix="build-", dir=folder)
+        self.scratch = Path(self._temporary.name)
+        self._program = program
+        self._buildah: tuple[str, ...] = ()
+
+    def __enter__(self) -> _Builder:
         # Layers need a file system that can be mounted over another; where there is none, whole copies do.
         for driver in ("overlay", "vfs"):
             storage = self._folder / f"storage-{driver}"
             places = ("--root", str(storage), "--runroot", str(storage / "run"))
-            self._buildah = (program, *places, "--storage-driver", driver)
+            self._buildah = (self._program, *places, "--storage-driver", driver)
             if subprocess.run([*self._buildah, "info"], capture_output=True, check=False).returncode == 0:
                 break
         if len(self.run("images", "--all", "--quiet").splitlines()) > _IMAGES_IN_STORAGE:
