@@ -34,6 +34,8 @@ AT_ONCE = 32
 WAITING = 10_000
 """Tokens that may wait for their review."""
 REMEMBERED = 20_000
+AWAY = 2.0
+"""Seconds for which no review is tried after one got no answer, so that callers do not wait in vain."""
 REVIEW_SECONDS = 3.0
 """For one review: less than a sidecar waits for its greeting."""
 
@@ -82,6 +84,8 @@ class TokenAdmission:
         self._refused: OrderedDict[_Digest, tuple[float, AdmissionError]] = OrderedDict()
         self._under_way: dict[_Digest, asyncio.Task[_Verdict]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._away = (-math.inf, "")
+        """Until when no review is tried, and why."""
 
     async def admit(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Return who calls. Raises `AdmissionError`."""
@@ -110,21 +114,30 @@ class TokenAdmission:
             await asyncio.wait(reviews)
 
     def _remembered(self, digest: _Digest) -> _Verdict | None:
-        known = self._accepted.get(digest)
-        if known is not None and self._clock() < known.at + FRESH and self._wall_clock() < known.ends:
-            return known.caller
+        if (caller := self._known(digest, FRESH)) is not None:
+            return caller
         refused = self._refused.get(digest)
         if refused is not None and self._clock() < refused[0] + REFUSED:
             return refused[1]
         return None
 
+    def _known(self, digest: _Digest, seconds: float) -> Caller | None:
+        known = self._accepted.get(digest)
+        if known is None or self._clock() >= known.at + seconds or self._wall_clock() >= known.ends:
+            return None
+        return known.caller
+
     async def _review(self, token: str, digest: _Digest) -> _Verdict:
         async with self._places:
+            until, why = self._away
+            if self._clock() < until:
+                return self._known(digest, KEPT) or _busy(why)
             try:
                 async with asyncio.timeout(REVIEW_SECONDS):
                     review = await self._reviewer.review_token(token, self._audience)
             except (ClusterError, TimeoutError) as error:
-                return self._not_reviewed(digest, error)
+                why = self._not_reviewed(error)
+                return self._known(digest, KEPT) or _busy(why)
         try:
             caller = caller_of(review, self._audience)
         except AdmissionError as refusal:
@@ -138,16 +151,15 @@ class TokenAdmission:
         _remember(self._accepted, digest, _Known(caller, self._clock(), math.inf if ends is None else ends))
         return caller
 
-    def _not_reviewed(self, digest: _Digest, error: ClusterError | TimeoutError) -> _Verdict:
+    def _not_reviewed(self, error: ClusterError | TimeoutError) -> str:
+        """Return why, and try none for a moment."""
         self._count("unavailable")
-        known = self._accepted.get(digest)
-        if known is not None and self._clock() < known.at + KEPT and self._wall_clock() < known.ends:
-            return known.caller
         why = str(error) or f"no answer within {REVIEW_SECONDS:g} s"
         if isinstance(error, Rejected):
             why = f"{why}; allow the operator's ServiceAccount to create tokenreviews.authentication.k8s.io"
         log.warning("a token can not be reviewed: %s", why)
-        return _busy(why)
+        self._away = (self._clock() + AWAY, why)
+        return why
 
 
 def _busy(why: str) -> AdmissionError:
