@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
+from modelfleet_operator.capacity_views import SidecarView
 from modelfleet_operator.draining import Draining, Held, next_step
 from modelfleet_operator.scale import Patch, Scaler
 from modelfleet_operator.views import FleetView
@@ -25,6 +27,7 @@ class SlotsView(Protocol):
 
     def leased(self) -> Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]: ...
     def held(self) -> Mapping[EndpointUrl, int]: ...
+    def sidecars(self) -> tuple[SidecarView, ...]: ...
 
 
 class Departures:
@@ -68,7 +71,8 @@ class Departures:
         that left before still do.
         """
         now = self._clock()
-        step = next_step(view, patches, self._draining, self._held(), now=now, longest=longest)
+        held = replace(self._held(), in_flight=self._in_flight())
+        step = next_step(view, patches, self._draining, held, now=now, longest=longest)
         self._complain(await self._scaler.mark([self._key(pod.name) for pod in step.unmark], leaving=False))
         self._draining, self._longest = step.draining, longest
         self._world.drain(self._fleet, step.draining.pods)
@@ -97,6 +101,13 @@ class Departures:
     def _held(self) -> Held:
         variants = self._slots.leased().get(self._fleet, {})
         return Held(self._slots.held(), frozenset(url for urls in variants.values() for url in urls))
+
+    def _in_flight(self) -> dict[EndpointUrl, int]:
+        total: dict[EndpointUrl, int] = {}
+        for sidecar in self._slots.sidecars():
+            for url, state in sidecar.slots.items():
+                total[url] = total.get(url, 0) + state.in_flight
+        return total
 
     def _key(self, pod: str) -> ObjectKey:
         return ObjectKey(self._fleet.namespace, pod)

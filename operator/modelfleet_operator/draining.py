@@ -33,6 +33,8 @@ class Held:
     """That may be in use, also at endpoints that are leased no more."""
     leased: Collection[EndpointUrl]
     """Endpoints at which slots may be granted."""
+    in_flight: Mapping[EndpointUrl, int] = field(default_factory=dict)
+    """Requests that sidecars told of."""
 
     def free(self, pod: LivePod) -> bool:
         return pod.url not in self.leased and not self.slots.get(pod.url, 0)
@@ -72,12 +74,12 @@ class Draining:
         )
 
     def words(self, held: Held) -> dict[VariantKey, str]:
-        """Return, for each variant, how many pods leave and how many requests they still may have."""
+        """Return, for each variant, how many pods leave and how many slots sidecars still hold there."""
         pods: dict[VariantKey, list[LivePod]] = {}
         for leaving in self.leaving.values():
             pods.setdefault(leaving.variant, []).append(leaving.pod)
         return {
-            key: f"{len(found)} leaving, {sum(held.slots.get(pod.url, 0) for pod in found)} slots in use"
+            key: f"{len(found)} leaving, {sum(held.slots.get(pod.url, 0) for pod in found)} slots held"
             for key, found in sorted(pods.items())
         }
 
@@ -102,7 +104,7 @@ def next_step(
 
     `longest`: seconds of the longest request, after which a pod goes though slots are held there. Replicas
     that are not ready go at once, since Kubernetes takes these first. Of the ready ones those go that leave
-    already, then those with the fewest slots in use.
+    already, then those with the fewest requests, then those with the fewest slots held.
     """
     leaving: dict[str, Leaving] = {}
     mark: list[LivePod] = []
@@ -138,10 +140,11 @@ def next_step(
     return Step(Draining(leaving), tuple(mark), tuple(staying), tuple(now_safe), tuple(blind))
 
 
-def _rank(before: Draining, held: Held, pod: LivePod) -> tuple[bool, bool, int, str]:
+def _rank(before: Draining, held: Held, pod: LivePod) -> tuple[bool, bool, int, int, str]:
     return (
         not _is_marked(before, pod),
         pod.uid not in before.leaving,
+        held.in_flight.get(pod.url, 0),
         held.slots.get(pod.url, 0),
         pod.name,
     )

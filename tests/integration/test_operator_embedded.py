@@ -11,7 +11,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from modelfleet_core.leasing.messages import SidecarId, Want
-from modelfleet_core.values import ModelName, ObjectKey, VariantKey
+from modelfleet_core.leasing.reservations import Reservation
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, VariantKey
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.health import Health
 from modelfleet_operator.leader import LEASE_NAME
@@ -102,6 +103,73 @@ async def test_a_lost_pod_is_out_of_the_lease_and_its_successor_in_it(cluster: W
         finally:
             running.cancel()
             await asyncio.wait({running})
+
+
+async def test_a_replica_goes_once_its_last_request_ended_and_meanwhile_gets_no_new_one(
+    cluster: WatchedCluster,
+) -> None:
+    labels = {"app": "assistant", "modelfleet.io/inject": "true"}
+    cluster.apply(pod_object("assistant-0", namespace=NAMESPACE, **labels))
+    cluster.apply(fleet(least=3))
+    async with running_operator(cluster) as (capacity, _):
+        client = LeaseClient(str(capacity), SidecarId(NAMESPACE, "assistant-0", "uid-assistant-0", "boot"))
+        client.want({LARGE: Want(100)}, {})
+        running = asyncio.create_task(client.run())
+        try:
+            await _slots_become(client, 24)
+            first, second, idle = sorted(cluster.log.ready_urls("large"))
+            requests = {url: _begin(client, url) for url in (first, second)}
+            client.give_back()  # tells of them now
+            cluster.apply(fleet(least=2))
+            await cluster.log.until(lambda: idle not in cluster.log.ready_urls("large"), "the idle one's end")
+            assert cluster.log.ready_urls("large") == {first, second}
+            cluster.apply(fleet(least=1))
+            message = await cluster.condition_becomes(Kind.FLEET, "chat", "Programmed", "Draining")
+            assert "1 leaving" in message
+            await _slots_become(client, 7)
+            (staying,) = {url for url, free in client.holding.free(client.now()).items() if free}
+            (leaving,) = {first, second} - {staying}
+            assert cluster.replicas("large") == 2, "a request runs on the one that is to go"
+            client.holding.settle(requests[leaving], NanoUsd(0), client.now())
+            client.give_back()
+            await cluster.log.until(lambda: cluster.replicas("large") == 1, "1 replica")
+            await cluster.log.until(lambda: cluster.log.ready_urls("large") == {staying}, "the other stays")
+            await cluster.condition_becomes(Kind.FLEET, "chat", "Programmed", "Programmed")
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+async def test_a_drain_ends_when_the_replica_is_wanted_again(cluster: WatchedCluster) -> None:
+    labels = {"app": "assistant", "modelfleet.io/inject": "true"}
+    cluster.apply(pod_object("assistant-0", namespace=NAMESPACE, **labels))
+    cluster.apply(fleet(least=2))
+    async with running_operator(cluster) as (capacity, _):
+        client = LeaseClient(str(capacity), SidecarId(NAMESPACE, "assistant-0", "uid-assistant-0", "boot"))
+        client.want({LARGE: Want(100)}, {})
+        running = asyncio.create_task(client.run())
+        try:
+            await _slots_become(client, 16)
+            for url in sorted(cluster.log.ready_urls("large")):
+                _begin(client, url)
+            cluster.apply(fleet(least=1))
+            await cluster.condition_becomes(Kind.FLEET, "chat", "Programmed", "Draining")
+            await _slots_become(client, 7)
+            cluster.apply(fleet(least=2))
+            await _slots_become(client, 14)
+            assert cluster.replicas("large") == 2
+            await cluster.condition_becomes(Kind.FLEET, "chat", "Programmed", "Programmed")
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+def _begin(client: LeaseClient, url: str) -> int:
+    """Begin a request at an endpoint; return its reservation."""
+    now = client.now()
+    begun = client.holding.reserve(now, EndpointUrl(url), NanoUsd(0), now + 600, charges={})
+    assert isinstance(begun, Reservation)
+    return begun.id
 
 
 async def _slots_become(client: LeaseClient, number: int) -> None:

@@ -125,6 +125,14 @@ def test_what_is_free_goes_while_others_still_drain() -> None:
     assert _replicas(fleet.step(1, slots, 1.0 + LEAD).patches) == [2]
 
 
+def test_requests_count_before_slots_that_are_only_held() -> None:
+    fleet = _Fleet()
+    held = Held({A: 1, B: 8, C: 8}, set(), in_flight={A: 1, C: 2})
+    patches = next_patches(fleet.view, {LARGE: 2}, external=0)
+    step = next_step(fleet.view, patches, Draining(), held, now=0.0, longest=LONGEST)
+    assert [leaving.pod.url for leaving in step.draining.leaving.values()] == [B]
+
+
 def test_a_plan_that_wants_the_replica_again_gives_its_slots_back() -> None:
     fleet = _Fleet()
     fleet.step(2, {A: 1, B: 2, C: 2}, 0.0)
