@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from modelfleet_lab.controlplane.start import ControlPlane
 from support.charts import NAMESPACE, helm
+from support.foreign_crds import crds
 
 pytestmark = pytest.mark.integration
 
@@ -16,6 +18,17 @@ CASES: dict[str, dict[str, object]] = {
     "one namespace": {"watchNamespace": "models", "nodes": {"read": False}},
     "without a webhook": {"injector": {"mode": "none"}},
     "a policy of the API server injects": {"injector": {"mode": "policy"}},
+    "cert-manager": {"tls": {"source": "certManager"}},
+    "an issuer of the user's": {
+        "tls": {
+            "source": "certManager",
+            "certManager": {
+                "issuerRef": {"name": "company", "kind": "ClusterIssuer", "group": "cert-manager.io"},
+                "duration": "720h",
+                "renewBefore": "240h",
+            },
+        }
+    },
     "everything that a pod can be told": {
         "priorityClassName": "system-cluster-critical",
         "commonLabels": {"team": "inference", "app.kubernetes.io/name": "not-this"},
@@ -33,16 +46,47 @@ CASES: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_api_server_takes_every_object(case: str, bare_plane: ControlPlane, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def api_server(bare_plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The API server, which also knows the kinds that the chart has objects of."""
+    files = crds(
+        "github.com/cert-manager/cert-manager",
+        "deploy/crds/cert-manager.io_certificates.yaml",
+        "deploy/crds/cert-manager.io_issuers.yaml",
+    )
+    given = [f"--filename={file}" for file in files]
+    created = bare_plane.run_kubectl("create", *given)
+    assert created.returncode == 0, created.stderr
     for namespace in (NAMESPACE, "models"):
         bare_plane.run_kubectl("create", "namespace", namespace)
+    bare_plane.run_kubectl("wait", "--for=condition=Established", "--timeout=30s", *given)
+    yield bare_plane
+    bare_plane.run_kubectl("delete", "namespace", NAMESPACE, "models")
+    bare_plane.run_kubectl("delete", *given)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_api_server_takes_every_object(case: str, api_server: ControlPlane, tmp_path: Path) -> None:
     manifests = helm(tmp_path).render(CASES[case])
     assert manifests
     given = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
-    done = bare_plane.run_kubectl(
+    done = api_server.run_kubectl(
         "apply", "--dry-run=server", "--server-side", "--validate=strict", "-f", "-", given=given
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # not even a warning
     assert len(done.stdout.splitlines()) == len(manifests)
+
+
+@pytest.mark.parametrize("kind", ["Certificate", "Deployment", "MutatingWebhookConfiguration"])
+def test_the_check_sees_a_field_that_does_not_exist(
+    kind: str, api_server: ControlPlane, tmp_path: Path
+) -> None:
+    manifests = helm(tmp_path).render({"tls": {"source": "certManager"}})
+    wrong = next(manifest for manifest in manifests if manifest["kind"] == kind)
+    wrong["invented"] = True
+    refused = api_server.run_kubectl(
+        "apply", "--dry-run=server", "--server-side", "--validate=strict", "-f", "-", given=json.dumps(wrong)
+    )
+    assert refused.returncode != 0
+    assert "invented" in refused.stderr
