@@ -155,7 +155,9 @@ class Operator:
             if self._settings.capacity_tls is None:
                 port = server.add_insecure_port(str(listen))
             else:
-                certificate = Certificate(self._settings.capacity_tls)
+                certificate = Certificate(
+                    self._settings.capacity_tls, expires=self._telemetry.certificate_expiry.set
+                )
                 port = server.add_secure_port(str(listen), certificate.credentials())
         except RuntimeError as error:
             raise _not_listening("capacity-listen", listen) from error

@@ -9,26 +9,28 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 
+from modelfleet_operator.injection.certificates import CERTIFICATE, KEY, CertificateError, expiry
+
 log = logging.getLogger(__name__)
 
-CERTIFICATE, KEY = "tls.crt", "tls.key"
 _Signature = tuple[tuple[int, int, int], ...]
-
-
-class CertificateError(ValueError):
-    """A certificate and key that can not be used; the message names the files and what is wrong."""
 
 
 class Certificate:
     """The pair in a folder. Handshakes may come from any thread."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises `CertificateError`."""
+    def __init__(self, folder: Path, *, expires: Callable[[float], None] = lambda moment: None) -> None:
+        """`expires` is called with the end of each certificate that comes into use, in seconds since 1970.
+
+        Raises `CertificateError`.
+        """
         self._folder = folder
+        self._expires = expires
         self._lock = threading.Lock()
         self._seen = self._signature()
         self._first = self._read()
@@ -60,13 +62,15 @@ class Certificate:
         certificate, key = self._folder / CERTIFICATE, self._folder / KEY
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-            return grpc.ssl_server_certificate_configuration([(key.read_bytes(), certificate.read_bytes())])
+            chain, secret = certificate.read_bytes(), key.read_bytes()
         except ssl.SSLError as error:
             raise CertificateError(
                 f"{certificate} and {key} are no certificate and its key in PEM: {error.reason or error}"
             ) from error
         except OSError as error:
             raise _unreadable(self._folder, error) from error
+        self._expires(expiry(chain))
+        return grpc.ssl_server_certificate_configuration([(secret, chain)])
 
     def _signature(self) -> _Signature:
         try:

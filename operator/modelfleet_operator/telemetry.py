@@ -49,8 +49,8 @@ LABELS = {
     ),
     "modelfleet_capacity_token_reviews/outcome": "`accepted`, `refused` or `unavailable` (no answer).",
     "modelfleet_capacity_refused_streams/reason": (
-        "`NoToken`, `BadToken`, `OtherAudience`, `NotBound` (to a pod), `OtherPod` (the report is of "
-        "another), `NotReviewed` (the API server does not answer) or `TooManyStreams`."
+        "`NoToken`, `BadToken`, `OtherAudience`, `NoServiceAccount`, `NotBound` (to a pod), `OtherPod` (the "
+        "report is of another), `NotReviewed` (the API server does not answer) or `TooManyStreams`."
     ),
 }
 """What each label means, for all metrics or for one (`metric/label`)."""
@@ -105,6 +105,11 @@ class Telemetry:
         self.reached = Gauge(
             "modelfleet_capacity_reached",
             "1 while the capacity Service leads to this process.",
+            registry=self.registry,
+        )
+        self.certificate_expiry = Gauge(
+            "modelfleet_capacity_certificate_expiry_seconds",
+            "When the certificate of the capacity service ends, in seconds since 1970; 0: it has none.",
             registry=self.registry,
         )
         self._reviews = Counter(

@@ -17,8 +17,9 @@ import grpc.aio
 import pytest
 import trustme
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
-from modelfleet_operator.capacity_tls import Certificate, CertificateError
+from modelfleet_operator.capacity_tls import Certificate
 from modelfleet_operator.cluster import Unavailable
+from modelfleet_operator.injection.certificates import CertificateError
 from modelfleet_operator.publish import STREAMS_OF_POD
 from modelfleet_operator.tokens import TokenAdmission
 from modelfleet_sidecar.lease import LeaseClient
