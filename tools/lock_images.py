@@ -1,4 +1,4 @@
-"""Write `images/*/requirements.lock` and `images/build.lock`; with `--check`, fail if they would change.
+"""Write the lock files of the images and of what builds them; with `--check`, fail if they would change.
 
 Each lock has what one program needs, with hashes, in the versions of `requirements.lock`. What a program
 never imports is left out, against the metadata of a package that names it; the reason stands beside each.
@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +29,8 @@ LEFT_OUT: Mapping[str, tuple[str, ...]] = {
     "model-server": ("numpy", "ortools", "protobuf"),
 }
 """For each image, named as its extra in pyproject.toml, the packages that it does without."""
+CLIENT_APP = ("openai", "grpcio", "protobuf")
+"""What the application of the cluster tests imports."""
 
 
 def _compile(out: Path, *arguments: str, given: str | None = None) -> None:
@@ -50,9 +53,8 @@ def lock_program(image: str, out: Path) -> None:
         _compile(out, "pyproject.toml", "--extra", image, "--override", without.name)
 
 
-def lock_build(out: Path) -> None:
-    """Write the lock of what builds the project's own wheel to `out`."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+def lock_given(wanted: Sequence[str], out: Path) -> None:
+    """Write the lock of these requirements to `out`."""
     _compile(out, "-", given="\n".join(wanted))
 
 
@@ -61,14 +63,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Lock what the images install.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a lock would change")
     check = parser.parse_args().check
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    locks: dict[Path, Callable[[Path], None]] = {
+        IMAGES / "build.lock": partial(lock_given, project["build-system"]["requires"]),
+        ROOT / "tests/support/client_app/requirements.lock": partial(lock_given, CLIENT_APP),
+        **{IMAGES / image / "requirements.lock": partial(lock_program, image) for image in LEFT_OUT},
+    }
     stale = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in ("build", *LEFT_OUT):
-            there = IMAGES / "build.lock" if name == "build" else IMAGES / name / "requirements.lock"
-            made = Path(scratch, f"{name}.lock")
-            if there.exists():
-                made.write_bytes(there.read_bytes())
-            lock_build(made) if name == "build" else lock_program(name, made)
+        made = Path(scratch, "requirements.lock")
+        for there, lock in locks.items():
+            made.write_bytes(there.read_bytes() if there.exists() else b"")
+            lock(made)
             if not there.exists() or made.read_bytes() != there.read_bytes():
                 stale.append(str(there.relative_to(ROOT)))
                 if not check:

@@ -62,7 +62,12 @@ class Archive:
 
 def programs() -> tuple[Recipe, ...]:
     """Return the recipes of the product's programs."""
-    return tuple(Recipe(name, Path("images", name, "Containerfile")) for name in PROGRAMS)
+    return tuple(recipe_of(Path("images", name, "Containerfile")) for name in PROGRAMS)
+
+
+def recipe_of(containerfile: Path) -> Recipe:
+    """Return the recipe of a Containerfile, whose image is called like its folder."""
+    return Recipe(containerfile.parent.name.replace("_", "-"), containerfile)
 
 
 def cache_folder() -> Path:
