@@ -2,13 +2,14 @@
 # control plane the Kubernetes binaries, built once from Go modules into ~/.cache/modelfleet.
 PYTHON ?= python3
 VENV   ?= .venv
+GPUS   ?= 8
 UV_VERSION := 0.13.9
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SOURCES := core operator sidecar lab tests tools benchmarks charts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration check format generate lock images bench control-plane clean
+.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration test-cluster cluster check format generate lock images bench control-plane clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -40,6 +41,13 @@ test-property: $(READY)
 test-integration: $(READY) control-plane
 	@$(BIN)/pytest tests/integration
 
+test-cluster: $(READY) ## Run the tests of the whole product on a real node (Linux, root)
+	@$(BIN)/python -m modelfleet_lab.cluster --install --images \
+	  --containerfile tests/support/client_app/Containerfile $(BIN)/pytest tests/cluster
+
+cluster: $(READY) ## Open a shell in a real cluster with the product's images; COMMAND="..." runs that instead
+	@$(BIN)/python -m modelfleet_lab.cluster --install --images --gpus $(GPUS) $(if $(COMMAND),sh -c "$$COMMAND")
+
 control-plane: $(READY)
 	@$(BIN)/python -m modelfleet_lab.controlplane.binaries control-plane helm
 
@@ -51,6 +59,7 @@ check: $(READY) ## Format, lint, types, import contracts, generated files, chart
 	@$(BIN)/python tools/gen_proto.py --check
 	@$(BIN)/python tools/gen_chart.py --check
 	@$(BIN)/python tools/gen_metrics.py --check
+	@$(BIN)/python tools/gen_dashboard.py --check
 	@$(BIN)/python tools/lock_images.py --check
 	@helm=$$($(BIN)/python -m modelfleet_lab.controlplane.binaries helm) && $$helm lint --strict --quiet charts/modelfleet
 
@@ -62,6 +71,7 @@ generate: $(READY) ## Write what is generated: proto/gen, the chart's copies and
 	@$(BIN)/python tools/gen_proto.py
 	@$(BIN)/python tools/gen_chart.py
 	@$(BIN)/python tools/gen_metrics.py
+	@$(BIN)/python tools/gen_dashboard.py
 
 lock: $(READY) ## Pin the newest allowed dependencies in requirements.lock
 	@$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --group dev --generate-hashes --universal \

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+import secrets
 from collections.abc import Generator, Iterator
 
 import pytest
 from modelfleet_lab.cluster import evidence
 from modelfleet_lab.cluster.access import Cluster, ClusterError
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +20,7 @@ def cluster() -> Cluster:
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace of this test's own, gone after it."""
-    name = f"test-{next(_numbers)}"
+    name = f"test-{secrets.token_hex(3)}"
     cluster.kubectl("create", "namespace", name)
     cluster.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={name}", "--timeout=30s")
     yield name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ class Cluster:
             **os.environ,
             VARIABLE: str(self.folder),
             "KUBECONFIG": str(self.kubeconfig),
-            "PATH": f"{self.state / 'bin'}:{os.environ['PATH']}",
+            "PATH": os.pathsep.join(
+                [str(self.state / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+            ),
             "CONTAINERD_ADDRESS": str(containers.SOCKET),
             "CONTAINERD_NAMESPACE": "k8s.io",
             # What talks to Services must not be sent to a proxy outside.

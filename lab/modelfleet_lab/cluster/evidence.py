@@ -45,6 +45,11 @@ def collect(cluster: Cluster, name: str) -> Path:
     return folder
 
 
+def kept(cluster: Cluster) -> bool:
+    """Return whether something of this run was collected already."""
+    return any(path != cluster.state for path in cluster.folder.iterdir())
+
+
 def keep_logs(state: Path, folder: Path) -> None:
     """Copy the logs of the cluster's programs and of all pods, earlier containers included, into `folder`."""
     for log in sorted(

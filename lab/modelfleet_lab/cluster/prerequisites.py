@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Each program with the Debian package that brings it.
+_BUILDERS = {"buildah": "buildah", "debootstrap": "debootstrap"}
 _PROGRAMS = {
     "containerd": "containerd",
     "ctr": "containerd",
@@ -47,16 +48,16 @@ def require() -> Path:
 
 
 def missing_packages() -> list[str]:
-    """Return the Debian packages that would bring what is missing, sorted."""
-    packages = {package for program, package in _PROGRAMS.items() if shutil.which(program) is None}
-    if _plugin_folder() is None:
-        packages.add(_PLUGIN_PACKAGE)
-    return sorted(packages)
+    """Return the Debian packages that would bring what is missing."""
+    return _missing(_PROGRAMS) + ([_PLUGIN_PACKAGE] if _plugin_folder() is None else [])
 
 
-def install(report: Callable[[str], None]) -> None:
-    """Install what is missing with apt-get, if root may; otherwise leave it to `require` to say so."""
-    packages = missing_packages()
+def install(report: Callable[[str], None], *, images: bool) -> None:
+    """Install what is missing with apt-get, what `images` are built with included, if this is root on Debian.
+
+    Elsewhere it is left to `require` to say so. Raises `PrerequisiteError` when apt-get fails.
+    """
+    packages = missing_packages() + (_missing(_BUILDERS) if images else [])
     if not packages or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
@@ -66,6 +67,10 @@ def install(report: Callable[[str], None]) -> None:
         done = subprocess.run(step, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
             raise PrerequisiteError(f"`{' '.join(step)}` failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+
+def _missing(programs: Mapping[str, str]) -> list[str]:
+    return sorted({package for program, package in programs.items() if shutil.which(program) is None})
 
 
 def _plugin_folder() -> Path | None:

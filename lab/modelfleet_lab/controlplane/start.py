@@ -131,6 +131,7 @@ def running(
             f"--controllers={','.join(controllers)}",
             f"--service-account-private-key-file={folder / 'service-accounts.key'}",
             f"--root-ca-file={certificates / 'apiserver.crt'}",
+            f"--flex-volume-plugin-dir={folder / 'volume-plugins'}",
             "--leader-elect=false",
             "--secure-port=0",
         )

@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"time"
 )
 
 func main() {
@@ -14,7 +15,11 @@ func main() {
 	case "serve":
 		serve(os.Args[2], os.Args[3])
 	case "get":
-		get(os.Args[2])
+		answer, err := get(os.Args[2])
+		must(err)
+		fmt.Print(answer)
+	case "poll":
+		fmt.Print(poll(os.Args[2]))
 	case "show":
 		content, err := os.ReadFile(os.Args[2])
 		must(err)
@@ -34,12 +39,28 @@ func serve(address, answer string) {
 	must(http.ListenAndServe(address, nil))
 }
 
-func get(address string) {
+func get(address string) (string, error) {
 	response, err := http.Get(address)
-	must(err)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
-	must(err)
-	fmt.Print(string(body))
+	return string(body), err
+}
+
+// poll asks until there is an answer: a Service leads to a pod a moment after the pod is ready.
+func poll(address string) string {
+	for attempt := 0; ; attempt++ {
+		answer, err := get(address)
+		if err == nil {
+			return answer
+		}
+		if attempt == 300 {
+			log.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func must(err error) {
