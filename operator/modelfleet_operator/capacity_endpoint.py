@@ -63,7 +63,7 @@ class CapacityEndpoint:
     async def run(self) -> NoReturn:
         """Write and mend until cancelled."""
         while True:
-            trouble = await self._attempt((self._address,))
+            trouble = await self._attempt(ready=True)
             if trouble and trouble != self._trouble:
                 log.error("sidecars can not find this leader: %s", trouble)
             self._trouble = trouble
@@ -74,14 +74,14 @@ class CapacityEndpoint:
 
     async def withdraw(self) -> None:
         """Let the Service lead nowhere, where it leads here."""
-        if self._holds and (trouble := await self._attempt(())):
+        if self._holds and (trouble := await self._attempt(ready=False)):
             log.warning("the capacity Service still leads to this process, which ends: %s", trouble)
 
-    async def _attempt(self, addresses: tuple[str, ...]) -> str:
+    async def _attempt(self, *, ready: bool) -> str:
         """Return what stands in the way; empty: the slice is as it should be."""
         for _ in range(ATTEMPTS):
             try:
-                return await self._write(addresses)
+                return await self._write(ready)
             except Conflict:
                 continue
             except NotFound:
@@ -98,10 +98,10 @@ class CapacityEndpoint:
                 return str(error)
         return f"the EndpointSlice of Service {self._service} is written by someone else all the time"
 
-    async def _write(self, addresses: tuple[str, ...]) -> str:
+    async def _write(self, ready: bool) -> str:
         """Compare and swap, so that a write which a former leader has under way fails."""
         found = await self._cluster.read_endpoint(self._service)
-        wanted = replace(found, port=self._port, addresses=addresses, epoch=self._epoch)
+        wanted = replace(found, port=self._port, addresses=(self._address,), ready=ready, epoch=self._epoch)
         if found.resource_version is not None and wanted == found:
             return ""
         if not self._leads():
@@ -109,7 +109,7 @@ class CapacityEndpoint:
         await self._cluster.write_endpoint(wanted)
         log.info(
             "the capacity Service leads %s",
-            f"to {self._address}" if addresses else "nowhere",
+            f"to {self._address}" if ready else "nowhere",
             extra={"service": str(self._service), "epoch": self._epoch},
         )
         return ""

@@ -437,11 +437,11 @@ async def test_a_service_leads_where_its_slice_says(subject: ClusterUnderTest) -
         None,
     )
     assert empty.service_uid
-    here = dataclasses.replace(empty, addresses=("10.1.2.3",), port=7443, epoch=4)
+    here = dataclasses.replace(empty, addresses=("10.1.2.3",), ready=True, port=7443, epoch=4)
     written = await subject.cluster.write_endpoint(here)
     assert await subject.cluster.read_endpoint(key) == written
     assert written == dataclasses.replace(here, resource_version=written.resource_version)
-    gone = await subject.cluster.write_endpoint(dataclasses.replace(written, addresses=(), epoch=5))
+    gone = await subject.cluster.write_endpoint(dataclasses.replace(written, ready=False, epoch=5))
     assert await subject.cluster.read_endpoint(key) == gone
     assert gone.resource_version != written.resource_version
 
@@ -451,11 +451,11 @@ async def test_where_a_service_leads_is_written_by_one_of_two(subject: ClusterUn
     await subject.apply(_without_selector(subject.namespace, "capacity"))
     empty = await subject.cluster.read_endpoint(key)
     first = await subject.cluster.write_endpoint(
-        dataclasses.replace(empty, addresses=("10.1.2.3",), port=1, epoch=1)
+        dataclasses.replace(empty, addresses=("10.1.2.3",), ready=True, port=1, epoch=1)
     )
     with pytest.raises(Conflict):
         await subject.cluster.write_endpoint(
-            dataclasses.replace(empty, addresses=("10.1.2.4",), port=1, epoch=2)
+            dataclasses.replace(empty, addresses=("10.1.2.4",), ready=True, port=1, epoch=2)
         )
     second = await subject.cluster.write_endpoint(
         dataclasses.replace(first, addresses=("10.1.2.4",), epoch=2)
@@ -471,7 +471,7 @@ async def test_a_slice_that_someone_changed_is_not_as_it_was_written(subject: Cl
     await subject.watch()
     empty = await subject.cluster.read_endpoint(key)
     written = await subject.cluster.write_endpoint(
-        dataclasses.replace(empty, addresses=("fd00::1",), port=7443, epoch=1)
+        dataclasses.replace(empty, addresses=("fd00::1",), ready=True, port=7443, epoch=1)
     )
     name = (Kind.ENDPOINT_SLICE, "capacity-leader")
     await subject.log.until(lambda: name in subject.log.objects, "the slice")

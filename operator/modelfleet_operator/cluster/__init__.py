@@ -108,7 +108,9 @@ class LeaderEndpoint:
     """As the Service's first port is named."""
     port: int
     addresses: tuple[str, ...]
-    """IPv4 or IPv6; none: nobody serves."""
+    """IPv4 or IPv6, of one family for ever; none: nobody served yet."""
+    ready: bool
+    """False: connections are refused, since nobody serves."""
     epoch: int
     """Of the leader that wrote it; 0: none did."""
     resource_version: str | None = None

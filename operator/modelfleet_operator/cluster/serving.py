@@ -28,9 +28,9 @@ def slice_key(service: ObjectKey) -> ObjectKey:
 
 
 def slice_object(endpoint: LeaderEndpoint) -> Mapping[str, object]:
-    """Return the EndpointSlice. Its family is that of the address; one without address is IPv4."""
+    """Return the EndpointSlice; its family is that of its address."""
     key = slice_key(endpoint.service)
-    versions = {ipaddress.ip_address(address).version for address in endpoint.addresses} or {4}
+    versions = {ipaddress.ip_address(address).version for address in endpoint.addresses}
     metadata: dict[str, object] = {
         "name": key.name,
         "namespace": key.namespace,
@@ -53,7 +53,10 @@ def slice_object(endpoint: LeaderEndpoint) -> Mapping[str, object]:
         "metadata": metadata,
         "addressType": f"IPv{versions.pop()}",
         "endpoints": [
-            {"addresses": [address], "conditions": {"ready": True, "serving": True, "terminating": False}}
+            {
+                "addresses": [address],
+                "conditions": {"ready": endpoint.ready, "serving": endpoint.ready, "terminating": False},
+            }
             for address in endpoint.addresses
         ],
         "ports": [{"name": endpoint.port_name, "port": endpoint.port, "protocol": "TCP"}],
@@ -67,7 +70,7 @@ def endpoint_of(service: Mapping[str, object], found: Mapping[str, object] | Non
     ports = items(mapping(service, "spec"), "ports")
     uid, port_name = text(metadata, "uid"), text(ports[0], "name") if ports else ""
     if found is None:
-        return LeaderEndpoint(key, uid, port_name, 0, (), 0)
+        return LeaderEndpoint(key, uid, port_name, 0, (), False, 0)
     own = mapping(found, "metadata")
     owners = [text(owner, "uid") for owner in items(own, "ownerReferences")]
     ours = text(mapping(own, "labels"), _SERVICE_LABEL) == key.name and owners == [uid]
@@ -80,10 +83,11 @@ def endpoint_of(service: Mapping[str, object], found: Mapping[str, object] | Non
         port_name=port_name,
         port=open_ports[0][1] if as_written else 0,
         addresses=tuple(
-            address
+            address for endpoint in items(found, "endpoints") for address in strings(endpoint, "addresses")
+        ),
+        ready=all(
+            mapping(endpoint, "conditions").get("ready") is not False
             for endpoint in items(found, "endpoints")
-            if mapping(endpoint, "conditions").get("ready") is not False
-            for address in strings(endpoint, "addresses")
         ),
         epoch=int(epoch) if epoch.isascii() and epoch.isdecimal() and len(epoch) < 13 else 0,
         resource_version=text(own, "resourceVersion"),
