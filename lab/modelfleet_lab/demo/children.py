@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
+import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,18 @@ from typing import Any, TypeVar
 import aiohttp
 
 TAIL_LINES = 30
-PR_SET_PDEATHSIG = 1
+_LAUNCHER = (
+    "import ctypes, os, sys\n"
+    "parent, *command = sys.argv[1:]\n"
+    f"ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})\n"
+    "if os.getppid() == int(parent):\n"
+    "    os.execvp(command[0], command)\n"
+)
+"""Becomes the program, which Linux ends when the demo is killed outright.
+
+It asks for that itself: code of ours that ran between fork and exec, in a process with other threads, crashed
+now and then.
+"""
 T = TypeVar("T")
 
 
@@ -66,13 +77,12 @@ class Children:
         output.parent.mkdir(parents=True, exist_ok=True)
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
-                *arguments,
+                *_launched(arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
             )
         child = Child(name, process, output)
         self._children.append(child)
@@ -132,6 +142,7 @@ def _signal(child: Child, number: signal.Signals) -> None:
         os.killpg(child.process.pid, number)
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this program when the demo is killed outright."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _launched(arguments: Sequence[str]) -> list[str]:
+    if sys.platform != "linux":
+        return list(arguments)
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *arguments]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -28,7 +28,18 @@ from modelfleet_operator.cluster.fields import integer, items, mapping, strings,
 STARTING_PROBE_SECONDS = 0.1
 FIRST_RESTART_SECONDS = 1.0
 LONGEST_RESTART_SECONDS = 30.0
-_PR_SET_PDEATHSIG = 1
+_LAUNCHER = (
+    "import ctypes, os, sys\n"
+    "parent, *command = sys.argv[1:]\n"
+    f"ctypes.CDLL(None).prctl(1, {int(signal.SIGKILL)})\n"
+    "if os.getppid() == int(parent):\n"
+    "    os.execvp(command[0], command)\n"
+)
+"""Becomes the command, which Linux kills when its parent dies, so that a killed operator leaves none.
+
+It asks for that itself: code of ours that ran between fork and exec, in a process with threads of gRPC and of
+solvers, crashed now and then.
+"""
 _log = logging.getLogger(__name__)
 _VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
@@ -205,23 +216,21 @@ async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
 async def _spawn(container: Container, output: IO[bytes] | int) -> asyncio.subprocess.Process:
     # Programs that were installed beside this interpreter are found without an activated environment.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    environment = {**os.environ, "PATH": path, **container.environment}
+    program = shutil.which(container.command[0], path=environment["PATH"])
+    if program is None:
+        raise FileNotFoundError(f"there is no such program in {environment['PATH']}")
+    command = [program, *container.command[1:]]
+    if sys.platform == "linux":
+        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
     return await asyncio.create_subprocess_exec(
-        *container.command,
+        *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=output,
         stderr=output,
-        env={**os.environ, "PATH": path, **container.environment},
+        env=environment,
         start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
-
-
-_libc = ctypes.CDLL(None)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that a killed operator leaves none."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
