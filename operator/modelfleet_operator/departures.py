@@ -27,6 +27,7 @@ class SlotsView(Protocol):
 
     def leased(self) -> Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]: ...
     def held(self) -> Mapping[EndpointUrl, int]: ...
+    def heard_all(self) -> bool: ...
     def sidecars(self) -> tuple[SidecarView, ...]: ...
 
 
@@ -100,7 +101,8 @@ class Departures:
 
     def _held(self) -> Held:
         variants = self._slots.leased().get(self._fleet, {})
-        return Held(self._slots.held(), frozenset(url for urls in variants.values() for url in urls))
+        leased = frozenset(url for urls in variants.values() for url in urls)
+        return Held(self._slots.held(), leased, heard_all=self._slots.heard_all())
 
     def _in_flight(self) -> dict[EndpointUrl, int]:
         total: dict[EndpointUrl, int] = {}

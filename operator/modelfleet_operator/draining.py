@@ -35,9 +35,11 @@ class Held:
     """Endpoints at which slots may be granted."""
     in_flight: Mapping[EndpointUrl, int] = field(default_factory=dict)
     """Requests that sidecars told of."""
+    heard_all: bool = True
+    """False: a sidecar may hold slots of an earlier leader that it has not told this one of."""
 
     def free(self, pod: LivePod) -> bool:
-        return pod.url not in self.leased and not self.slots.get(pod.url, 0)
+        return self.heard_all and pod.url not in self.leased and not self.slots.get(pod.url, 0)
 
 
 @dataclass(frozen=True, slots=True)

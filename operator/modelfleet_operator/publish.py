@@ -467,6 +467,10 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         """Return the slots that may be in use by endpoint, also at those that are leased no more."""
         return self._book.held() if self._book is not None else {}
 
+    def heard_all(self) -> bool:
+        """Return whether every sidecar that may hold slots of an earlier leader has told this one of them."""
+        return self._book is not None and not self._book.recovering(self._clock())
+
     def forecast(self, policy: ObjectKey) -> str:
         """Return what `set_forecast` kept, maybe in an earlier epoch; empty: nothing."""
         return self._book.forecast(policy) if self._book is not None else ""

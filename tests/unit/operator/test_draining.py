@@ -125,6 +125,16 @@ def test_what_is_free_goes_while_others_still_drain() -> None:
     assert _replicas(fleet.step(1, slots, 1.0 + LEAD).patches) == [2]
 
 
+def test_a_new_leader_waits_for_sidecars_that_have_not_told_it_what_they_hold() -> None:
+    fleet = _Fleet()
+    fleet.step(2, {}, 0.0)
+    unheard = Held({}, set(), heard_all=False)
+    patches = next_patches(fleet.view, {LARGE: 2}, external=0)
+    assert not next_step(fleet.view, patches, fleet.draining, unheard, now=1.0, longest=LONGEST).mark
+    late = next_step(fleet.view, patches, fleet.draining, unheard, now=LONGEST, longest=LONGEST)
+    assert len(late.mark) == 1
+
+
 def test_requests_count_before_slots_that_are_only_held() -> None:
     fleet = _Fleet()
     held = Held({A: 1, B: 8, C: 8}, set(), in_flight={A: 1, C: 2})
