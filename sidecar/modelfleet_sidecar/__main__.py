@@ -10,6 +10,7 @@ import sys
 import uvloop
 
 from modelfleet_sidecar.app import Sidecar, connect_lease
+from modelfleet_sidecar.logs import log_to_stderr
 from modelfleet_sidecar.settings import Settings, SettingsError, read_settings
 
 log = logging.getLogger("modelfleet_sidecar")
@@ -17,12 +18,9 @@ log = logging.getLogger("modelfleet_sidecar")
 
 def main() -> int:
     """Run the sidecar; 2: a setting can not be used, 1: a part broke, 0: drained after a signal."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its starts and stops are told by `run`
     try:
         settings = read_settings(sys.argv[1:])
+        log_to_stderr(settings.log_format, settings.log_level)
         return uvloop.run(run(settings))
     except SettingsError as error:
         sys.stderr.write(f"modelfleet-sidecar: {error}\n")

@@ -27,6 +27,7 @@ from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.former import JournalledLease
 from modelfleet_sidecar.grpc_api import GrpcApi
 from modelfleet_sidecar.http_api import HttpApi
+from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
 from modelfleet_sidecar.operator_access import OperatorAccess
 from modelfleet_sidecar.router import Router
@@ -73,7 +74,13 @@ class Sidecar:
         self._lease = lease
         self._tasks: list[asyncio.Task[None]] = []
         self.telemetry = Telemetry()
-        self.router = Router(lease=lease, estimator=PriorEstimator(), telemetry=self.telemetry, clock=clock)
+        self.router = Router(
+            lease=lease,
+            estimator=PriorEstimator(),
+            keys=ApiKeys(settings.keys, clock),
+            telemetry=self.telemetry,
+            clock=clock,
+        )
         self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry), settings.drain_grace)
         self._admin = _WebServer(
             AdminApp(telemetry=self.telemetry, ready=lambda: self.router.ready), settings.drain_grace

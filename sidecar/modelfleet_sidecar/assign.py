@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from modelfleet_core.batching.outcome import Placed
-from modelfleet_core.catalog import Fleet
+from modelfleet_core.catalog import ExternalPlacement, Fleet
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import Need, Want
@@ -58,6 +58,8 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
     candidate, j, held = placed.candidate, placed.column, placed.reservation
     weighed = placed.weighed
     model = next(model for model in seen.fleet.models if model.name == placed.variant.model)
+    variant = next(variant for variant in model.variants if variant.key == placed.variant)
+    placement = variant.placement
     figures = (
         candidate.quality,
         candidate.cost,
@@ -95,4 +97,5 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         batch_size=placed.batch_size,
         waited=now - seen.ask.arrived,
         earlier=seen.ask.earlier,
+        api_key=placement.api_key if isinstance(placement, ExternalPlacement) else None,
     )

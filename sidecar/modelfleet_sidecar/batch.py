@@ -23,6 +23,7 @@ from modelfleet_core.policy import Batching, Policy
 from modelfleet_sidecar.assign import Lease, decision_of
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure, Fault, internal
+from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers, prospect
 from modelfleet_sidecar.refusals import no_lease, refused
 from modelfleet_sidecar.repeats import Repeats
@@ -53,6 +54,7 @@ class Batcher:
         *,
         lease: Lease,
         estimator: Estimator,
+        keys: ApiKeys,
         leave_alone: LeaveAlone,
         release: Callable[[Decision], None],
         clock: Callable[[], float],
@@ -60,6 +62,7 @@ class Batcher:
     ) -> None:
         self._lease = lease
         self._estimator = estimator
+        self._keys = keys
         self._release = release
         self._clock = clock
         self._telemetry = telemetry
@@ -96,7 +99,7 @@ class Batcher:
         fleet, policy = self._lease.fleet, self._lease.policy
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
-        seen = prospect(ask, fleet, policy, self._estimator)
+        seen = prospect(ask, fleet, policy, self._estimator, self._keys.lacks)
         if not ask.earlier:
             self._estimator.saw(seen.profile)
         return seen
@@ -288,7 +291,7 @@ class Batcher:
                 self._end(ticket, no_lease(self._lease.refusal))
                 continue
             try:
-                new = prospect(seen.ask, fleet, policy, self._estimator)
+                new = prospect(seen.ask, fleet, policy, self._estimator, self._keys.lacks)
             except Failure as failure:
                 self._end(ticket, failure)
                 continue

@@ -10,7 +10,7 @@ from enum import Enum
 
 from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.outcome import Certificate
-from modelfleet_core.catalog import Pricing
+from modelfleet_core.catalog import Pricing, SecretKey
 from modelfleet_core.policy import Tier
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, VariantKey
 
@@ -112,3 +112,5 @@ class Decision:
     """Seconds since the request arrived: in the window, in the queue and in earlier attempts."""
     earlier: tuple[Attempt, ...] = ()
     """Attempts at the same request that failed, oldest first."""
+    api_key: SecretKey | None = None
+    """What the endpoint asks for; None: no key."""

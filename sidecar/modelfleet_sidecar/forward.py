@@ -22,6 +22,7 @@ from modelfleet_core.values import NanoUsd
 from modelfleet_sidecar.chat import ChatCall, upstream_body
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.sse import BadStreamError, EventStream, Usage, error_text, read_usage
 from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
 
@@ -50,14 +51,22 @@ class Exchange:
     """One request at a model server. `begin`, then `answer` or `events` to the end: `receipt` is there."""
 
     def __init__(
-        self, decision: Decision, call: ChatCall, connection: Connection, settle: Settle, *, stream: bool
+        self,
+        decision: Decision,
+        call: ChatCall,
+        connection: Connection,
+        settle: Settle,
+        *,
+        stream: bool,
+        secret: str,
     ) -> None:
         self.decision = decision
         self.receipt: Receipt | None = None
         self._call = call
         self._connection = connection
         self._settle = settle
-        self._stream = EventStream(keep_usage=call.wants_usage) if stream else None
+        self._secret = secret
+        self._stream = EventStream(keep_usage=call.wants_usage, secret=secret) if stream else None
         self._first = b""
         """The whole answer, or the first events of a stream."""
         self._broken: Failure | None = None
@@ -108,7 +117,7 @@ class Exchange:
         if not isinstance(value, dict):
             raise _malformed(self.decision, "its answer is no JSON object")
         if value.get("error") and not value.get("choices"):
-            raise _broke(self.decision, error_text(value))
+            raise _broke(self.decision, error_text(value, self._secret))
         self.usage = read_usage(value)
         self._finish(math.ceil(len(whole) / 4))
         return whole
@@ -165,7 +174,8 @@ class Exchange:
 class Forwarder:
     """Sends decided requests to their endpoints."""
 
-    def __init__(self, *, pool: Pool, settle: Settle) -> None:
+    def __init__(self, *, pool: Pool, settle: Settle, keys: ApiKeys) -> None:
+        self._keys = keys
         self._pool = pool
         self._settle = settle
         self._hanging_up: set[asyncio.Task[None]] = set()
@@ -186,6 +196,7 @@ class Forwarder:
                 max_output_tokens=decision.max_output_tokens,
                 stream=stream,
             )
+            key = self._key(decision)
             try:
                 target = Target.parse(decision.endpoint)
                 connection = await self._pool.acquire(target)
@@ -199,21 +210,36 @@ class Forwarder:
                 ) from None
             actual = None
             try:
-                await connection.send(target, PATH, body, decision.id)
+                await connection.send(target, PATH, body, decision.id, bearer=key)
                 status, headers = await connection.head()
             except CutError as cut:
                 raise _cut(decision, cut) from None
             if status != 200:
-                failure = await _refused(decision, status, headers, connection)
+                failure = await _refused(decision, status, headers, connection, key)
                 actual = NanoUsd(0)
                 raise failure
-            exchange = Exchange(decision, call, connection, self._settle, stream=stream)
+            exchange = Exchange(decision, call, connection, self._settle, stream=stream, secret=key)
             yield exchange
         finally:
             if exchange is not None and exchange.usage is not None:
                 usage = exchange.usage
                 actual = decision.pricing.cost(usage.input_tokens, usage.output_tokens)
             self._part(decision, connection, actual)
+
+    def _key(self, decision: Decision) -> str:
+        """Return the API key to send, empty: none is asked for. Raises Failure where it has gone."""
+        if decision.api_key is None:
+            return ""
+        key = self._keys.find(decision.api_key)
+        if key is None:
+            raise Failure(
+                Fault.UNAVAILABLE,
+                "ApiKeyMissing",
+                f"the API key {decision.api_key} of model {decision.variant} is not there (any more)",
+                retry_after=5.0,
+                retry_on=RetryOn.SERVER_ERROR,
+            )
+        return key
 
     def _part(self, decision: Decision, connection: Connection | None, actual: NanoUsd | None) -> None:
         """Settle, at once where the server is through, otherwise when it has noticed that we left."""
@@ -242,7 +268,7 @@ class Forwarder:
 
 
 async def _refused(
-    decision: Decision, status: int, headers: dict[bytes, bytes], connection: Connection
+    decision: Decision, status: int, headers: dict[bytes, bytes], connection: Connection, key: str
 ) -> Failure:
     """Return the error of an answer other than 200, with what the server said."""
     text = b""
@@ -254,10 +280,13 @@ async def _refused(
     except CutError:
         pass  # what came of the reason is enough
     try:
-        said = error_text(json.loads(text))
+        said = error_text(json.loads(text), key)
     except (ValueError, RecursionError):
         said = "no reason given"
     who = f"model {decision.variant} at {decision.endpoint}"
+    if key and status in (401, 403):
+        # Servers quote parts of the key there.
+        said = f"it does not take the API key {decision.api_key}; put the right one into that Secret"
     if status == 429:
         return Failure(
             Fault.EXHAUSTED,

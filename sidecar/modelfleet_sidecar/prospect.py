@@ -6,12 +6,12 @@ can never be served. Next: `batch` lets it wait, `assign` places it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.catalog import Fleet, Model
+from modelfleet_core.catalog import Fleet, Model, Variant
 from modelfleet_core.demand import ModelOffer, cells
 from modelfleet_core.estimation.estimate import Estimate
 from modelfleet_core.estimation.profile import RequestProfile, profile
@@ -23,6 +23,9 @@ from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, Va
 from modelfleet_sidecar.chat import AUTO
 from modelfleet_sidecar.decision import Ask
 from modelfleet_sidecar.failures import Failure, Fault
+
+NO_KEY = "NoApiKey"
+"""Why a variant is left out whose API key is not there."""
 
 
 class Estimator(Protocol):
@@ -48,8 +51,22 @@ class Prospect:
     """(m,) tokens per choice that the variant may be asked for."""
 
 
-def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Prospect:
-    """Profile a request and estimate every variant. Raises Failure when none could ever serve it."""
+def no_key_lacks(_variant: Variant) -> bool:
+    """Take every variant as usable."""
+    return False
+
+
+def prospect(
+    ask: Ask,
+    fleet: Fleet,
+    policy: Policy,
+    estimator: Estimator,
+    lacks_key: Callable[[Variant], bool] = no_key_lacks,
+) -> Prospect:
+    """Profile a request and estimate every variant. Raises Failure when none could ever serve it.
+
+    What `lacks_key` is left out, unless the caller sends the request itself, with a key of its own.
+    """
     call = ask.call
     known_model(call.model, fleet)
     most = policy.limits.max_output_tokens
@@ -69,10 +86,23 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
         room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
         why = "Pinned" if call.model not in (AUTO, model.name) else "" if room else "ContextLength"
         for variant in model.variants:
+            unkeyed = NO_KEY if not why and not ask.routed and lacks_key(variant) else ""
             seconds = variant.latency.service_time(estimate.output_tokens)
             rates.append(rate_uses(variant, seen.input_tokens_bound + room * call.choices))
-            rows.append((variant.key, estimate.quality, estimate.cost, seconds, estimate.reserve, room, why))
+            rows.append(
+                (
+                    variant.key,
+                    estimate.quality,
+                    estimate.cost,
+                    seconds,
+                    estimate.reserve,
+                    room,
+                    why or unkeyed,
+                )
+            )
     if all(row[6] for row in rows):
+        if any(row[6] == NO_KEY for row in rows):
+            raise _no_key(call.model)
         whose = "any model" if call.model == AUTO else f"model {call.model!r}"
         raise Failure(
             Fault.BAD_REQUEST,
@@ -106,6 +136,16 @@ def prospect(ask: Ask, fleet: Fleet, policy: Policy, estimator: Estimator) -> Pr
         avoided=ask.avoided,
     )
     return Prospect(ask, fleet, policy, seen, candidate, output_limit)
+
+
+def _no_key(model: str) -> Failure:
+    whose = "every model that could answer" if model == AUTO else f"model {model!r}"
+    return Failure(
+        Fault.UNAVAILABLE,
+        "ApiKeyMissing",
+        f"{whose} needs an API key that this pod does not have; the sidecar's log names its Secret",
+        retry_after=5.0,
+    )
 
 
 def known_model(name: str, fleet: Fleet) -> None:

@@ -21,6 +21,7 @@ from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
 from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Estimator, known_model
 from modelfleet_sidecar.refusals import no_lease
@@ -54,18 +55,26 @@ class Router:
     """Decides, forwards and accounts requests within the lease."""
 
     def __init__(
-        self, *, lease: Lease, estimator: Estimator, telemetry: Telemetry, clock: Callable[[], float]
+        self,
+        *,
+        lease: Lease,
+        estimator: Estimator,
+        keys: ApiKeys,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
     ) -> None:
         self._lease = lease
         self._estimator = estimator
+        self._keys = keys
         self._telemetry = telemetry
         self._clock = clock
         self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
-        self._forwarder = Forwarder(pool=self._pool, settle=self._settle)
+        self._forwarder = Forwarder(pool=self._pool, settle=self._settle, keys=keys)
         self._unreachable = Unreachable(clock)
         self._batcher = Batcher(
             lease=lease,
             estimator=estimator,
+            keys=keys,
             leave_alone=self._unreachable.leave_alone,
             release=lambda decision: self.release([decision]),
             clock=clock,
@@ -94,6 +103,11 @@ class Router:
     @property
     def unsettled(self) -> int:
         return len(self._open)
+
+    def missing_keys(self) -> int:
+        """Return how many API keys the fleet names that this pod does not have."""
+        fleet = self._lease.fleet
+        return self._keys.missing(fleet) if fleet is not None else 0
 
     @property
     def ready(self) -> bool:
@@ -320,6 +334,7 @@ class Router:
         What is left then ends with an error.
         """
         self._draining = True
+        self._telemetry.draining()
         self._rest()
         if await self._until_idle(grace):
             return True
@@ -347,6 +362,7 @@ class Router:
                     self._telemetry.settled(decision, settlement.charged, expired=True)
             self._rest()
             self._telemetry.lease(self._lease.holding, self._clock())
+            self._telemetry.keys_missing(self.missing_keys())
 
     async def _until_idle(self, seconds: float) -> bool:
         try:

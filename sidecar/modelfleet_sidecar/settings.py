@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from modelfleet_sidecar.operator_access import AccessError, check_authority, is_pem
 
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 
 class SettingsError(ValueError):
     """A setting that can not be used; the message names it and says what to set."""
@@ -60,6 +63,12 @@ class Settings:
     """Seconds that requests in flight get to finish after SIGTERM."""
     journal: Path | None
     """Folder that outlives the process, not the pod; None: what a crashed sidecar had stays unused."""
+    keys: Path | None
+    """Folder with the API keys of external models; None: models that need one are not used."""
+    log_format: str
+    """`text` or `json`."""
+    log_level: str
+    """Name of the least important level that is logged, in lower case."""
 
 
 class _Setting(NamedTuple):
@@ -89,6 +98,11 @@ SETTINGS: dict[str, _Setting] = {
     "journal": _Setting(
         "", "folder for the journal of money, such as an emptyDir, so that a crash loses none; none if empty"
     ),
+    "keys": _Setting(
+        "", "folder with the API keys of external models as SECRET/KEY; without a key its models are not used"
+    ),
+    "log_format": _Setting("text", "text or json, one object per line"),
+    "log_level": _Setting("info", "debug (each decision), info (each minute's decisions), warning or error"),
 }
 
 
@@ -149,6 +163,9 @@ def _settings(text: Mapping[str, str]) -> Settings:
         raise SettingsError(
             f"{variable('drain_grace')}={text['drain_grace']!r} must be seconds from 0 to 3600"
         )
+    for name, choices in (("log_format", LOG_FORMATS), ("log_level", LOG_LEVELS)):
+        if text[name].lower() not in choices:
+            raise SettingsError(f"{variable(name)}={text[name]!r} must be {' or '.join(choices)}")
     settings = Settings(
         operator=addresses["operator"],
         operator_ca=text["operator_ca"],
@@ -161,6 +178,9 @@ def _settings(text: Mapping[str, str]) -> Settings:
         admin_listen=addresses["admin_listen"],
         drain_grace=grace,
         journal=Path(text["journal"]) if text["journal"] else None,
+        keys=Path(text["keys"]) if text["keys"] else None,
+        log_format=text["log_format"].lower(),
+        log_level=text["log_level"].lower(),
     )
     assert {field.name for field in fields(settings)} == set(SETTINGS)  # noqa: S101 - a flag for each field
     return settings

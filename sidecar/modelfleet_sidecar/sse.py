@@ -52,15 +52,17 @@ def _tokens(count: object) -> int | None:
 
 
 class EventStream:
-    """State of one stream. `keep_usage`: the caller asked for the event that carries only usage."""
+    """State of one stream. `keep_usage`: the caller asked for the event that carries only usage;
+    `secret`: what no error may quote."""
 
-    def __init__(self, *, keep_usage: bool) -> None:
+    def __init__(self, *, keep_usage: bool, secret: str = "") -> None:
         self.usage: Usage | None = None
         self.done = False
         self.error: str | None = None
         """What the server said in an error event."""
         self.events = 0
         self._keep_usage = keep_usage
+        self._secret = secret
         self._partial = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -97,7 +99,7 @@ class EventStream:
         if not isinstance(chunk, dict):
             return True
         if chunk.get("error"):
-            self.error = error_text(chunk)
+            self.error = error_text(chunk, self._secret)
             return False
         self.usage = read_usage(chunk) or self.usage
         return bool(chunk.get("choices")) or self._keep_usage
@@ -114,8 +116,10 @@ def event_data(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def error_text(answer: object) -> str:
-    """Return what a model server said of an error, at most 500 characters."""
+def error_text(answer: object, secret: str = "") -> str:
+    """Return what a model server said of an error, at most 500 characters, without `secret`."""
     error = answer.get("error", answer) if isinstance(answer, dict) else answer
     text = error.get("message") if isinstance(error, dict) else error
-    return text[:500] if isinstance(text, str) and text else "no reason given"
+    if not isinstance(text, str) or not text:
+        return "no reason given"
+    return (text.replace(secret, "[API key]") if secret else text)[:500]

@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
+from modelfleet_sidecar.logs import DecisionLines
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        self._lines = DecisionLines()
         name = "modelfleet_sidecar_"
         self._requests = Counter(
             f"{name}requests",
@@ -129,6 +131,14 @@ class Telemetry:
             "USD that servers billed above the bound that was reserved; must stay 0.",
             registry=registry,
         )
+        self._keys = Gauge(
+            f"{name}keys_missing",
+            "API keys that the fleet names and this pod does not have; their models are not used.",
+            registry=registry,
+        )
+        self._draining = Gauge(
+            f"{name}draining", "1 while the sidecar shuts down and takes no new request.", registry=registry
+        )
         self._slots = Gauge(f"{name}slots", "Leased slots, by state.", ["state"], registry=registry)
         self._money = Gauge(f"{name}free_money_usd", "USD that can be reserved now.", registry=registry)
         self._live = Gauge(f"{name}lease_live", "1 while the lease gives slots, else 0.", registry=registry)
@@ -151,6 +161,13 @@ class Telemetry:
 
     def retried(self, failure: Failure) -> None:
         self._retries.labels(failure.reason).inc()
+        self._lines.retried(failure.reason)
+
+    def keys_missing(self, count: int) -> None:
+        self._keys.set(count)
+
+    def draining(self) -> None:
+        self._draining.set(1)
 
     def cut_stream(self, decision: Decision) -> None:
         self._cut_streams.labels(decision.variant.model).inc()
@@ -162,9 +179,11 @@ class Telemetry:
         variant = decision.variant
         self._decisions.labels(variant.model, variant.variant, decision.reason.value).inc()
         self._waited.labels(decision.tier).observe(decision.waited)
+        self._lines.decided(decision)
 
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
+        self._lines.refused(reason)
 
     def batch(self, size: int, certificate: Certificate) -> None:
         self._batches.labels(certificate.termination.value).inc()
@@ -201,6 +220,7 @@ class Telemetry:
         self._live.set(holding.live(now))
         money = holding.money(now)
         self._money.set(usd(money) if money is not None else 0.0)
+        self._lines.sum_up(now)
 
     def bug(self, stage: str, error: BaseException) -> None:
         """Count and log a failure of our own: where it happened, not its text, which may quote a request."""

@@ -128,14 +128,21 @@ class Connection(asyncio.Protocol):
         waiting.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not waiting.poll(0)
 
-    async def send(self, target: Target, path: str, body: bytes, request_id: str) -> None:
-        """POST `body`; waits while the server does not take it. A lost connection shows in `head`."""
+    async def send(
+        self, target: Target, path: str, body: bytes, request_id: str, *, bearer: str = ""
+    ) -> None:
+        """POST `body`; waits while the server does not take it. A lost connection shows in `head`.
+
+        `bearer`: what authorises it, without any character that a header can not hold; empty: nothing.
+        """
         assert self._transport is not None  # noqa: S101 - set before the pool hands it out
         self._begin()
+        authorization = f"authorization: Bearer {bearer}\r\n" if bearer else ""
         head = (
             f"POST {target.path}{path} HTTP/1.1\r\nhost: {target.authority}\r\n"
             "content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
             f"accept-encoding: identity\r\nuser-agent: modelfleet\r\nx-request-id: {request_id}\r\n"
+            f"{authorization}"
             f"content-length: {len(body)}\r\n\r\n"
         )
         self._transport.write(head.encode("latin-1") + body)
@@ -339,7 +346,8 @@ class Pool:
     async def _connect(self, origin: Origin) -> Connection:
         loop = asyncio.get_running_loop()
         if origin.secure and self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = ssl.create_default_context()  # the system's CAs; the certificate must name the host
+            self._tls.set_alpn_protocols(["http/1.1"])
         try:
             async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(

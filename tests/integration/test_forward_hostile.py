@@ -18,6 +18,7 @@ from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.forward import Forwarder
+from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.upstream import HIGH_WATER, Pool
 
@@ -94,7 +95,9 @@ async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
 
     books = Books()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    forwarder = Forwarder(pool=Pool(connect_timeout=2.0, clock=boot_clock), settle=books.settle)
+    forwarder = Forwarder(
+        pool=Pool(connect_timeout=2.0, clock=boot_clock), settle=books.settle, keys=ApiKeys(None, boot_clock)
+    )
     try:
         yield forwarder, books, server.sockets[0].getsockname()[1]
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ class Act(Enum):
     """No JSON; streamed: in the first event."""
     REFUSE = "refuse"
     """Status 400: no other server would do better."""
+    STRANGER = "stranger"
+    """Status 401."""
+    STREAM_ERROR = "stream_error"
+    """An error where the answer should be, after a first event if streamed."""
 
 
 @dataclass(slots=True)
@@ -47,8 +52,13 @@ Script = Callable[[], Act]
 
 
 @asynccontextmanager
-async def scripted_server(script: Script, *, says: str = "no reason") -> AsyncIterator[Served]:
-    """Serve on loopback; `script` is asked what to do with each request once it has come whole."""
+async def scripted_server(
+    script: Script, *, says: str = "no reason", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Served]:
+    """Serve on loopback; `script` is asked what to do with each request once it has come whole.
+
+    `says`: what its errors quote. With `tls` it is https://localhost.
+    """
     served = Served(EndpointUrl(""))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,8 +70,9 @@ async def scripted_server(script: Script, *, says: str = "no reason") -> AsyncIt
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    served.url = EndpointUrl(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    origin = "http://127.0.0.1" if tls is None else "https://localhost"
+    served.url = EndpointUrl(f"{origin}:{server.sockets[0].getsockname()[1]}")
     try:
         yield served
     finally:
@@ -78,7 +89,7 @@ async def _one(
     body = await reader.readexactly(int(length.split(b":")[1]))
     served.heads.append(head.decode())
     act, stream = script(), json.loads(body).get("stream") is True
-    status = {Act.BUSY: 429, Act.BROKEN: 500, Act.REFUSE: 400}.get(act)
+    status = {Act.BUSY: 429, Act.BROKEN: 500, Act.REFUSE: 400, Act.STRANGER: 401}.get(act)
     if act is Act.RESET:
         return False
     if status is not None:
@@ -88,7 +99,7 @@ async def _one(
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
-        for event in _events(act):
+        for event in _events(act, says):
             writer.write(b"%x\r\n" % len(event) + event + b"\r\n")
             await writer.drain()
         if act is not Act.ANSWER:
@@ -98,6 +109,8 @@ async def _one(
         text = _answer()
         if act is Act.NONSENSE:
             text = b"<html>"
+        if act is Act.STREAM_ERROR:
+            text = json.dumps({"error": {"message": says}}).encode()
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(text))
         await writer.drain()
         if act is Act.EARLY:
@@ -118,7 +131,7 @@ def _answer() -> bytes:
     return json.dumps({"id": "x", "object": "chat.completion", "choices": choices, "usage": usage}).encode()
 
 
-def _events(act: Act) -> list[bytes]:
+def _events(act: Act, says: str) -> list[bytes]:
     if act is Act.EARLY:
         return []
     if act is Act.NONSENSE:
@@ -126,6 +139,8 @@ def _events(act: Act) -> list[bytes]:
     piece = json.dumps({"choices": [{"index": 0, "delta": {"content": "ok"}}]}).encode()
     end = {"choices": [], "usage": {"prompt_tokens": INPUT, "completion_tokens": OUTPUT}}
     events = [b"data: " + piece + b"\n\n"]
+    if act is Act.STREAM_ERROR:
+        events.append(b"data: " + json.dumps({"error": {"message": says}}).encode() + b"\n\n")
     if act is Act.ANSWER:
         events += [b"data: " + json.dumps(end).encode() + b"\n\n", b"data: [DONE]\n\n"]
     return events

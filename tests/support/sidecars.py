@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from modelfleet_core.catalog import (
     ExternalPlacement,
@@ -15,6 +16,7 @@ from modelfleet_core.catalog import (
     Pricing,
     Quality,
     Scaling,
+    SecretKey,
     Variant,
 )
 from modelfleet_core.demand import ModelOffer
@@ -65,6 +67,7 @@ class Spec:
     pricing: Pricing = PRICING
     context_tokens: int | None = None
     by_task: Mapping[str, float] = field(default_factory=dict)
+    api_key: SecretKey | None = None
 
     @property
     def key(self) -> VariantKey:
@@ -80,7 +83,7 @@ def fleet_of(specs: Sequence[Spec]) -> Fleet:
     models = []
     for spec in specs:
         latency = Latency(spec.declared.ttft / 1e3, spec.declared.per_token / 1e3)
-        placement = ExternalPlacement(EndpointUrl("http://127.0.0.1:9"))
+        placement = ExternalPlacement(EndpointUrl("http://127.0.0.1:9"), api_key=spec.api_key)
         models.append(
             Model(
                 name=ModelName(spec.name),
@@ -223,7 +226,9 @@ class Rig:
                 await asyncio.sleep(0.01)
 
 
-def settings_for(operator: Address = ANYWHERE, *, drain_grace: float = 5.0) -> Settings:
+def settings_for(
+    operator: Address = ANYWHERE, *, drain_grace: float = 5.0, keys: Path | None = None
+) -> Settings:
     return Settings(
         operator=operator,
         operator_ca="",
@@ -236,12 +241,19 @@ def settings_for(operator: Address = ANYWHERE, *, drain_grace: float = 5.0) -> S
         admin_listen=ANYWHERE,
         drain_grace=drain_grace,
         journal=None,
+        keys=keys,
+        log_format="text",
+        log_level="info",
     )
 
 
 @asynccontextmanager
 async def running_sidecar(
-    *specs: Spec, policy: Policy | None = None, money: NanoUsd | None = None, granted: bool = True
+    *specs: Spec,
+    policy: Policy | None = None,
+    money: NanoUsd | None = None,
+    granted: bool = True,
+    keys: Path | None = None,
 ) -> AsyncIterator[Rig]:
     """Start a simulated server for each spec and a sidecar that holds all their slots."""
     async with AsyncExitStack() as stack:
@@ -270,7 +282,7 @@ async def running_sidecar(
         if granted:
             lease.fleet, lease.policy = fleet_of(specs), chosen
             lease.grant(slots, money=money)
-        sidecar = Sidecar(settings=settings_for(), lease=lease)
+        sidecar = Sidecar(settings=settings_for(keys=keys), lease=lease)
         await sidecar.start()
         stack.push_async_callback(sidecar.drain)
         yield Rig(sidecar, lease, servers, slots)

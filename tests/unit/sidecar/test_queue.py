@@ -21,6 +21,7 @@ from modelfleet_sidecar.assign import decision_of
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision, Reason
 from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.refusals import refused
@@ -46,7 +47,11 @@ class Bench:
         self.lease.fleet = fleet_of(specs)
         self.lease.policy = policy if policy is not None else policy_of()
         self.router = Router(
-            lease=self.lease, estimator=PriorEstimator(), telemetry=Telemetry(), clock=boot_clock
+            lease=self.lease,
+            estimator=PriorEstimator(),
+            keys=ApiKeys(None, boot_clock),
+            telemetry=Telemetry(),
+            clock=boot_clock,
         )
         self._following = asyncio.create_task(self.router.run())
 

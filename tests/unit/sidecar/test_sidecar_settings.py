@@ -61,3 +61,10 @@ def test_an_ipv6_address_keeps_its_brackets_when_shown() -> None:
 def test_a_grace_that_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="MODELFLEET_DRAIN_GRACE"):
         read_settings([], POD | {"MODELFLEET_DRAIN_GRACE": text})
+
+
+@pytest.mark.parametrize(("name", "text"), [("log_format", "yaml"), ("log_level", "loud")])
+def test_a_log_setting_that_is_none_is_refused_with_the_choices(name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=f"MODELFLEET_{name.upper()}='{text}' must be"):
+        read_settings([f"--{name.replace('_', '-')}", text], POD)
+    assert read_settings(["--log-format", "JSON", "--log-level", "Debug"], POD).log_format == "json"
