@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"modelfleet-operator: {error}\n")
         return UNUSABLE
-    log_as_json()
+    log_as_json(settings.log_level)
     # The embedded cluster's pods are started by fork and exec, and gRPC would warn of each. It reads this
     # when it is imported, which is why `app` is imported only after it.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Settings:
     """Own address for it."""
     watch_nodes: bool
     """False: nodes are not read, so a pool's stock is its limit."""
+    log_level: int
+    """As `logging` counts."""
     clock_offset: float
     """Seconds added to the wall clock that budget periods follow (embedded only)."""
 
@@ -85,6 +88,7 @@ _SETTINGS: tuple[tuple[str, str, str], ...] = (
     ("watch-namespace", "", "namespace to watch; empty: all"),
     ("watch-nodes", "true", "true, or false: read no nodes; the stock of a pool is then its limit"),
     ("namespace", "default", "namespace of the operator's own Lease and records"),
+    ("log-level", "info", "debug, info, warning or error: what is logged, and all that is graver"),
     ("clock-offset", "0", "seconds added to the clock of budget periods (embedded only)"),
 )
 
@@ -131,6 +135,7 @@ def parse_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
         capacity_service=values["capacity_service"],
         pod_ip=_pod_ip(values["capacity_service"], values["pod_ip"]),
         watch_nodes=_truth("watch-nodes", values["watch_nodes"]),
+        log_level=_level(values["log_level"]),
         clock_offset=offset,
     )
 
@@ -167,6 +172,18 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def _wrong(name: str, value: str, remedy: str) -> SettingsError:
     return SettingsError(f"--{name} {value!r} can not be used: {remedy}")
+
+
+def _level(value: str) -> int:
+    levels = {
+        "debug": logging.DEBUG,
+        "info": logging.INFO,
+        "warning": logging.WARNING,
+        "error": logging.ERROR,
+    }
+    if value not in levels:
+        raise _wrong("log-level", value, f"write one of {', '.join(levels)}")
+    return levels[value]
 
 
 def _seconds(name: str, value: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +31,7 @@ SETTINGS = Settings(
     capacity_service="",
     pod_ip="",
     watch_nodes=True,
+    log_level=logging.INFO,
     clock_offset=0.0,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def test_without_anything_set_the_operator_runs_on_kubernetes_and_loopback() -> 
     assert found.capacity_listen == Address("127.0.0.1", 7443)
     assert found.http_listen == Address("127.0.0.1", 8080)
     assert (found.watch_namespace, found.namespace) == ("", "default")
+
+
+def test_the_level_of_logs_is_info_or_what_is_set() -> None:
+    assert parse_settings([], {}).log_level == logging.INFO
+    assert parse_settings([], {"MODELFLEET_LOG_LEVEL": "error"}).log_level == logging.ERROR
 
 
 def test_a_flag_wins_over_its_variable() -> None:
@@ -46,6 +52,7 @@ def test_manifests_can_be_given_more_than_once_and_win_over_the_variable() -> No
         (["--clock-offset=soon"], EMBEDDED, "number of seconds"),
         (["--clock-offset=nan"], EMBEDDED, "ten years"),
         (["--http-listen=8080"], {}, "HOST:PORT"),
+        (["--log-level=loud"], {}, "debug, info, warning, error"),
         (["--http-listen=127.0.0.1:99999"], {}, "HOST:PORT"),
         (["--capacity-listen=0.0.0.0:7443"], {}, "loopback"),
         (["--capacity-listen=operator.example:7443"], {}, "loopback"),
