@@ -113,7 +113,7 @@ async def operator_on(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIt
 
 @asynccontextmanager
 async def sidecar_of(
-    pod: Mapping[str, str], capacity: str, folder: Path
+    pod: Mapping[str, str], capacity: str, folder: Path, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Program, str]]:
     """Run the sidecar of a pod (`namespace`, `name`, `uid`); yield it and the base URL of its HTTP API."""
     http, grpc, admin = (f"127.0.0.1:{port}" for port in free_ports(3))
@@ -125,6 +125,6 @@ async def sidecar_of(
         "MODELFLEET_HTTP_LISTEN": http,
         "MODELFLEET_GRPC_LISTEN": grpc,
         "MODELFLEET_ADMIN_LISTEN": admin,
-    }
+    } | dict(settings or {})
     async with program("modelfleet-sidecar", folder, environment, f"http://{admin}") as running:
         yield running, f"http://{http}"
