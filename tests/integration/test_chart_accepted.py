@@ -29,6 +29,39 @@ CASES: dict[str, dict[str, object]] = {
             },
         }
     },
+    "watched by Prometheus and Grafana": {
+        "monitoring": {
+            "podMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "stack"}},
+            "prometheusRule": {
+                "enabled": True,
+                "labels": {"release": "stack"},
+                "runbooks": "https://example.com/observe",
+            },
+            "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Inference"}},
+        },
+    },
+    "watched in one namespace": {
+        "watchNamespace": "models",
+        "injector": {"mode": "none"},
+        "monitoring": {
+            "podMonitor": {"enabled": True},
+            "prometheusRule": {"enabled": True},
+            "dashboard": {"enabled": True},
+        },
+        "networkPolicy": {"enabled": True},
+    },
+    "behind network policies": {
+        "networkPolicy": {
+            "enabled": True,
+            "sidecarNamespaces": {"matchLabels": {"team": "inference"}},
+            "monitoringNamespaces": {
+                "matchExpressions": [
+                    {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["monitoring"]}
+                ]
+            },
+            "apiServer": {"ports": [6443], "cidrs": ["192.0.2.1/32", "2001:db8::/64"]},
+        },
+    },
     "everything that a pod can be told": {
         "priorityClassName": "system-cluster-critical",
         "commonLabels": {"team": "inference", "app.kubernetes.io/name": "not-this"},
@@ -53,6 +86,11 @@ def api_server(bare_plane: ControlPlane) -> Iterator[ControlPlane]:
         "github.com/cert-manager/cert-manager",
         "deploy/crds/cert-manager.io_certificates.yaml",
         "deploy/crds/cert-manager.io_issuers.yaml",
+    )
+    files += crds(
+        "github.com/prometheus-operator/prometheus-operator",
+        "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
+        "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     )
     given = [f"--filename={file}" for file in files]
     created = bare_plane.run_kubectl("create", *given)
