@@ -348,6 +348,7 @@ CHANGED: tuple[dict[str, Any], ...] = (
     {"image": {"pullSecrets": [{"name": "pull"}]}},
     {"operator": {"image": "modelfleet/operator-fips"}},
     {"operator": {"replicas": 3}},
+    {"operator": {"logLevel": "debug"}},
     {"operator": {"resources": {"limits": {"memory": "2Gi"}}}},
     {"operator": {"serviceAccountAnnotations": {"example.com/role": "a"}}},
     {"operator": {"podLabels": {"a": "b"}}},
