@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -40,6 +39,8 @@ MESSAGE_CEILING = 64 * 1024 * 1024
 """Bytes of a gRPC message that are read at all; the policy's limit, which comes later, is below."""
 LEASE_PATIENCE = 5.0
 """Seconds for giving the lease back at the end, where an operator listens."""
+LAST_WORDS = 1
+"""Seconds that connections get to take the end of their answers once all requests are done."""
 ROUTER_SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
 
 
@@ -81,10 +82,8 @@ class Sidecar:
             telemetry=self.telemetry,
             clock=clock,
         )
-        self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry), settings.drain_grace)
-        self._admin = _WebServer(
-            AdminApp(telemetry=self.telemetry, ready=lambda: self.router.ready), settings.drain_grace
-        )
+        self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
+        self._admin = _WebServer(AdminApp(telemetry=self.telemetry, ready=lambda: self.router.ready))
         self._health = health_aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
         self.http_address = settings.http_listen
@@ -120,18 +119,27 @@ class Sidecar:
     async def drain(self) -> bool:
         """Stop accepting, let what is in flight end within the grace, settle, give the lease back.
 
+        As a native sidecar it is told to stop once the application has ended, or the pod's grace is over.
+        Whoever calls all the same is told so: the listeners are closed last, so that nobody is refused a
+        connection while others still get their answers.
+
         Returns whether everything ended by itself and the operator has acknowledged the return.
         """
-        grace = self._settings.drain_grace
         lease, router, http, admin = self._tasks
         await self._health.enter_graceful_shutdown()
+        whole = await self.router.drain(self._settings.drain_grace)
+        if not whole:
+            log.warning(
+                "requests were still in flight after %g s and have failed", self._settings.drain_grace
+            )
         self._http.should_exit = True
-        whole = await self.router.drain(grace)
         if self._grpc is not None:
-            await self._grpc.stop(0.5 if whole else 0)
+            await self._grpc.stop(LAST_WORDS if whole else 0)
         await http
         await self.router.close()
         returned = await self._lease.drain(LEASE_PATIENCE if self._lease.connected else 0.0)
+        if not returned:
+            log.warning("the operator has not acknowledged that the lease is given back; it will expire")
         self._admin.should_exit = True
         await admin
         for task in (lease, router):
@@ -166,7 +174,7 @@ class Sidecar:
 class _WebServer(uvicorn.Server):
     """Uvicorn inside a program that handles signals itself and wants to know when it listens."""
 
-    def __init__(self, app: AsgiApp, grace: float) -> None:
+    def __init__(self, app: AsgiApp) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -179,7 +187,7 @@ class _WebServer(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 timeout_keep_alive=75,
-                timeout_graceful_shutdown=max(1, math.ceil(grace)),
+                timeout_graceful_shutdown=LAST_WORDS,
             )
         )
         self.listening = asyncio.Event()

@@ -19,7 +19,7 @@ from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import Failure, Fault, internal
 from modelfleet_sidecar.forward import Exchange
-from modelfleet_sidecar.router import Router, late
+from modelfleet_sidecar.router import DRAINING, Router, late
 from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
 
 Headers = list[tuple[bytes, bytes]]
@@ -188,6 +188,8 @@ class HttpApi:
                     await caller.write(b"data: " + envelope + b"\n\n", more=False)
                     return
                 headers = [JSON, (b"x-modelfleet-reason", failure.reason.encode())]
+                if failure.reason == DRAINING:
+                    headers.append((b"connection", b"close"))
                 if failure.attempts:
                     headers.append((ATTEMPTS, str(failure.attempts).encode()))
                 if failure.retry_after is not None:

@@ -31,6 +31,7 @@ from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool
 
+DRAINING = "Draining"
 TASK_HEADER = "x-modelfleet-task"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
 DEFAULT_MAX_REQUEST = 600.0
@@ -419,7 +420,7 @@ class Router:
 
 
 def _draining() -> Failure:
-    return Failure(Fault.UNAVAILABLE, "Draining", "this sidecar is shutting down", retry_after=1.0)
+    return Failure(Fault.UNAVAILABLE, DRAINING, "this sidecar is shutting down", retry_after=1.0)
 
 
 def late(seconds: float) -> Failure:

@@ -21,7 +21,7 @@ from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd, leased_endpoint
 from modelfleet_lab.model_server.faults import Fault, FaultKind
 from modelfleet_sidecar.lease import boot_clock
-from support.sidecars import CRAWLING, STUCK, Rig, Spec, fleet_of, policy_of, running_sidecar
+from support.sidecars import CRAWLING, SLOW, STUCK, Rig, Spec, fleet_of, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -413,3 +413,22 @@ async def test_mixed_calls_leave_nothing_held() -> None:
         assert rig.lease.holding.idle()
         records = [record for server in rig.servers.values() for record in server.records]
         assert not any(record.over_concurrency for record in records)
+
+
+async def test_while_it_drains_a_stream_goes_on_and_new_calls_are_told_so_and_then_the_channel_ends() -> None:
+    async with running_sidecar(Spec("big", latency=SLOW)) as rig, stub_of(rig) as stub:
+        running = stub.Chat(chat(max_output_tokens=40))
+        assert (await anext(aiter(running))).HasField("decision")
+        draining = asyncio.create_task(rig.sidecar.drain())
+        async with asyncio.timeout(5.0):
+            while rig.sidecar.router.ready:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        code, info, retry = await failure_of(stub.Complete(chat()))
+        assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "Draining")
+        assert retry is not None
+        last = [chunk async for chunk in running][-1]
+        assert last.HasField("usage")
+        assert await draining
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await stub.Complete(chat())
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE

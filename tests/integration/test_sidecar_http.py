@@ -478,6 +478,31 @@ async def test_draining_finishes_what_runs_and_refuses_what_comes() -> None:
         assert rig.lease.holding.idle()
 
 
+async def test_while_it_drains_a_caller_is_told_so_on_an_old_connection_and_on_a_new_one() -> None:
+    async with running_sidecar(Spec("big", latency=SLOW)) as rig, client_of(rig) as client:
+        async with client.post(CHAT, json=body(max_tokens=1)) as response:
+            await response.read()  # its connection stays open
+        running = asyncio.create_task(client.post(CHAT, json=body(stream=True, max_tokens=40)))
+        await rig.servers["big"].until(lambda server: server.slots.in_flight == 1)
+        draining = asyncio.create_task(rig.sidecar.drain())
+        async with asyncio.timeout(5.0):
+            while rig.sidecar.router.ready:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        async with client_of(rig) as other:
+            for one in (client, other):
+                async with one.post(CHAT, json=body()) as response:
+                    error = await error_of(response)
+                assert (response.status, error["code"]) == (503, "Draining")
+                assert response.headers["connection"] == "close"
+                assert "retry-after" in response.headers
+        async with client.get(f"{rig.admin}/readyz") as ready:
+            assert ready.status == 503
+        async with await running as response:
+            assert (await response.text()).endswith("data: [DONE]\n\n")
+        assert await draining
+        assert rig.lease.holding.idle()
+
+
 async def test_a_dead_server_does_not_draw_every_request_while_another_can_be_reached() -> None:
     live, dead = Spec("big", 0.8), Spec("dead", 0.9)
     async with running_sidecar(live, dead) as rig, client_of(rig) as client:
