@@ -37,6 +37,7 @@ POLICY = {
         "tiers": [{"name": "all"}],
     },
 }
+INJECTED = 'modelfleet_injector_admissions_total{outcome="injected"}'
 RESTRICTED = {
     "runAsNonRoot": True,
     "runAsUser": 1000,
@@ -122,7 +123,7 @@ class Rig:
             "MODELFLEET_HTTP_LISTEN": http,
             "MODELFLEET_TLS": str(self.folder / "tls"),
             "MODELFLEET_OPERATOR_CA": str(self.folder / "tls" / "ca.crt"),
-            "MODELFLEET_DRAIN_SECONDS": "2",
+            "MODELFLEET_DRAIN_SECONDS": "3",
         }
         async with program("modelfleet-injector", self.folder, environment, f"http://{http}") as started:
             yield started, f"https://{webhook}/mutate"
@@ -325,6 +326,8 @@ async def test_a_rolling_update_loses_no_admission(rig: Rig) -> None:
                 await _served(old, more_than=10)
                 old.process.send_signal(signal.SIGTERM)
                 await _unready(http, old)
+                # A Service hears of it later; until then new connections come, and are served.
+                await _served(old, more_than=int(await old.metric(INJECTED)) + 2)
                 service.point_at(ports[1])
                 assert await asyncio.to_thread(old.process.wait, STOP_SECONDS) == 0, old.tail()
                 await _served(new, more_than=10)
@@ -351,7 +354,7 @@ async def _create_until(done: asyncio.Event, transport: Transport, rig: Rig) -> 
 
 async def _served(running: Program, *, more_than: int) -> None:
     for _ in range(300):
-        if await running.metric('modelfleet_injector_admissions_total{outcome="injected"}') > more_than:
+        if await running.metric(INJECTED) > more_than:
             return
         await asyncio.sleep(0.1)
     raise AssertionError(f"not {more_than} admissions within 30 s: {running.tail()}")
