@@ -125,8 +125,8 @@ def _obstacle(pod: Mapping[str, object], volumes: Sequence[Mapping[str, object]]
         return f"a container has its name, {sidecar.CONTAINER}: rename it, or move it to initContainers"
     ours = {volume["name"] for volume in volumes}
     for volume in _objects(spec, "volumes"):
-        if volume.get("name") in ours:
-            return f"a volume has the name {volume['name']}, which is the sidecar's: rename it"
+        if (name := str(volume.get("name"))) in ours:
+            return f"a volume has the name {name}, which is the sidecar's: rename it"
     for container in (*_objects(spec, "initContainers"), *_objects(spec, "containers")):
         for port in _objects(container, "ports"):
             number = port.get("containerPort")
@@ -190,7 +190,7 @@ def _variables(path: str, containers: Sequence[Mapping[str, object]]) -> Iterato
     """Put the variables first, so that a container's own may refer to them with `$(NAME)`."""
     for index, container in enumerate(containers):
         own = _objects(container, "env")
-        taken = {variable.get("name") for variable in own}
+        taken = {str(variable.get("name")) for variable in own}
         ours = [
             {"name": name, "value": value} for name, value in sidecar.APPLICATION_ENV if name not in taken
         ]

@@ -245,6 +245,19 @@ def test_warnings_are_short_enough_to_be_shown_whole() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"containers": [{"name": ["a"], "env": [{"name": ["b"]}], "ports": [{"containerPort": []}]}]},
+        {"volumes": [{"name": {"a": 1}}]},
+    ],
+)
+def test_values_of_a_wrong_type_are_left_to_the_api_server(changes: dict[str, Any]) -> None:
+    given = pod()
+    given["spec"].update(changes)
+    assert inject(given, TEMPLATE, ()).outcome is Outcome.INJECTED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         {"containers": "none"},
         {"containers": [1]},
         {"initContainers": {"a": 1}},
