@@ -430,10 +430,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Of fleets and policies; their messages say what to do.",
                 (
                     (
-                        f'modelfleet_fleet_condition{{{F},condition!~"Stalled|Reconciling"}} == 0',
+                        f'1 - modelfleet_fleet_condition{{{F},condition!~"Stalled|Reconciling"}} == 1',
                         "{{fleet}} {{condition}}",
                     ),
-                    (f"modelfleet_policy_condition{{{N}}} == 0", "{{policy}} {{condition}}"),
+                    (f"1 - modelfleet_policy_condition{{{N}}} == 1", "{{policy}} {{condition}}"),
                 ),
             ),
         ),

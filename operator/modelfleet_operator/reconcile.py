@@ -139,6 +139,8 @@ class FleetTask:
         self._departures = Departures(
             key, world=tools.world, slots=tools.capacity, scaler=tools.scaler, clock=tools.clock
         )
+        for outcome in Outcome:  # an increase from nothing to 1 is none to Prometheus
+            tools.telemetry.scales.labels(key.namespace, key.name, outcome.value)
         self._heard_at: float | None = None
         """When the first request was reported."""
 

@@ -49,6 +49,7 @@ LABELS = {
     "modelfleet_sidecar_responses/status": "Status code of that protocol, such as `200` or `OK`.",
 }
 """What each label means, for all metrics or for one (`metric/label`)."""
+STAGES = ("assign", "http", "grpc")
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SOLVES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -148,6 +149,8 @@ class Telemetry:
             ["stage"],
             registry=registry,
         )
+        for stage in STAGES:
+            self._bugs.labels(stage)  # an increase from nothing to 1 is none to Prometheus
         self._responses = Counter(
             f"{name}responses",
             "Answers to callers, by protocol and status.",
