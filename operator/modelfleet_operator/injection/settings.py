@@ -51,7 +51,7 @@ _SIDECAR: tuple[tuple[str, str, str], ...] = (
     ("sidecar-pull-policy", "IfNotPresent", "Always, IfNotPresent or Never"),
     (
         "sidecar-resources",
-        '{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}}',
+        '{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "384Mi"}}',
         "its requests and limits, as JSON",
     ),
     ("operator", "modelfleet-capacity.modelfleet-system.svc:7443", "HOST:PORT of the capacity service"),
