@@ -8,13 +8,14 @@ import logging
 from collections.abc import AsyncIterator
 
 import aiohttp
+import pytest
 import pytest_asyncio
 from modelfleet_core.values import ModelName, ObjectKey, PoolName, VariantKey
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.conditions import no, yes
 from modelfleet_operator.figures import FleetFigures, PolicyFigures, PoolFigures, VariantFigures
 from modelfleet_operator.health import Health
-from modelfleet_operator.logs import JsonFormatter
+from modelfleet_operator.logs import JsonFormatter, log_as_json
 from modelfleet_operator.probes import Probes
 from modelfleet_operator.settings import Address
 from modelfleet_operator.telemetry import Telemetry
@@ -110,7 +111,7 @@ def test_a_log_line_is_one_json_object_with_its_figures() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
-    logger = logging.Logger("test")
+    logger = logging.Logger("modelfleet_operator.test")
     logger.addHandler(handler)
     logger.info("fleet %s planned", "ml/chat", extra={"gap": 0.01, "fleet": CHAT})
     try:
@@ -120,3 +121,23 @@ def test_a_log_line_is_one_json_object_with_its_figures() -> None:
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (first["message"], first["gap"], first["fleet"]) == ("fleet ml/chat planned", 0.01, "ml/chat")
     assert "two\nlines" in second["error"]
+
+
+def test_what_a_library_attaches_to_its_records_is_left_out() -> None:
+    record = logging.makeLogRecord({"name": "kopf.objects", "msg": "Handler failed", "settings": object()})
+    assert set(json.loads(JsonFormatter().format(record))) == {"time", "level", "logger", "message"}
+
+
+def test_a_watched_event_is_no_line_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    root, library = logging.getLogger(), logging.getLogger("kopf.objects")
+    before = root.handlers[:], root.level, library.level
+    try:
+        log_as_json()
+        library.info("Handler 'watch-pods' succeeded.")
+        library.warning("Handler 'watch-pods' failed.")
+        logging.getLogger("modelfleet_operator.test").info("said")
+    finally:
+        root.handlers[:], root.level = before[0], before[1]
+        library.setLevel(before[2])
+    lines = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["Handler 'watch-pods' failed.", "said"]
