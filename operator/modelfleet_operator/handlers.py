@@ -132,6 +132,8 @@ class Watching:
             await kopf.operator(
                 registry=registry,
                 settings=settings(),
+                # kopf would ask for the user's name, and the user of a container has none.
+                identity="modelfleet",  # type: ignore[arg-type] # a str, whose own type kopf keeps private
                 standalone=True,
                 clusterwide=not self._namespace,
                 namespaces=[self._namespace] if self._namespace else [],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -133,6 +134,23 @@ async def test_credentials_that_are_refused_end_the_watch(plane: Plane, tmp_path
         with pytest.raises(WatchEnded, match="kopf ended"):
             async with asyncio.timeout(30):
                 await watching.ended()
+
+
+async def test_a_user_without_a_name_can_watch(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 65532")
+
+    monkeypatch.setattr(getpass, "getuser", nameless)
+    told = asyncio.Event()
+    kubeconfig = str(plane.control_plane.kubeconfig)
+    async with Watching(lambda _: told.set(), namespace="", kubeconfig=kubeconfig) as watching:
+        ended = asyncio.ensure_future(watching.ended())
+        heard = asyncio.ensure_future(told.wait())
+        async with asyncio.timeout(30):
+            await asyncio.wait({ended, heard}, return_when=asyncio.FIRST_COMPLETED)
+        assert told.is_set()
+        ended.cancel()
+        heard.cancel()
 
 
 async def test_kinds_that_are_not_installed_are_awaited_in_words(
