@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -27,6 +28,14 @@ HIGH_WATER = 256 * 1024
 KEEP_ALIVE = 4.0
 """Seconds. Servers commonly close an idle connection after 5: ours goes first, or a request meets that."""
 MAX_IDLE = 256
+SILENCE = {
+    socket.TCP_KEEPIDLE: 5,
+    socket.TCP_KEEPINTVL: 3,
+    socket.TCP_KEEPCNT: 3,
+    socket.TCP_USER_TIMEOUT: 14_000,
+}
+"""After 14 s in which a server's machine acknowledges nothing its connection counts as lost (seconds, and
+milliseconds). A model may think for longer: that its machine is there is enough."""
 
 
 class ConnectError(Exception):
@@ -215,6 +224,11 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        # A pod whose node or network has gone sends nothing, not even an end: its kernel's silence tells.
+        tcp = transport.get_extra_info("socket")
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in SILENCE.items():
+            tcp.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_done and not self._complete and not self._framed():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from modelfleet_core.values import EndpointUrl
-from modelfleet_sidecar.upstream import MAX_HEAD, ConnectError, Connection, CutError, Pool, Target
+from modelfleet_sidecar.upstream import MAX_HEAD, SILENCE, ConnectError, Connection, CutError, Pool, Target
 
 pytestmark = pytest.mark.integration
 
@@ -289,3 +290,25 @@ def test_an_endpoint_keeps_its_path_and_loses_its_password() -> None:
     target = Target.parse(EndpointUrl("https://user:secret@api.example.com/base/"))
     assert (target.authority, target.path) == ("api.example.com", "/base")
     assert (target.origin.secure, target.origin.port) == (True, 443)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_machine_that_falls_silent_is_noticed_by_the_kernel(
+    run: Callable[[Coroutine[None, None, None]], None],
+) -> None:
+    async def connect() -> None:
+        listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        pool = Pool(connect_timeout=2.0, clock=Now())
+        port = listener.sockets[0].getsockname()[1]
+        connection = await pool.acquire(Target.parse(EndpointUrl(f"http://127.0.0.1:{port}")))
+        transport = connection._transport
+        assert transport is not None
+        tcp = transport.get_extra_info("socket")
+        assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        set_to = {option: tcp.getsockopt(socket.IPPROTO_TCP, option) for option in SILENCE}
+        assert set_to == SILENCE
+        await pool.close()
+        listener.close()
+        await listener.wait_closed()
+
+    run(connect())
