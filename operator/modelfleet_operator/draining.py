@@ -92,7 +92,7 @@ class Step:
     mark: tuple[LivePod, ...]
     """Pods that Kubernetes is to choose."""
     unmark: tuple[LivePod, ...]
-    """Pods that stay after all."""
+    """Pods that stay after all; or are gone, or not ready now, which might come back with the mark."""
     patches: tuple[Patch, ...]
     """Safe now; those that add replicas first."""
     blind: tuple[VariantKey, ...]
@@ -135,9 +135,7 @@ def next_step(
         if patch is not None and (replicas := keep + len(chosen) - gone) < patch.before:
             now_safe.append(replace(patch, replicas=replicas))
     staying = [
-        known.pod
-        for uid, known in before.leaving.items()
-        if uid not in leaving and known.marked_at < inf and known.pod in view.pods.get(known.variant, ())
+        known.pod for uid, known in before.leaving.items() if uid not in leaving and known.marked_at < inf
     ]
     return Step(Draining(leaving), tuple(mark), tuple(staying), tuple(now_safe), tuple(blind))
 

@@ -206,7 +206,7 @@ class Scaler:
     async def mark(self, pods: Iterable[ObjectKey], *, leaving: bool) -> dict[ObjectKey, str]:
         """Tell Kubernetes to choose `pods` first when replicas go, or as it likes; return what went wrong.
 
-        Raises `NotLeadingError` and `Unavailable`.
+        A pod that is gone needs no mark. Raises `NotLeadingError` and `Unavailable`.
         """
         problems: dict[ObjectKey, str] = {}
         for pod in pods:
@@ -214,8 +214,10 @@ class Scaler:
             try:
                 # Lower than the marks that an earlier leader left.
                 await self._cluster.mark_pod(pod, _CHEAP - self._fence.epoch if leaving else None)
-            except (NotFound, Rejected) as error:
-                problems[pod] = str(error)
+            except NotFound:
+                continue
+            except Rejected as refused:
+                problems[pod] = refused.message
         return problems
 
     async def _write(self, patch: Patch) -> Scaled:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from modelfleet_core.demand import DemandClass, ModelOffer
-from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName, VariantKey
+from modelfleet_core.values import EndpointUrl, ModelName, ObjectKey, TaskName, TierName, VariantKey
+from modelfleet_operator.draining import LEAD, Draining, Held, next_step
 from modelfleet_operator.observe import Workload
 from modelfleet_operator.planning import Demand, Memory, external_spend, plan_fleet
 from modelfleet_operator.scale import gpus_left, money_left, next_patches
-from modelfleet_operator.views import FleetView
+from modelfleet_operator.views import FleetView, LivePod
 from support.manifests import Manifest, fleet_manifest
 from support.snapshots import deployment_object, node_object, observed, view_of
 
@@ -202,3 +203,133 @@ def _demand(rates: Mapping[ModelName, float]) -> Demand:
         if rate
     )
     return Demand(classes=classes, reporting=1, pods=1, heard=True)
+
+
+LONGEST = 30.0
+SLOTS = 4
+
+
+@dataclass(slots=True)
+class _Pod:
+    live: LivePod
+    ready: bool
+    held: int = 0
+    marked: bool = False
+    leaving_since: float = float("inf")
+
+
+@dataclass(slots=True)
+class _DrainedCluster:
+    """Pods with slots that sidecars hold, and a ReplicaSet controller that ends pods as Kubernetes does."""
+
+    view: FleetView
+    pods: dict[VariantKey, list[_Pod]] = field(default_factory=dict)
+    draining: Draining = field(default_factory=Draining)
+    leased: frozenset[EndpointUrl] = frozenset()
+    now: float = 0.0
+    count: int = 0
+
+    def start(self, key: VariantKey, *, ready: bool, held: int) -> None:
+        self.count += 1
+        name = f"{self.view.workloads[key].key.name}-abc-{self.count}"
+        live = LivePod(f"uid-{self.count}", name, EndpointUrl(f"http://10.0.0.{self.count}:8000"))
+        self.pods.setdefault(key, []).append(_Pod(live, ready, held if ready else 0))
+
+    def observe(self) -> FleetView:
+        """Return what the operator sees; each pod that is asked for is there."""
+        workloads, pods, endpoints = {}, {}, {}
+        for key, workload in self.view.workloads.items():
+            found = self.pods.get(key, [])
+            ready = [pod.live for pod in found if pod.ready]
+            workloads[key] = replace(
+                workload, replicas=len(found), pods=len(found), ready=len(ready), terminating=0
+            )
+            pods[key] = tuple(ready)
+            endpoints[key] = {pod.url: SLOTS for pod in ready if pod.uid not in self.draining.leaving}
+        self.view = replace(self.view, workloads=workloads, pods=pods, endpoints=endpoints)
+        return self.view
+
+    def publish(self) -> None:
+        """Let the capacity service know what is leased now."""
+        view = self.observe()
+        self.leased = frozenset(url for live in view.endpoints.values() for url in live)
+
+    def step(self, desired: Mapping[VariantKey, int]) -> None:
+        """Decide and act as the operator does; the controller ends pods at once."""
+        view = self.observe()
+        patches = next_patches(view, desired, external=0.0)
+        held = Held({p.live.url: p.held for pods in self.pods.values() for p in pods}, self.leased)
+        step = next_step(view, patches, self.draining, held, now=self.now, longest=LONGEST)
+        self.draining = step.draining.marked(step.mark, self.now)
+        unmarked, marked = {p.uid for p in step.unmark}, {p.uid for p in step.mark}
+        for pods in self.pods.values():
+            for pod in pods:
+                pod.marked = (pod.marked and pod.live.uid not in unmarked) or pod.live.uid in marked
+                known = self.draining.leaving.get(pod.live.uid)
+                pod.leaving_since = known.since if known is not None else float("inf")
+        asked = {patch.variant: patch for patch in patches}
+        for patch in step.patches:
+            whole = asked[patch.variant]
+            assert min(whole.before, whole.replicas) <= patch.replicas <= max(whole.before, whole.replicas)
+            for _ in range(patch.replicas - patch.before):
+                self.start(patch.variant, ready=False, held=0)
+            self._end(patch.variant, patch.before - patch.replicas)
+
+    def _end(self, key: VariantKey, number: int) -> None:
+        # Not ready first, then the marked; of equals the worst for us.
+        order = sorted(self.pods.get(key, []), key=lambda pod: (pod.ready, not pod.marked, -pod.held))
+        for pod in order[: max(0, number)]:
+            late = self.now >= pod.leaving_since + LONGEST
+            assert not pod.ready or pod.held == 0 or late, "a request was cut"
+            assert not pod.ready or pod.live.url not in self.leased or late, "a grant may be on its way"
+            self.pods[key].remove(pod)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), views())
+def test_no_ready_replica_goes_while_its_slots_are_held_and_drains_end(
+    data: st.DataObject, view: FleetView
+) -> None:
+    """Whatever is wanted, however pods fail and sidecars hold slots; G5 and no lost request."""
+    cluster = _DrainedCluster(replace(view, stock={pool.name: 100 for pool in view.fleet.pools}))
+    for key in view.workloads:
+        for _ in range(data.draw(st.integers(0, 3))):
+            cluster.start(key, ready=data.draw(st.booleans()), held=data.draw(st.integers(0, SLOTS)))
+    cluster.publish()
+    desired = {key: data.draw(st.integers(0, 3)) for key in view.workloads}
+    for _ in range(data.draw(st.integers(3, 12))):
+        cluster.now += data.draw(st.sampled_from([0.1, LEAD, LEAD, 5.0, LONGEST]))
+        if data.draw(st.integers(0, 5)) == 0:
+            desired = {key: data.draw(st.integers(0, 3)) for key in view.workloads}
+        for pods in cluster.pods.values():
+            for pod in pods:
+                most = SLOTS if pod.live.url in cluster.leased else pod.held
+                pod.held = data.draw(st.just(pod.held) | st.just(pod.held) | st.integers(0, most))
+                if data.draw(st.integers(0, 9)) == 9:
+                    pod.ready = not pod.ready
+        before = cluster.observe()
+        cluster.step(desired)
+        _assert_no_worse(before, cluster.observe(), 0.0)
+        if data.draw(st.sampled_from([True, True, False])):
+            cluster.publish()
+    wish = {key: len(pods) for key, pods in cluster.pods.items()}
+    cluster.step(wish)
+    assert not cluster.draining.leaving, "nothing is to go, so every pod is leased again"
+    assert not any(pod.marked for pods in cluster.pods.values() for pod in pods if pod.ready)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), views())
+def test_what_is_to_go_goes_within_the_longest_request(data: st.DataObject, view: FleetView) -> None:
+    cluster = _DrainedCluster(view)
+    for key in view.workloads:
+        for _ in range(data.draw(st.integers(0, 4))):
+            cluster.start(key, ready=data.draw(st.booleans()), held=data.draw(st.integers(0, SLOTS)))
+    cluster.publish()
+    nothing = dict.fromkeys(view.workloads, 0)
+    for pause in (0.1, LONGEST, LEAD):
+        cluster.step(nothing)
+        cluster.publish()
+        cluster.now += pause
+    cluster.step(nothing)
+    assert not any(cluster.pods.values())
