@@ -327,7 +327,7 @@ REFUSED: tuple[tuple[dict[str, object], str], ...] = (
     ({"image": {"tag": "modelfleet:1"}}, "at '/image/tag'"),
     ({"nodes": {"read": "yes"}}, "at '/nodes/read': got string, want boolean"),
     ({"commonLabels": {"team": 7}}, "at '/commonLabels/team': got number, want string"),
-    ({"logFormat": "xml"}, "value must be one of 'json', 'text'"),
+    ({"sidecar": {"logFormat": "xml"}}, "value must be one of 'json', 'text'"),
     ({"tls": {"source": "existing"}}, "tls.source is existing: set tls.existing."),
     (
         {"tls": {"source": "existing", "existing": {"capacitySecret": "c", "injectorSecret": "i"}}},
@@ -371,7 +371,8 @@ CHANGED: tuple[dict[str, Any], ...] = (
     {"tls": {"source": "certManager", "certManager": {"duration": "720h"}}},
     {"tls": {"source": "certManager", "certManager": {"renewBefore": "24h"}}},
     {"clusterDomain": "example.org", "tls": {"source": "certManager"}},
-    {"logFormat": "text"},
+    {"sidecar": {"logFormat": "text"}},
+    {"operator": {"logLevel": "debug"}},
     {"priorityClassName": "system-cluster-critical"},
     {"referenceWarnings": {"enabled": False}},
 )
