@@ -24,6 +24,9 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # A ping that is under way holds up those of the keepalive, and has a minute of its own to be answered.
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.http2.bdp_probe", 0),
     # Our own loop decides when to connect again. The least backoff is also how long a handshake may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", CONNECT_WITHIN_MS),
