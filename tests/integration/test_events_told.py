@@ -15,6 +15,7 @@ from modelfleet_operator.cluster import Event, Kind
 from support.clusters import PATIENCE, ClusterUnderTest, field, fleet, node, service
 from support.control_plane import KubernetesUnderTest, Plane
 from support.fleet_on_nodes import host, managed_deployment, small_fleet
+from support.operators import WatchedCluster, objects, policy, running_operator
 from support.programs import operator_on
 
 pytestmark = pytest.mark.integration
@@ -109,6 +110,36 @@ async def test_kubectl_describe_tells_what_the_operator_did_once_over_a_failover
     (warning,) = (event for event in lost.values() if event["reason"] == "NoEndpoints")
     assert warning["type"] == "Warning"
     assert "create the Service" in str(warning["message"])
+
+
+async def test_a_policy_tells_when_it_is_refused_and_when_it_is_mended() -> None:
+    cluster = WatchedCluster(objects())
+    told = cluster.events
+
+    async def reasons(*wanted: str) -> list[str]:
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                found = [
+                    str(e["reason"]) for e in told() if field(e, "involvedObject", "name") == "assistant"
+                ]
+                if set(wanted) <= set(found):
+                    return found
+                await asyncio.sleep(0.05)
+
+    async with cluster.living(), running_operator(cluster):
+        assert await reasons("Accepted") == ["Accepted"]
+        await cluster.condition_becomes(Kind.POLICY, "assistant", "Ready", "Ready")
+        lost = policy()
+        lost["spec"]["fleetRef"]["name"] = "none"
+        cluster.apply(lost)
+        assert await reasons("FleetNotFound") == [
+            "Accepted",
+            "FleetNotFound",
+        ]  # once, though Ready says it too
+        cluster.apply(policy())
+        await reasons("Resolved")
+    warned = {str(e["reason"]) for e in told() if e["type"] == "Warning"}
+    assert warned == {"FleetNotFound"}
 
 
 async def test_each_decision_is_one_line_of_the_log_with_documented_fields(

@@ -99,6 +99,14 @@ def test_a_limit_that_begins_to_bind_is_a_warning_and_one_that_goes_on_is_not_to
             ("WithinBudget", "True", "WithinBudget"),
             {},
         ),
+        (Kind.POLICY, ("Ready", "True", "Ready"), ("Ready", "False", "LedgerNotOpen"), {}),
+        (Kind.POLICY, ("Ready", "False", "LedgerNotOpen"), ("Ready", "True", "Ready"), {}),
+        (
+            Kind.POLICY,
+            ("Ready", "False", "LedgerNotOpen"),
+            ("Ready", "False", "Exhausted"),
+            {"Exhausted": True},
+        ),
         (Kind.FLEET, ("Ready", "True", "Ready"), ("Ready", "False", "NoEndpoints"), {"NoEndpoints": True}),
         (
             Kind.FLEET,
