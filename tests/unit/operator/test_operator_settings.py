@@ -56,6 +56,13 @@ def test_manifests_can_be_given_more_than_once_and_win_over_the_variable() -> No
         (["--http-listen=127.0.0.1:99999"], {}, "HOST:PORT"),
         (["--capacity-listen=0.0.0.0:7443"], {}, "loopback"),
         (["--capacity-listen=operator.example:7443"], {}, "loopback"),
+        (["--capacity-tls=/tls"], EMBEDDED, "which only --cluster=kubernetes can review"),
+        (["--token-audience="], {}, "audience of the sidecars' tokens"),
+        (["--capacity-service=capacity"], {}, "needs this pod's IP address"),
+        (["--capacity-service=capacity", "--pod-ip=operator"], {}, "needs this pod's IP address"),
+        (["--capacity-service=capacity", "--pod-ip=127.0.0.1"], {}, "at which other pods reach this one"),
+        (["--capacity-service=capacity", "--pod-ip=::"], {}, "at which other pods reach this one"),
+        (["--watch-nodes=no"], {}, "write true or false"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_what_to_write(
@@ -71,6 +78,24 @@ def test_plain_text_leases_may_leave_loopback_inside_a_network_of_their_own(
 ) -> None:
     monkeypatch.setattr(settings, "_own_network", lambda: True)
     assert parse_settings(["--capacity-listen=10.1.0.1:7443"], {}).capacity_listen.host == "10.1.0.1"
+
+
+def test_over_tls_the_operator_may_listen_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_own_network", lambda: False)
+    found = parse_settings(["--capacity-listen=0.0.0.0:7443", "--capacity-tls=/tls"], {})
+    assert found.capacity_tls == Path("/tls")
+    assert found.token_audience == "modelfleet"
+
+
+def test_where_the_capacity_service_leads_is_an_address() -> None:
+    found = parse_settings(["--capacity-service=capacity", "--pod-ip=fd00::0:1"], {})
+    assert (found.capacity_service, found.pod_ip) == ("capacity", "fd00::1")
+    assert parse_settings(["--pod-ip=10.0.0.1"], {}).capacity_service == ""
+
+
+def test_nodes_are_read_unless_that_is_switched_off() -> None:
+    assert parse_settings([], {}).watch_nodes
+    assert not parse_settings([], {"MODELFLEET_WATCH_NODES": "false"}).watch_nodes
 
 
 def test_a_wrong_setting_ends_the_program_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:

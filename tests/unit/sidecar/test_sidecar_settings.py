@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import trustme
+from modelfleet_sidecar import settings
 from modelfleet_sidecar.settings import Address, SettingsError, parse_address, read_settings
 
 POD = {
@@ -68,3 +72,47 @@ def test_a_log_setting_that_is_none_is_refused_with_the_choices(name: str, text:
     with pytest.raises(SettingsError, match=f"MODELFLEET_{name.upper()}='{text}' must be"):
         read_settings([f"--{name.replace('_', '-')}", text], POD)
     assert read_settings(["--log-format", "JSON", "--log-level", "Debug"], POD).log_format == "json"
+
+
+CERTIFICATE = trustme.CA().cert_pem.bytes().decode()
+FAR = POD | {"MODELFLEET_OPERATOR": "modelfleet-capacity.modelfleet-system.svc:7443"}
+
+
+def test_an_operator_elsewhere_is_reached_over_tls_with_a_token() -> None:
+    trust = {"MODELFLEET_OPERATOR_CA": CERTIFICATE, "MODELFLEET_OPERATOR_TOKEN": "/token"}
+    found = read_settings([], FAR | trust)
+    assert found.operator_ca == CERTIFICATE
+    assert found.operator_token == Path("/token")
+    assert read_settings([], FAR | trust | {"MODELFLEET_OPERATOR_CA": "/ca.crt"}).operator_ca == "/ca.crt"
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        (FAR, "in plaintext: set MODELFLEET_OPERATOR_CA"),
+        (FAR | {"MODELFLEET_OPERATOR_TOKEN": "/token"}, "in plaintext"),
+        (POD | {"MODELFLEET_OPERATOR_TOKEN": "/token"}, "set without MODELFLEET_OPERATOR_CA"),
+        (FAR | {"MODELFLEET_OPERATOR_CA": "/ca.crt"}, "set without MODELFLEET_OPERATOR_TOKEN"),
+        (
+            FAR
+            | {
+                "MODELFLEET_OPERATOR_CA": CERTIFICATE.replace("M", "-"),
+                "MODELFLEET_OPERATOR_TOKEN": "/token",
+            },
+            "MODELFLEET_OPERATOR_CA can not be used: it holds no certificate in PEM",
+        ),
+    ],
+)
+def test_trust_that_is_not_whole_is_refused(
+    environ: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "_own_network", lambda: False)
+    with pytest.raises(SettingsError, match=says):
+        read_settings([], environ)
+
+
+def test_plaintext_stays_on_the_machine_or_in_a_network_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_own_network", lambda: False)
+    assert read_settings([], POD).operator_ca == ""
+    monkeypatch.setattr(settings, "_own_network", lambda: True)
+    assert read_settings([], FAR).operator_ca == ""
