@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.messages import Need, SidecarId, Want
-from modelfleet_core.values import ModelName, VariantKey
+from modelfleet_core.leasing.reservations import Reservation
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
 from modelfleet_operator.cluster import Kind
 from modelfleet_sidecar.lease import LeaseClient
 from support.clusters import field, fleet, node, policy, service
@@ -256,6 +257,60 @@ async def test_leases_follow_the_models_pods(plane: Plane, user: KubernetesUnder
         finally:
             running.cancel()
             await asyncio.wait({running})
+
+
+async def test_a_replica_that_is_to_go_drains_and_a_rollout_moves_the_leases(
+    plane: Plane, user: KubernetesUnderTest, tmp_path: Path
+) -> None:
+    """The replica without requests goes, whichever Kubernetes would choose; then every pod is replaced."""
+    namespace = user.namespace
+    wanted = small_fleet(namespace, replicas=3)
+    wanted["spec"]["scaling"]["scaleDownStabilization"] = "0s"
+    large = managed_deployment(namespace)
+    large["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    for manifest in (large, service(namespace, "large"), wanted, policy(namespace), app_pod(namespace)):
+        await user.apply(manifest)
+    await user.log.until(lambda: (Kind.POD, "assistant-0") in user.log.objects, "the pod")
+    uid = str(field(user.log.state(Kind.POD, "assistant-0"), "metadata", "uid"))
+    async with operator_on(plane.control_plane.kubeconfig, namespace, tmp_path) as (operator, capacity):
+        await operator.ready()
+        client = LeaseClient(capacity, SidecarId(namespace, "assistant-0", uid, "boot-1"))
+        client.want({LARGE: Want(100)}, {BUDGET: Need(1_000_000, 1_000_000, 1.0, 0.0)})
+        running = asyncio.create_task(client.run())
+        try:
+            await _slots_become(client, 3 * CONCURRENCY)
+            first, idle, second = sorted(user.log.ready_urls("large"))
+            requests = {url: _begin(client, url) for url in (first, second)}
+            client.give_back()  # tells of them now
+            wanted["spec"]["models"][0]["variants"][0]["replicas"]["min"] = 2
+            await user.apply(wanted)
+            await user.log.until(lambda: idle not in user.log.ready_urls("large"), "the idle one's end")
+            assert user.log.ready_urls("large") == {first, second}
+            await _slots_become(client, 2 * CONCURRENCY - 2)
+            await _replicas_become(user, 2)
+
+            large["spec"]["template"]["metadata"]["annotations"] = {"release": "two"}
+            await user.apply(large)
+            await user.log.until(
+                lambda: len(user.log.ready_urls("large") - {first, second}) == 2, "two new replicas"
+            )
+            for url, request in requests.items():
+                assert client.holding.settle(request, NanoUsd(0), client.now()), f"the request at {url}"
+            await _slots_become(client, 2 * CONCURRENCY)
+            assert {url for url, free in client.holding.free(client.now()).items() if free} == (
+                user.log.ready_urls("large")
+            )
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+
+
+def _begin(client: LeaseClient, url: str) -> int:
+    """Begin a request at an endpoint; return its reservation."""
+    now = client.now()
+    begun = client.holding.reserve(now, EndpointUrl(url), NanoUsd(0), now + 600, charges={})
+    assert isinstance(begun, Reservation)
+    return begun.id
 
 
 async def _slots_become(client: LeaseClient, number: int) -> None:
