@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -375,7 +376,51 @@ CHANGED: tuple[dict[str, Any], ...] = (
     {"operator": {"logLevel": "debug"}},
     {"priorityClassName": "system-cluster-critical"},
     {"referenceWarnings": {"enabled": False}},
+    {"monitoring": {"podMonitor": {"enabled": True}}},
+    {"monitoring": {"prometheusRule": {"enabled": True}}},
+    {"monitoring": {"dashboard": {"enabled": True}}},
+    {"networkPolicy": {"enabled": True}},
 )
+
+
+SWITCHED_ON: dict[str, Any] = {
+    "injector": {"mode": "policy"},
+    "monitoring": {part: {"enabled": True} for part in ("podMonitor", "prometheusRule", "dashboard")},
+    "networkPolicy": {"enabled": True},
+}
+CHANGED_ONCE_SWITCHED_ON: tuple[dict[str, Any], ...] = (
+    {"injector": {"policy": {"apiKeys": [{"name": "frontier", "key": "token"}]}}},
+    {"monitoring": {"podMonitor": {"interval": "5s"}}},
+    {"monitoring": {"podMonitor": {"labels": {"a": "b"}}}},
+    {"monitoring": {"prometheusRule": {"labels": {"a": "b"}}}},
+    {"monitoring": {"prometheusRule": {"runbooks": "https://example.com/observe"}}},
+    {"monitoring": {"dashboard": {"labels": {"a": "b"}}}},
+    {"monitoring": {"dashboard": {"annotations": {"a": "b"}}}},
+    {"networkPolicy": {"sidecarNamespaces": {"matchLabels": {"a": "b"}}}},
+    {"networkPolicy": {"monitoringNamespaces": {"matchLabels": {"a": "b"}}}},
+    {"networkPolicy": {"apiServer": {"ports": [6443]}}},
+    {"networkPolicy": {"apiServer": {"cidrs": ["10.96.0.1/32"]}}},
+)
+SHOWN_ELSEWHERE = frozenset(
+    [
+        "image.registry",
+        "image.tag",
+        "watchNamespace",
+        "nodes.read",
+        "crds.install",
+        "rbac.create",
+        "injector.mode",
+        "injector.excludedNamespaces",
+        "tls.source",
+        "tls.caBundle",
+        "tls.certManager.issuerRef",
+        "tls.existing.capacitySecret",
+        "tls.existing.injectorSecret",
+        "commonLabels",
+        "commonAnnotations",
+    ]
+)
+"""Values whose effect a test of their own shows."""
 
 
 @pytest.mark.parametrize("values", CHANGED, ids=[json.dumps(values) for values in CHANGED])
@@ -385,3 +430,29 @@ def test_every_value_has_an_effect(values: dict[str, Any], chart: Helm) -> None:
         {"tls": {"source": values.get("tls", {}).get("source", "existing")}, "crds": {"install": False}},
     )
     assert chart.render(merged(base, values)) != chart.render(base)
+
+
+@pytest.mark.parametrize(
+    "values", CHANGED_ONCE_SWITCHED_ON, ids=[json.dumps(v) for v in CHANGED_ONCE_SWITCHED_ON]
+)
+def test_every_value_of_what_is_switched_off_has_an_effect_once_it_is_on(
+    values: dict[str, Any], chart: Helm
+) -> None:
+    base = merged(merged(EXISTING, {"crds": {"install": False}}), SWITCHED_ON)
+    assert chart.render(merged(base, values)) != chart.render(base)
+
+
+def test_no_value_is_left_out_of_these_tests() -> None:
+    def paths(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+        for key, value in values.items():
+            yield above + key
+            if isinstance(value, Mapping):
+                yield from paths(value, f"{above}{key}.")
+
+    changed = {
+        path for values in (*CHANGED, *CHANGED_ONCE_SWITCHED_ON) for path in paths(values)
+    } | SHOWN_ELSEWHERE
+    table = (CHART / "README.md").read_text().partition("<!-- values -->")[2]
+    documented = set(re.findall(r"^\| `([A-Za-z.]+)` \|", table, re.MULTILINE))
+    assert len(documented) > 50
+    assert sorted(documented - changed) == []
