@@ -122,7 +122,7 @@ class Reconciler:
                 present = await self._tools.world.change(present.version)
 
     def _forget(self, key: ObjectKey) -> None:
-        self._tools.telemetry.figures.fleets.pop(key, None)
+        self._tools.telemetry.forget(key)
         self._tools.health.end(f"fleet {key}")
         self._tools.writer.forget(key)
         self._tools.world.drain(key, frozenset())

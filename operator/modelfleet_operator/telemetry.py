@@ -5,6 +5,7 @@ In: counts and times of the loops, `Figures` of every fleet and policy. Next: `p
 
 from __future__ import annotations
 
+from modelfleet_core.values import ObjectKey
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -124,6 +125,12 @@ class Telemetry:
             ("reason",),
             registry=self.registry,
         )
+
+    def forget(self, fleet: ObjectKey) -> None:
+        """The fleet is gone, and with it all that is known of it."""
+        self.figures.fleets.pop(fleet, None)
+        for counter in (self.passes, self.scales):
+            counter.remove_by_labels({"namespace": fleet.namespace, "fleet": fleet.name})
 
     def count_review(self, outcome: str) -> None:
         """Count a review of a token: accepted, refused or unavailable."""
