@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from modelfleet_core.allocation.result import Reason, Termination
 from modelfleet_lab.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,6 +32,12 @@ def test_every_field_of_a_policy_is_documented() -> None:
     fields = set(_fields(spec))
     assert {"staleness", "shares", "floor"} <= fields
     assert sorted(name for name in fields if name not in page) == []
+
+
+def test_every_reason_of_a_plan_is_documented() -> None:
+    page = (ROOT / "docs" / "observe.md").read_text(encoding="utf-8")
+    words = [reason.value for reason in Reason] + [end.value for end in Termination]
+    assert sorted(word for word in words if f"`{word}`" not in page) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda module: module.__name__.split(".")[-2])
