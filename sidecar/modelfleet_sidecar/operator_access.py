@@ -113,7 +113,7 @@ def _authority(text: str) -> str:
         check_authority(read)
     except (OSError, UnicodeDecodeError) as error:
         raise AccessError(
-            f"the CA {text} can not be read ({_cause(error)}); mount the one of the operator's certificate there"
+            f"the CA {text} can not be read ({_cause(error)}); mount the CA of its certificate there"
         ) from error
     except AccessError as error:
         raise AccessError(f"the CA {text} can not be used: {error}") from error

@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 
 
 def write_pair(folder: Path, authority: trustme.CA, *names: str) -> Path:
-    """Write `tls.crt` and `tls.key` as the kubelet does: a new folder, and a link that moves to it at once."""
+    """Write `tls.crt` and `tls.key` as the kubelet does: in a new folder, and a link moves to it."""
     version = folder / f"..{next(_numbers)}"
     version.mkdir(parents=True)
     issued = authority.issue_cert(*(names or ("127.0.0.1",)))
@@ -65,7 +65,7 @@ def review(pod: str, *, namespace: str = "ml", audience: str = AUDIENCE) -> Toke
 
 
 class Reviews:
-    """What an API server would say of each token; none other is accepted. It waits while `open` is not set."""
+    """What an API server would say of each token, and of no other; it waits while `open` is not set."""
 
     def __init__(self, **pods: str) -> None:
         """Each pod's token, by its name."""
