@@ -114,9 +114,7 @@ def _inside(
 ) -> int:
     """Run the cluster and in it the command; return the command's exit code, for a shell 0."""
     started = time.monotonic()
-    with node.running(folder, programs, plugins) as cluster:
-        for archive in archives:
-            cluster.load_image(archive)
+    with node.running(folder, programs, plugins, archives) as cluster:
         cluster.set_gpus(options.gpus)
         _report(
             f"the cluster is ready after {time.monotonic() - started:.0f} s; its logs lie in {cluster.state}"

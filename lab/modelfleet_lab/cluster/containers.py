@@ -49,9 +49,7 @@ def running(state: Path, plugins: Path, pause: Path) -> Iterator[daemon.Daemon]:
     snapshotter = "overlayfs" if mounts.overlay_works(state) else "native"
     config = state / "containerd.toml"
     config.write_text(_config(snapshotter, plugins, networks))
-    with daemon.running(
-        "containerd", Path("/usr/bin/env"), ["containerd", f"--config={config}"], state
-    ) as started:
+    with daemon.running("containerd", Path("containerd"), [f"--config={config}"], state) as started:
         started.require(_why_not_ready)
         archive = state / "pause.tar"
         archives.write(archive, _PAUSE, pause)

@@ -23,7 +23,7 @@ _VIEWS = {
     "fleets-and-policies.yaml": ("get", "modelfleets,routingpolicies", "--all-namespaces", "--output=yaml"),
 }
 # The names under which containers of the product publish a port that serves /metrics.
-_METRICS_PORTS = {"metrics", "http", "admin", "probes"}
+_METRICS_PORTS = {"metrics", "http", "admin", "probes", "sidecar-metrics"}
 _METRICS_SECONDS = 5.0
 
 

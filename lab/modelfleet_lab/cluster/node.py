@@ -10,7 +10,8 @@ import contextlib
 import json
 import subprocess
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +26,13 @@ _ACCOUNT_SECONDS = 30
 
 
 @contextmanager
-def running(folder: Path, programs: Mapping[str, Path], plugins: Path) -> Iterator[access.Cluster]:
-    """Run a cluster until the block ends; `plugins` is the folder of network plugins.
+def running(
+    folder: Path, programs: Mapping[str, Path], plugins: Path, archives: Sequence[Path] = ()
+) -> Iterator[access.Cluster]:
+    """Run a cluster with the images of `archives` until the block ends; `plugins` are the network's plugins.
 
-    Raises `daemon.DaemonError`, which names the part that failed, with the end of its log.
+    Raises `daemon.DaemonError`, which names the part that failed, with the end of its log, and
+    `containers.ImageError`.
     """
     cluster = access.Cluster(folder)
     state = cluster.state
@@ -41,6 +45,9 @@ def running(folder: Path, programs: Mapping[str, Path], plugins: Path) -> Iterat
             return stack.enter_context(daemon.running(name, programs[name], arguments, state))
 
         stack.enter_context(containers.running(state, plugins, programs["pause"]))
+        # One after another, while the rest starts: they share layers.
+        loader = stack.enter_context(ThreadPoolExecutor(1))
+        loading = [loader.submit(cluster.load_image, archive) for archive in archives]
         plane = stack.enter_context(
             start.running(programs, state / "control-plane", controllers=start.ALL_CONTROLLERS)
         )
@@ -64,6 +71,8 @@ def running(folder: Path, programs: Mapping[str, Path], plugins: Path) -> Iterat
             f"--timeout={_ACCOUNT_SECONDS}s",
             "--namespace=default",
         )
+        for image in loading:
+            image.result()
         yield cluster
 
 

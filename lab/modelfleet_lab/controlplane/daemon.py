@@ -20,6 +20,19 @@ READY_SECONDS = 120.0
 END_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _LAST_LINES = 15
+_PR_SET_PDEATHSIG = 1
+# Becomes the program, which Linux kills when its parent dies, so that a killed run leaves nothing. It asks
+# for that itself: code of ours between fork and exec, in a process with other threads, crashes now and then.
+_LAUNCHER = (
+    sys.executable,
+    "-ISc",
+    "import ctypes, os, sys\n"
+    "parent, *command = sys.argv[1:]\n"
+    "if sys.platform == 'linux':\n"
+    f"    ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})\n"
+    "if os.getppid() == int(parent):\n"
+    "    os.execvp(command[0], command)\n",
+)
 
 
 class DaemonError(RuntimeError):
@@ -66,13 +79,12 @@ def running(
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(path), *arguments],
+            [*_LAUNCHER, str(os.getpid()), str(path), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env={**os.environ, **(environment or {})},
             start_new_session=True,  # Ctrl-C reaches us, and we end them in order
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
     try:
         yield Daemon(name, process, log)
@@ -85,10 +97,6 @@ def running(
             process.wait()
 
 
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, so that a killed test run leaves nothing."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Ask Linux to kill this process when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
