@@ -42,12 +42,14 @@ async def connection(kubeconfig: str | None = None) -> kopf.ConnectionInfo:
     except Unavailable as error:
         raise kopf.LoginError(str(error)) from error
     header = await found.get_api_key_with_prefix("BearerToken", alias="authorization")
+    # The scheme is written in either case: "bearer" in a pod, "Bearer" from a kubeconfig.
+    _, _, token = (header or "").partition(" ")
     return kopf.ConnectionInfo(
         server=found.host,
         ca_path=found.ssl_ca_cert,
         ca_data=found.ca_cert_data,
         insecure=not found.verify_ssl,
-        token=header.removeprefix("Bearer ") if header else None,
+        token=token or None,
         username=found.username or None,
         password=found.password or None,
         certificate_path=found.cert_file,
