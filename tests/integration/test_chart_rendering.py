@@ -122,7 +122,7 @@ def test_for_one_namespace_only_tokens_and_nodes_are_read_outside_it(chart: Helm
     outside = [rule for kind, rule in rules(manifests) if kind == "ClusterRole"]
     assert [(rule["resources"], rule["verbs"]) for rule in outside] == [
         (["tokenreviews"], ["create"]),
-        (["nodes"], ["get", "list", "watch"]),
+        (["nodes"], ["list", "watch"]),
     ]
     places = {m["metadata"]["namespace"] for m in manifests if m["kind"] in ("Role", "RoleBinding")}
     assert places == {NAMESPACE, "models"}

@@ -178,19 +178,26 @@ async def test_kinds_that_are_not_installed_are_awaited_in_words(
     assert "does not know the kind ModelFleet: apply crds/" in caplog.text
 
 
-async def test_an_object_that_vanished_unseen_is_told_as_deleted(
+async def test_an_object_that_vanished_unseen_is_told_as_deleted_once_two_listings_lack_it(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ghost = ObjectEvent(Kind.FLEET, ObjectKey("default", "ghost"), False, {"kind": "ModelFleet"})
+    late = ObjectEvent(Kind.FLEET, ObjectKey("default", "late"), False, {"kind": "ModelFleet"})
+    # While it starts; then one that is too early for `late`; from then on all have it.
+    listings = iter((set(), set(), {(late.kind, late.key)}))
+
+    async def listed(_: object) -> set[tuple[Kind, ObjectKey]]:
+        return next(listings, {(late.kind, late.key)})
 
     class DeafWatching:
-        """A watch that tells of one object, and misses the end of it."""
+        """A watch that tells of two objects, and misses the end of one."""
 
         def __init__(self, sink: Sink, **_: object) -> None:
             self._sink = sink
 
         async def __aenter__(self) -> Self:
             self._sink(ghost)
+            self._sink(late)
             return self
 
         async def ended(self) -> None:
@@ -203,18 +210,16 @@ async def test_an_object_that_vanished_unseen_is_told_as_deleted(
 
     monkeypatch.setattr(kubernetes, "Watching", DeafWatching)
     monkeypatch.setattr(kubernetes, "_COMPARE_SECONDS", 0.05)
-    monkeypatch.setattr(kubernetes.KubernetesCluster, "_existing", _nothing)
+    monkeypatch.setattr(kubernetes.KubernetesCluster, "_existing", listed)
     cluster = await KubernetesCluster.connect(kubeconfig=str(plane.control_plane.kubeconfig))
     told: asyncio.Queue[ObjectEvent] = asyncio.Queue()
     running = asyncio.create_task(cluster.run(told.put_nowait, asyncio.Event()))
     async with asyncio.timeout(30):
         assert await told.get() == ghost
+        assert await told.get() == late
         assert await told.get() == ObjectEvent(ghost.kind, ghost.key, True, ghost.manifest)
+    assert told.empty()
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
     await cluster.close()
-
-
-async def _nothing(_: object) -> set[object]:
-    return set()

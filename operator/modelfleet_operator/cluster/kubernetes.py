@@ -153,12 +153,11 @@ class KubernetesCluster:
     async def _tell_vanished(
         self, known: Mapping[_Name, Mapping[str, object]], note: Callable[[ObjectEvent], None]
     ) -> None:
-        for kind, key in known.keys() - await self._existing():
-            try:
-                await self.get(kind, key)  # it may have been created after the listing
-            except NotFound:
-                if (manifest := known.get((kind, key))) is not None:
-                    note(ObjectEvent(kind, key, True, manifest))
+        if missing := known.keys() - await self._existing():
+            missing -= await self._existing()  # what was created after the first listing
+        for name in missing:
+            if (manifest := known.get(name)) is not None:
+                note(ObjectEvent(*name, True, manifest))
 
     async def _existing(self) -> set[_Name]:
         """Return the name of every object there is, waiting for kinds that the server does not know yet."""
@@ -188,8 +187,7 @@ class KubernetesCluster:
             except Forbidden as error:
                 if not told:
                     _log.error(
-                        "%s; waiting: grant the operator's ServiceAccount get, list and watch on it",
-                        error.message,
+                        "%s; waiting: grant the operator's ServiceAccount list and watch on it", error.message
                     )
                     told = True
             except Unavailable as error:
