@@ -7,8 +7,8 @@ In: `ChatCall`s with their headers and time left. Out: `Decision`s, `Exchange`s,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from modelfleet_core.batching.outcome import Certificate
@@ -21,6 +21,7 @@ from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
 from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Estimator, known_model
@@ -92,10 +93,7 @@ class Router:
         self._decisions = DecisionLog()
         self._open: dict[int, Decision] = {}
         """Decisions not settled yet, by reservation."""
-        self._draining = False
-        self._active = 0
-        self._limits: set[asyncio.Timeout] = set()
-        self._idle = asyncio.Event()
+        self._in_flight = InFlight(held=lambda: len(self._open))
 
     @property
     def waiting(self) -> int:
@@ -113,7 +111,7 @@ class Router:
     @property
     def ready(self) -> bool:
         """Whether requests would be accepted now, if only to be told that there is no lease."""
-        return not self._draining
+        return not self._in_flight.draining
 
     @property
     def max_body(self) -> int:
@@ -148,7 +146,7 @@ class Router:
         `headers` have lower-case names; `remaining` is the caller's deadline in seconds from now.
         """
         fleet, policy = self._lease.fleet, self._lease.policy
-        if self._draining:
+        if self._in_flight.draining:
             raise _draining()
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
@@ -182,7 +180,7 @@ class Router:
 
     async def decide(self, ask: Ask) -> Decision:
         """Return a decision that holds its slot and money until it is settled. Raises Failure."""
-        with self._busy():
+        with self._in_flight.busy():
             try:
                 decision = await self._batcher.decide(ask)
             except Failure as failure:
@@ -195,7 +193,7 @@ class Router:
         self, asks: Sequence[Ask | Failure]
     ) -> tuple[list[Decision | Failure], Certificate | None]:
         """Assign an offline batch jointly; outcomes in the order of `asks`. Raises Failure."""
-        with self._busy():
+        with self._in_flight.busy():
             outcomes, certificate = await self._offline.decide(asks)
             for outcome in outcomes:
                 if isinstance(outcome, Failure):
@@ -211,13 +209,13 @@ class Router:
         outcome = "InternalError"
         decision: Decision | None = None
         try:
-            with self._busy():
+            with self._in_flight.busy():
                 decision = await self.decide(ask)  # which keeps the deadline itself, and says what was short
                 relaying = False
                 while not relaying:
                     try:
                         async with (
-                            self._until(ask.deadline),
+                            self._in_flight.within(ask.deadline - self._clock()),
                             self._forwarder.open(decision, ask.call, stream=stream) as exchange,
                         ):
                             await exchange.begin()
@@ -241,7 +239,7 @@ class Router:
             raise
         except TimeoutError:
             outcome = "DeadlineExceeded"
-            if self._draining and self._clock() < ask.deadline - CLOCKS_AGREE:
+            if self._in_flight.draining and self._clock() < ask.deadline - CLOCKS_AGREE:
                 raise _draining() from None
             raise late(self._clock() - ask.arrived) from None
         except asyncio.CancelledError:
@@ -275,16 +273,6 @@ class Router:
             refusal.attempts = len(again.earlier)
             refusal.message += f" (after {failure.reason} of {failed.variant})"
             raise
-
-    @asynccontextmanager
-    async def _until(self, deadline: float) -> AsyncIterator[None]:
-        """Raise TimeoutError where the body takes longer, or has to end because the sidecar goes down."""
-        async with asyncio.timeout(max(0.0, deadline - self._clock())) as limit:
-            self._limits.add(limit)
-            try:
-                yield
-            finally:
-                self._limits.discard(limit)
 
     def settle(self, decision_id: str, usage: Usage | None) -> Settled:
         """Book a routed decision by what it used; None: it never reached the model. Raises Failure."""
@@ -334,21 +322,18 @@ class Router:
 
         What is left then ends with an error.
         """
-        self._draining = True
+        self._in_flight.draining = True
         self._telemetry.draining()
-        self._rest()
-        if await self._until_idle(grace):
+        if await self._in_flight.ended(grace):
             return True
         self._batcher.shed(_draining)
-        for limit in self._limits:
-            if not limit.expired():
-                limit.reschedule(0.0)
-        await self._until_idle(LAST_WORDS)
+        self._in_flight.end()
+        await self._in_flight.ended(LAST_WORDS)
         return False
 
     async def close(self) -> None:
         """Refuse what still waits, wait for cancelled requests' settlement and close all connections."""
-        self._draining = True
+        self._in_flight.draining = True
         self._batcher.shed(_draining)
         await self._forwarder.close()
 
@@ -361,32 +346,9 @@ class Router:
                 if decision is not None:
                     self._decisions.settled(decision.id, settlement.charged)
                     self._telemetry.settled(decision, settlement.charged, expired=True)
-            self._rest()
+            self._in_flight.rest()
             self._telemetry.lease(self._lease.holding, self._clock())
             self._telemetry.keys_missing(self.missing_keys())
-
-    async def _until_idle(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._idle.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        """What runs within keeps `drain` waiting."""
-        self._active += 1
-        try:
-            yield
-        finally:
-            self._active -= 1
-            self._rest()
-
-    def _rest(self) -> None:
-        """Tell `drain` when nothing is left to do."""
-        if self._draining and not self._active and not self._open:
-            self._idle.set()
 
     def _note(self, decision: Decision) -> None:
         self._open[decision.reservation] = decision
@@ -406,7 +368,7 @@ class Router:
         if settlement.excess:
             self._telemetry.excess(decision, settlement.excess)
         self._batcher.look_again()
-        self._rest()
+        self._in_flight.rest()
         return settlement.charged
 
     def release(self, decisions: Iterable[Decision]) -> None:
@@ -416,7 +378,7 @@ class Router:
             if self._close(decision.reservation) is not None:
                 self._decisions.settled(decision.id, NanoUsd(0))
         self._batcher.look_again()
-        self._rest()
+        self._in_flight.rest()
 
 
 def _draining() -> Failure:
