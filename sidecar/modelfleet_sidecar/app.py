@@ -49,6 +49,8 @@ class RunningLease(Lease, Protocol):
 
     @property
     def connected(self) -> bool: ...
+    @property
+    def trouble(self) -> str: ...
     async def run(self) -> None: ...
     async def drain(self, timeout: float = ...) -> bool: ...
 
@@ -83,7 +85,13 @@ class Sidecar:
             clock=clock,
         )
         self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
-        self._admin = _WebServer(AdminApp(telemetry=self.telemetry, ready=lambda: self.router.ready))
+        self._admin = _WebServer(
+            AdminApp(
+                telemetry=self.telemetry,
+                ready=lambda: self.router.ready,
+                trouble=lambda: self._lease.trouble,
+            )
+        )
         self._health = health_aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
         self.http_address = settings.http_listen

@@ -163,8 +163,9 @@ class LeaseClient:
                 async with self.operator.channel() as channel:
                     await self._converse(capacity_pb2_grpc.CapacityStub(channel).Lease(metadata=metadata))
             except (grpc.aio.AioRpcError, AccessError, ProtocolError, WireError, TimeoutError) as error:
-                self.trouble = _reason(error)
-                log.warning("the lease stream to %s ended: %s", self.operator.address, self.trouble)
+                before, self.trouble = self.trouble, _reason(error)
+                level = logging.DEBUG if self.trouble == before else logging.WARNING
+                log.log(level, "the lease stream to %s ended: %s", self.operator.address, self.trouble)
             finally:
                 failures = 0 if self.connected else failures + 1
                 self.connected = False

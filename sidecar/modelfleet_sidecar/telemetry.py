@@ -239,11 +239,17 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class AdminApp:
-    """The admin port as an ASGI app; it answers these three paths and nothing else."""
+    """The admin port as an ASGI app; it answers these three paths and nothing else.
 
-    def __init__(self, *, telemetry: Telemetry, ready: Callable[[], bool]) -> None:
+    `trouble` says why there is no stream to the operator, empty: there is one. A sidecar is ready without it.
+    """
+
+    def __init__(
+        self, *, telemetry: Telemetry, ready: Callable[[], bool], trouble: Callable[[], str]
+    ) -> None:
         self._telemetry = telemetry
         self._ready = ready
+        self._trouble = trouble
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -258,7 +264,10 @@ class AdminApp:
         if path == "/healthz":
             return 200, b"ok\n", text
         if path == "/readyz":
-            return (200, b"ok\n", text) if self._ready() else (503, b"draining\n", text)
+            if not self._ready():
+                return 503, b"draining\n", text
+            trouble = self._trouble()
+            return 200, (f"ok, but without the operator: {trouble}\n" if trouble else "ok\n").encode(), text
         if path == "/metrics":
             return 200, generate_latest(self._telemetry.registry), CONTENT_TYPE_LATEST
         return 404, b"only /healthz, /readyz and /metrics are here\n", text

@@ -133,6 +133,16 @@ async def test_a_leased_process_answers_drains_on_sigterm_and_gives_its_lease_ba
         assert [set(endpoints.values()) for endpoints in variants.values()] == [{0}]
 
 
+async def _said(client: aiohttp.ClientSession, url: str) -> str:
+    """Return the text once it is more than ok."""
+    async with asyncio.timeout(20):
+        while True:
+            async with client.get(url) as response:
+                if (text := await response.text()) != "ok\n":
+                    return text
+            await asyncio.sleep(0.05)
+
+
 async def test_without_an_operator_the_process_listens_and_says_why_it_serves_nothing() -> None:
     async with (
         program("127.0.0.1:1", MODELFLEET_DRAIN_GRACE="0") as sidecar,
@@ -140,6 +150,7 @@ async def test_without_an_operator_the_process_listens_and_says_why_it_serves_no
     ):
         async with client.get(f"{sidecar.admin}/readyz") as response:
             assert response.status == 200
+            assert "without the operator: UNAVAILABLE" in await _said(client, f"{sidecar.admin}/readyz")
         async with client.post(f"{sidecar.http}/v1/chat/completions", json=HELLO) as response:
             assert response.status == 503
             assert (await response.json())["error"]["code"] == "NoLease"

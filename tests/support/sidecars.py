@@ -135,6 +135,7 @@ class GivenLease:
         self.money_price = 0.0
         self.refusal = ""
         self.connected = True
+        self.trouble = ""
         self.wants: Mapping[VariantKey, Want] = {}
         self.needs: Mapping[AccountName, Need] = {}
         self.demand: list[tuple[TierName, TaskName, Mapping[ModelName, ModelOffer]]] = []
