@@ -55,7 +55,8 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
     `reason` is a stable word for programs (`BudgetExhausted`), `message` says what happened and what to do,
     `field` names the part of the request at fault, `retry_after` is in seconds. None holds prompt text.
     `retry_on` says what failed at a model server that another one might do better; None: nothing.
-    `attempts` counts the decisions that were sent to a model server, or were about to be.
+    `attempts` counts the decisions that were sent to a model server, or were about to be; `decision_id` is
+    that of the last one, empty: there was none.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
         self.retry_after = retry_after
         self.retry_on = retry_on
         self.attempts = 0
+        self.decision_id = ""
 
     @property
     def status(self) -> Status:

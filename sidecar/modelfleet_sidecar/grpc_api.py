@@ -255,7 +255,7 @@ def _plain(value: object) -> object:
 async def _abort(context: Context, failure: Failure) -> NoReturn:
     metadata = {} if failure.field is None else {"field": failure.field}
     if failure.attempts:
-        metadata["attempts"] = str(failure.attempts)
+        metadata |= {"attempts": str(failure.attempts), "decision_id": failure.decision_id}
     details = [any_pb2.Any()]
     details[0].Pack(
         error_details_pb2.ErrorInfo(

@@ -25,6 +25,7 @@ from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
 Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 ATTEMPTS = b"x-modelfleet-attempts"
+DECISION_ID = b"x-modelfleet-decision-id"
 LAST_WORDS = 0.5
 """Seconds that a caller whose deadline has passed gets to take its error."""
 
@@ -192,6 +193,7 @@ class HttpApi:
                     headers.append((b"connection", b"close"))
                 if failure.attempts:
                     headers.append((ATTEMPTS, str(failure.attempts).encode()))
+                    headers.append((DECISION_ID, failure.decision_id.encode()))
                 if failure.retry_after is not None:
                     headers.append((b"retry-after", str(math.ceil(failure.retry_after)).encode()))
                 await caller.reply(failure.status.http, envelope, headers)

@@ -223,7 +223,7 @@ class Router:
                             yield exchange
                     except Failure as failure:
                         self._decisions.failed(decision.id, failure.reason)
-                        failure.attempts = len(ask.earlier) + 1
+                        failure.attempts, failure.decision_id = len(ask.earlier) + 1, decision.id
                         if relaying:
                             if failure.retry_on is not None:
                                 self._telemetry.cut_stream(decision)
@@ -270,7 +270,7 @@ class Router:
                 again = again if self._batcher.elsewhere(again) else anywhere(again)
                 return again, await self.decide(again)
         except Failure as refusal:
-            refusal.attempts = len(again.earlier)
+            refusal.attempts, refusal.decision_id = len(again.earlier), failed.id
             refusal.message += f" (after {failure.reason} of {failed.variant})"
             raise
 

@@ -162,6 +162,9 @@ async def test_attempts_end_where_the_policy_says(fallback: Fallback, attempts: 
             error = (await response.json())["error"]
         assert (response.status, error["code"]) == (503, "UpstreamError")
         assert response.headers["x-modelfleet-attempts"] == str(attempts)
+        async with it.client.get(f"/v1/decisions/{response.headers['x-modelfleet-decision-id']}") as told:
+            last = await told.json()
+        assert (last["failed_by"], len(last["earlier_attempts"])) == ("UpstreamError", attempts - 1)
         assert it.requests == attempts
         assert {len(server.heads) for server in it.servers} <= {0, 1}
 
