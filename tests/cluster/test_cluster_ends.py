@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from modelfleet_lab.cluster import isolation
 from modelfleet_lab.cluster.access import Cluster
 from support import cluster_node as pods
 
@@ -20,6 +23,9 @@ CODES = {
     "its command fails": 4,
     "its first process is killed": 128 + signal.SIGKILL,
     "it is told to end": 128 + signal.SIGTERM,
+}
+NOTHING: dict[str, list[str]] = {
+    kind: [] for kind in ("processes", "mounts", "links", "packet filters", "cgroups")
 }
 # Runs one pod of the answerer, then says so and waits to be ended.
 SCRIPT = """
@@ -42,30 +48,7 @@ def answerer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("end", CODES)
 def test_nothing_is_left_of_a_cluster(cluster: Cluster, answerer: Path, tmp_path: Path, end: str) -> None:
     before = _machine()
-    script = tmp_path / "script"
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "lone"},
-        "spec": {"containers": [pods.server("web", "hello")]},
-    }
-    script.write_text(SCRIPT.format(manifest=json.dumps(pod), code=4 if end == "its command fails" else 0))
-    output = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "modelfleet_lab.cluster",
-        f"--output={output}",
-        f"--image={answerer}",
-        "sh",
-        str(script),
-    ]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as outside:
-        assert outside.stdin is not None
-        assert outside.stdout is not None
-        while (line := outside.stdout.readline()) and line != "running\n":
-            pass
-        assert line == "running\n", f"the inner cluster did not run: exit code {outside.wait()}"
+    with _cluster_inside(tmp_path, answerer, code=4 if end == "its command fails" else 0) as outside:
         assert len(_processes() - before["processes"]) > 10
         assert len(_cgroups() - before["cgroups"]) > 1
         if end == "its first process is killed":
@@ -73,20 +56,58 @@ def test_nothing_is_left_of_a_cluster(cluster: Cluster, answerer: Path, tmp_path
         elif end == "it is told to end":
             outside.terminate()
         else:
+            assert outside.stdin is not None
             outside.stdin.write("\n")
             outside.stdin.flush()
         code = outside.wait(timeout=120)
     assert code == CODES[end]
-    assert {name: sorted(found - before[name]) for name, found in _machine().items()} == {
-        "processes": [],
-        "mounts": [],
-        "links": [],
-        "packet filters": [],
-        "cgroups": [],
-    }
-    assert list(output.glob("*/state")) == []
-    kept = [path.name for path in output.glob("*/at-the-end/logs/*")]
+    assert _left(before) == NOTHING
+    assert list(tmp_path.glob("out/*/state")) == []
+    kept = [path.name for path in tmp_path.glob("out/*/at-the-end/logs/*")]
     assert ("kubelet.log" in kept) == (end != "its command ends")
+
+
+def test_the_next_start_removes_what_a_killed_run_left(
+    cluster: Cluster, answerer: Path, tmp_path: Path
+) -> None:
+    before = _machine()
+    with _cluster_inside(tmp_path, answerer) as outside:
+        first = os.pidfd_open(_first_process(outside.pid))
+        with isolation.run_folder(tmp_path / "out"):
+            assert len(list(tmp_path.glob("out/*/state"))) == 2, "a start leaves runs alone that live"
+        outside.kill()
+        assert select.select([first], [], [], 60)[0], "the first process outlives the one that started it"
+        os.close(first)
+    assert {name for name, left in _left(before).items() if left} == {"cgroups"}
+    with isolation.run_folder(tmp_path / "out"):
+        pass
+    assert _left(before) == NOTHING
+    assert list(tmp_path.glob("out/*/state")) == []
+
+
+@contextmanager
+def _cluster_inside(folder: Path, image: Path, code: int = 0) -> Iterator[subprocess.Popen[str]]:
+    """Run a cluster with one pod, whose command waits for a line and then ends with `code`."""
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "lone"},
+        "spec": {"containers": [pods.server("web", "hello")]},
+    }
+    script = folder / "script"
+    script.write_text(SCRIPT.format(manifest=json.dumps(pod), code=code))
+    options = [f"--output={folder / 'out'}", f"--image={image}"]
+    command = [sys.executable, "-m", "modelfleet_lab.cluster", *options, "sh", str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as outside:
+        assert outside.stdout is not None
+        while (line := outside.stdout.readline()) and line != "running\n":
+            pass
+        assert line == "running\n", f"the inner cluster did not run: exit code {outside.wait()}"
+        yield outside
+
+
+def _left(before: dict[str, Set[str]]) -> dict[str, list[str]]:
+    return {name: sorted(found - before[name]) for name, found in _machine().items()}
 
 
 def _machine() -> dict[str, Set[str]]:

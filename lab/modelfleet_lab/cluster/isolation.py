@@ -8,6 +8,7 @@ together with their outside. Called by `__main__`; what runs inside is `node`.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -42,13 +43,16 @@ def run_folder(base: Path) -> Iterator[Path]:
 
     Only the folder's part `state` goes for sure: what else lies in the folder then is kept.
     """
-    base.mkdir(parents=True, exist_ok=True)
-    _sweep(base)
     folder = base.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     state = folder / _STATE
-    state.mkdir(parents=True)
-    with (state / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    base.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        with (base / _LOCK).open("w") as starting:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            _sweep(base)
+            state.mkdir(parents=True)
+            lock = held.enter_context((state / _LOCK).open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
         cgroups.make(cgroup_of(folder))
         try:
             yield folder
