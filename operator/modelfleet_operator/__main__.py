@@ -32,8 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNUSABLE
     log_as_json(settings.log_level)
     # The embedded cluster's pods are started by fork and exec, and gRPC would warn of each. It reads this
-    # when it is imported, which is why `app` is imported only after it.
+    # when it is imported, which is why `app` is imported only after it. Its own notes, a line for each failed
+    # handshake among them, are no JSON.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     return asyncio.run(_run(settings))
 
 

@@ -98,11 +98,11 @@ async def test_a_known_token_outlives_an_outage_of_the_api_server_and_a_new_one_
 async def test_while_the_api_server_hangs_only_few_callers_wait_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tokens, "REVIEW_SECONDS", 0.01)
     known = {f"pod-{number}": made_token(f"pod-{number}") for number in range(500)}
     desk = Desk(Reviews(**known))
     for token in known.values():
         await desk.admit(token)
+    monkeypatch.setattr(tokens, "REVIEW_SECONDS", 0.01)
     desk.now = FRESH
     desk.reviews.open.clear()
     desk.reviews.asked.clear()
