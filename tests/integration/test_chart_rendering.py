@@ -375,6 +375,7 @@ CHANGED: tuple[dict[str, Any], ...] = (
     {"sidecar": {"logFormat": "text"}},
     {"operator": {"logLevel": "debug"}},
     {"priorityClassName": "system-cluster-critical"},
+    {"listenAddress": "::"},
     {"referenceWarnings": {"enabled": False}},
     {"monitoring": {"podMonitor": {"enabled": True}}},
     {"monitoring": {"prometheusRule": {"enabled": True}}},

@@ -70,3 +70,8 @@ labels:
 {{- define "modelfleet.capacityHost" -}}
 {{- printf "%s-capacity.%s.svc" (include "modelfleet.fullname" .) .Release.Namespace -}}
 {{- end -}}
+
+{{/* The address to listen on, as it stands before a port. */}}
+{{- define "modelfleet.listen" -}}
+{{- eq .Values.listenAddress "::" | ternary "[::]" .Values.listenAddress -}}
+{{- end -}}
