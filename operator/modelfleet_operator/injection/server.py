@@ -71,7 +71,8 @@ class Webhook:
         reply = answer(review.uid, injection)
         seconds = perf_counter() - started
         self._telemetry.seconds.observe(seconds)
-        if review.pod is not None and injection.outcome is not Outcome.UNASKED:
+        # An API server asks again of each pod that was changed after us: that is no news.
+        if review.pod is not None and injection.outcome not in (Outcome.UNASKED, Outcome.PRESENT):
             facts = {"namespace": review.namespace, "pod": review.name, "seconds": round(seconds, 6)}
             if injection.warnings:
                 facts["warnings"] = injection.warnings

@@ -142,6 +142,14 @@ def test_a_pod_of_a_controller_is_logged_by_what_its_name_begins_with(
     assert vars(caplog.records[0])["pod"] == "assistant-6f-"
 
 
+def test_a_pod_that_is_asked_about_again_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    given = pod()
+    response = json.loads(webhook().review(body(given)))["response"]
+    webhook().review(body(applied(given, _operations(response))))
+    assert [record.message for record in caplog.records] == ["injected"]
+
+
 def test_outcomes_are_counted() -> None:
     telemetry = Telemetry()
     hook = webhook(telemetry=telemetry)
