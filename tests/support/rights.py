@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,14 @@ class Right:
     verb: str
     group: str
     resource: str
+    """With its subresource, as `pods/status`; the path of a request that is for no resource."""
     namespace: str
     name: str
+
+    def __str__(self) -> str:
+        resource = f"{self.resource}.{self.group}" if self.group else self.resource
+        where = f" in {self.namespace}" if self.namespace else ""
+        return f"{self.verb} {resource}{' ' if self.name else ''}{self.name}{where}"
 
     def covers(self, use: Right) -> bool:
         return (
@@ -29,6 +35,9 @@ class Right:
             and self.namespace in ("", use.namespace)
             and self.name in ("", use.name)
         )
+
+    def breadth(self) -> tuple[bool, bool]:
+        return (not self.namespace, not self.name)
 
 
 def granted(manifests: Iterable[Manifest], account: str) -> set[Right]:
@@ -59,25 +68,54 @@ def used(audit_log: Path, namespace: str, account: str) -> tuple[set[Right], set
     user = f"system:serviceaccount:{namespace}:{account}"
     allowed: set[Right] = set()
     denied: set[Right] = set()
-    for line in audit_log.read_text().splitlines():
-        record = json.loads(line)
-        reference: dict[str, Any] = record.get("objectRef", {})
-        if record["user"]["username"] != user or "resource" not in reference:
-            continue
-        subresource = reference.get("subresource")
-        right = Right(
-            record["verb"],
-            reference.get("apiGroup", ""),
-            f"{reference['resource']}/{subresource}" if subresource else reference["resource"],
-            reference.get("namespace", ""),
-            reference.get("name", ""),
-        )
-        forbidden = record.get("annotations", {}).get(_DECISION) == "forbid"
-        (denied if forbidden else allowed).add(right)
+    for record in _records(audit_log):
+        if record["user"]["username"] == user:
+            forbidden = record.get("annotations", {}).get(_DECISION) == "forbid"
+            (denied if forbidden else allowed).add(_use(record))
     return allowed, denied
 
 
-def unused(rights: Iterable[Right], uses: Iterable[Right]) -> list[Right]:
-    """Return the rights of which no use was made."""
-    made = list(uses)
-    return sorted(right for right in rights if not any(right.covers(use) for use in made))
+def _records(audit_log: Path) -> Iterator[dict[str, Any]]:
+    with audit_log.open() as lines:
+        for line in lines:
+            if line.endswith("\n"):  # the API server may be in the middle of one
+                yield json.loads(line)
+
+
+def _use(record: dict[str, Any]) -> Right:
+    reference: dict[str, str] = record.get("objectRef", {})
+    resource, subresource = reference.get("resource", ""), reference.get("subresource", "")
+    return Right(
+        record["verb"],
+        reference.get("apiGroup", ""),
+        "/".join(filter(None, (resource, subresource))) or record["requestURI"].partition("?")[0],
+        reference.get("namespace", ""),
+        reference.get("name", ""),
+    )
+
+
+def unused(rights: Collection[Right], uses: Iterable[Right]) -> list[Right]:
+    """Return the rights that no use needed: each needs the narrowest one that covers it."""
+    needed = {
+        min(covering, key=Right.breadth)
+        for use in uses
+        if (covering := [right for right in rights if right.covers(use)])
+    }
+    return sorted(set(rights) - needed)
+
+
+def difference(manifests: Iterable[Manifest], audit_log: Path, namespace: str, account: str) -> list[str]:
+    """Return every way, in words, in which the rights of an account are not just those that it used."""
+    rights = granted(manifests, account)
+    done, denied = used(audit_log, namespace, account)
+    # What kinds there are may be read by everybody.
+    foreign = {
+        use
+        for use in done
+        if not use.resource.startswith("/") and not any(right.covers(use) for right in rights)
+    }
+    return [
+        *(f"granted, not used: {right}" for right in unused(rights, done)),
+        *(f"denied: {use}" for use in sorted(denied)),
+        *(f"allowed by a role that is not the chart's: {use}" for use in sorted(foreign)),
+    ]
