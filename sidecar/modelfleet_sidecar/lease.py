@@ -48,6 +48,8 @@ HELLO_TIMEOUT = 5.0
 LAST_WORD = 0.1
 """Seconds in which the leader's reason may follow after a report could not be sent."""
 RETRY_FIRST = 0.1
+RETRY_SPREAD = 0.5
+"""Seconds over which sidecars that lose one leader at the same moment come back at least."""
 RETRY_MOST = 3.0
 DEMAND_INTERVAL = 0.5
 """Seconds between reports that tell of demand: pressing ones need not."""
@@ -56,6 +58,12 @@ DEMAND_INTERVAL = 0.5
 def boot_clock() -> float:
     """Return seconds on the monotonic clock that counts suspend."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def reconnect_after(failures: int, chance: float) -> float:
+    """Return the seconds to wait after so many failed streams in a row; `chance` is from 0 to 1."""
+    longest = max(RETRY_SPREAD, min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(failures, 10)))
+    return RETRY_FIRST + chance * (longest - RETRY_FIRST)
 
 
 class ProtocolError(Exception):
@@ -170,8 +178,7 @@ class LeaseClient:
                 failures = 0 if self.connected else failures + 1
                 self.connected = False
                 self._pulse()
-            longest = min(RETRY_MOST, RETRY_FIRST * 2**failures)
-            await asyncio.sleep(RETRY_FIRST + self._random() * (longest - RETRY_FIRST))
+            await asyncio.sleep(reconnect_after(failures, self._random()))
 
     async def drain(self, timeout: float = 5.0) -> bool:
         """Reserve nothing more, wait until nothing is in flight, give all back and see it acknowledged.

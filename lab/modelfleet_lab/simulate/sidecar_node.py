@@ -33,6 +33,7 @@ PRESSING_DELAY = 0.01
 UNUSED_AFTER = 0.2
 DEMAND_INTERVAL = 0.5
 RETRY_FIRST = 0.1
+RETRY_SPREAD = 0.5
 RETRY_MOST = 3.0
 RESTART = 2.0
 """Seconds from a crash to the next start."""
@@ -179,7 +180,7 @@ class SidecarNode:
 
     def _retry(self) -> None:
         self._failures += 1
-        longest = min(RETRY_MOST, RETRY_FIRST * 2**self._failures)
+        longest = max(RETRY_SPREAD, min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(self._failures, 10)))
         boot = self._boot
         delay = RETRY_FIRST + self._around.random.random() * (longest - RETRY_FIRST)
         self._timeline.after(delay, lambda: self._connect() if boot == self._boot else None)
