@@ -20,6 +20,7 @@ from support import cluster_product as product
 from support.cluster_api import Api, GpuWatch, memory_of, watching_gpus
 from support.cluster_product import APPS, INJECTOR, OPERATOR, SYSTEM, rolled_out
 from support.cluster_traffic import PATIENCE, Traffic, all_answered, summary
+from support.rights import used
 
 pytestmark = pytest.mark.cluster
 
@@ -293,6 +294,13 @@ def test_no_request_of_the_whole_day_was_lost_or_answered_twice(day: Day) -> Non
         "cut after the first byte": len(outcomes) - len(answered),
         "tried again elsewhere": len({r.request_id for r in records} - answered),
     }
+
+
+def test_operator_and_injector_were_denied_nothing_that_they_asked_for(day: Day) -> None:
+    for account in ("modelfleet-operator", "modelfleet-injector"):
+        done, denied = used(day.cluster.audit_log, SYSTEM, account)
+        assert done
+        assert sorted(str(right) for right in denied) == []
 
 
 def test_uninstalling_leaves_the_users_own_things_and_nothing_else(day: Day) -> None:
