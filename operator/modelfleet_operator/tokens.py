@@ -144,7 +144,8 @@ class TokenAdmission:
             self._count("refused")
             log.warning("a token was refused: %s", refusal.message)
             self._accepted.pop(digest, None)
-            _remember(self._refused, digest, (self._clock(), refusal))
+            # Its traceback holds this frame, and with it the token.
+            _remember(self._refused, digest, (self._clock(), refusal.with_traceback(None)))
             return refusal
         self._count("accepted")
         ends = expiry(token)

@@ -177,6 +177,13 @@ async def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert len(desk.reviews.asked) == 60  # the newest is remembered
 
 
+async def test_a_remembered_refusal_keeps_no_frame_in_which_its_token_is() -> None:
+    desk = Desk(Reviews())
+    await desk.refusal(made_token("one"))
+    ((_, refusal),) = desk.admission._refused.values()
+    assert refusal.__traceback__ is refusal.__context__ is refusal.__cause__ is None
+
+
 async def test_no_token_is_logged_told_or_kept(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     good, bad, odd = made_token("one"), made_token("two"), made_token("three")
