@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,15 @@ def _rights(rule: Manifest, namespace: str) -> Iterator[Right]:
                     yield Right(verb, group, resource, namespace, name)
 
 
-def used(audit_log: Path, namespace: str, account: str) -> tuple[set[Right], set[Right]]:
-    """Return what the account did, and what it was denied."""
+def used(
+    audit_log: Path, namespace: str, account: str, *, since: float = 0.0
+) -> tuple[set[Right], set[Right]]:
+    """Return what the account did, and what it was denied; `since` is seconds of Unix time."""
     user = f"system:serviceaccount:{namespace}:{account}"
     allowed: set[Right] = set()
     denied: set[Right] = set()
     for record in _records(audit_log):
-        if record["user"]["username"] == user:
+        if record["user"]["username"] == user and _received(record) >= since:
             forbidden = record.get("annotations", {}).get(_DECISION) == "forbid"
             (denied if forbidden else allowed).add(_use(record))
     return allowed, denied
@@ -80,6 +83,10 @@ def _records(audit_log: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             if line.endswith("\n"):  # the API server may be in the middle of one
                 yield json.loads(line)
+
+
+def _received(record: dict[str, Any]) -> float:
+    return datetime.fromisoformat(record["requestReceivedTimestamp"]).timestamp()
 
 
 def _use(record: dict[str, Any]) -> Right:
