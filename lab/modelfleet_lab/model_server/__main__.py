@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--time-scale", type=float, default=1.0, help="real seconds per simulated second")
     parser.add_argument("--chunk-seconds", type=float, default=0.05, help="streamed tokens go out this often")
     parser.add_argument("--seed", type=int, default=0, help="of faults that strike by chance")
+    parser.add_argument("--api-key", default="", metavar="KEY", help="ask for this key, as external APIs do")
     parser.add_argument(
         "--log",
         type=Path,
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=options.seed,
             name=name,
             log=log,
+            api_key=options.api_key,
         )
         if settings.concurrency < 1:
             raise ValueError(f"--concurrency {settings.concurrency} is below 1")

@@ -52,6 +52,8 @@ class ServerSettings:
     name: str = "model-server"
     """Name in the records."""
     log: Path | None = None
+    api_key: str = ""
+    """Requests for answers must show it as their bearer token, or get 401; empty: none is asked for."""
 
 
 class ModelServer:
@@ -148,6 +150,10 @@ class ModelServer:
         if not self._ready.is_set():
             body = error_body("The server starts or stops.", "server_error", "not_ready")
             return web.Response(status=503, body=body, content_type="application/json")
+        key = self.settings.api_key
+        if key and request.headers.get("Authorization") != f"Bearer {key}":
+            body = error_body("The API key is wrong or missing.", "invalid_request_error", "invalid_api_key")
+            return web.Response(status=401, body=body, content_type="application/json")
         return await self._serving.serve(request, chat=chat)
 
     async def _models(self, request: web.Request) -> web.Response:

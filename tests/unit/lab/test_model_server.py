@@ -274,6 +274,18 @@ async def test_bad_input_gets_one_clear_error(
         assert (await response.json())["error"]["message"]
 
 
+async def test_a_server_with_an_api_key_answers_only_who_shows_it(session: aiohttp.ClientSession) -> None:
+    server = ModelServer(ServerSettings(model="m", latency=FAST, api_key="sesame"))
+    await server.start()
+    for given, status in (("Bearer sesame", 200), ("Bearer sesam", 401), ("sesame", 401), ("", 401)):
+        headers = {"Authorization": given}
+        async with session.post(f"{server.url}/v1/chat/completions", json=body(), headers=headers) as answer:
+            assert answer.status == status
+            if status == 401:
+                assert (await answer.json())["error"]["code"] == "invalid_api_key"
+    await server.stop()
+
+
 async def test_health_waits_for_the_start_and_metrics_carry_vllms_names(
     session: aiohttp.ClientSession,
 ) -> None:
