@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from modelfleet_operator.cluster import Kind
 from support.access import pem, write_pair
+from support.charts import Manifest, helm
 from support.clusters import field, policy, service
 from support.control_plane import KubernetesUnderTest, Plane
 from support.fleet_on_nodes import app_pod, managed_deployment, small_fleet
@@ -25,13 +26,14 @@ from support.programs import Program, program, sidecar_of
 
 pytestmark = pytest.mark.integration
 
+ACCOUNT = "modelfleet-operator"
 SERVICE, SLICE = "modelfleet-capacity", "modelfleet-capacity-leader"
 PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A namespace for fleets and operators, whose account has just the rights that they need."""
+    """A namespace for fleets and operators, whose account has just the rights that the chart gives it."""
 
     plane: Plane
     user: KubernetesUnderTest
@@ -81,60 +83,21 @@ class Site:
         return leads
 
 
-RULES = (
-    (("coordination.k8s.io",), ("leases",), (), ("create", "get", "update")),
-    (("",), ("configmaps",), (), ("get", "create", "update", "delete")),
-    (("",), ("services",), (SERVICE,), ("get",)),
-    (("",), ("events",), (), ("create", "patch")),
-    (("",), ("pods",), (), ("get", "list", "watch", "patch")),
-    (("discovery.k8s.io",), ("endpointslices",), (), ("create", "get", "list", "watch")),
-    (("discovery.k8s.io",), ("endpointslices",), (SLICE,), ("update",)),
-    (("modelfleet.io",), ("modelfleets", "routingpolicies"), (), ("get", "list", "watch")),
-    (("modelfleet.io",), ("modelfleets/status", "routingpolicies/status"), (), ("patch",)),
-    (("apps",), ("deployments",), (), ("get", "list", "watch", "patch")),
-    (("apps",), ("deployments/scale",), (), ("patch",)),
-)
-
-
-def _rights(namespace: str) -> list[Mapping[str, object]]:
-    """Return what an operator of one namespace needs: nothing outside it but reviews of tokens."""
-    rules = [
-        {"apiGroups": groups, "resources": resources, "verbs": verbs}
-        | ({"resourceNames": names} if names else {})
-        for groups, resources, names, verbs in RULES
-    ]
-    subject = {"kind": "ServiceAccount", "name": "operator", "namespace": namespace}
-    api, group = "rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io"
-    review = {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
-    cluster, within = {"name": f"operator-{namespace}"}, {"name": "operator", "namespace": namespace}
-    return [
-        {"apiVersion": api, "kind": "ClusterRole", "metadata": cluster, "rules": [review]},
-        {
-            "apiVersion": api,
-            "kind": "ClusterRoleBinding",
-            "metadata": cluster,
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": cluster["name"]},
-            "subjects": [subject],
-        },
-        {"apiVersion": api, "kind": "Role", "metadata": within, "rules": rules},
-        {
-            "apiVersion": api,
-            "kind": "RoleBinding",
-            "metadata": within,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": "operator"},
-            "subjects": [subject],
-        },
-    ]
+def _roles(namespace: str, folder: Path) -> list[Manifest]:
+    """Return the chart's roles, and their bindings, for a release that looks after its own namespace."""
+    values = {"watchNamespace": namespace, "nodes": {"read": False}}
+    rendered = helm(folder).render(values, namespace=namespace)
+    return [manifest for manifest in rendered if manifest["kind"].endswith(("Role", "RoleBinding"))]
 
 
 @asynccontextmanager
 async def site_on(plane: Plane, folder: Path) -> AsyncIterator[Site]:
     user = await KubernetesUnderTest.make(plane)
     namespace = user.namespace
-    plane.kubectl("create", "serviceaccount", "operator", f"--namespace={namespace}")
+    plane.kubectl("create", "serviceaccount", ACCOUNT, f"--namespace={namespace}")
     config = json.loads(plane.control_plane.kubeconfig.read_text())
     config["users"][0]["user"] = {
-        "token": plane.kubectl("create", "token", "operator", f"--namespace={namespace}").strip()
+        "token": plane.kubectl("create", "token", ACCOUNT, f"--namespace={namespace}").strip()
     }
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(json.dumps(config))
@@ -153,11 +116,11 @@ async def site_on(plane: Plane, folder: Path) -> AsyncIterator[Site]:
     finally:
         await user.close()
         for kind in ("clusterrole", "clusterrolebinding"):
-            plane.kubectl("delete", kind, f"operator-{namespace}", "--ignore-not-found")
+            plane.kubectl("delete", kind, f"modelfleet-{namespace}-operator", "--ignore-not-found")
 
 
 async def _grant(site: Site) -> None:
-    for manifest in _rights(site.namespace):
+    for manifest in _roles(site.namespace, site.folder):
         await site.user.apply(manifest)
 
 
