@@ -41,7 +41,7 @@ from modelfleet_operator.capacity_views import (
 )
 from modelfleet_operator.identity import AdmissionError, Caller
 from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
-from modelfleet_operator.streams import Stream
+from modelfleet_operator.streams import Stream, Streams
 from modelfleet_operator.wire import grant_to, greeting, report_from, snapshot_to
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,6 @@ TICK = 0.5
 """Seconds between passes when nothing happens: leases run out and periods end."""
 GATHER = 0.001
 """Least seconds between passes, so that changes at one moment make one grant."""
-STREAMS_OF_POD = 8
-"""Open at once, each as another start of its sidecar."""
 SERVER_OPTIONS = (
     # Sidecars ask by pings whether a silent leader still lives.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000),
@@ -113,11 +111,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._capacity: Mapping[ObjectKey, Capacity] = {}
         self._documents = Documents({}, {})
         self._prices = Prices({}, {})
-        self._streams: dict[SidecarId, Stream] = {}
-        self._boots: dict[str, set[SidecarId]] = {}
-        """The open streams' sidecars by the UID of their pod."""
-        self._ready: set[SidecarId] = set()
-        """Those whose stream has nothing to send."""
+        self._streams = Streams()
         self._looked_at = -math.inf
         self._meter = DemandMeter()
         self._opening: set[PeriodId] = set()
@@ -252,8 +246,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             log.warning("another leader has the ledgers already: %s", error)
         for task in self._tasks:
             task.cancel()
-        for stream in self._streams.values():
-            stream.end(grpc.StatusCode.UNAVAILABLE, "this operator stops leading; connect again")
+        self._streams.end(grpc.StatusCode.UNAVAILABLE, "this operator stops leading; connect again")
 
     def _pass(self, book: LeaseBook) -> None:
         now = self._clock()
@@ -264,9 +257,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                 if period.id not in self._opening:
                     self._opening.add(period.id)
                     self._start(self._open(book, policy, period))
-        for sidecar, grant in book.turn(now, self._ready):
-            self._streams[sidecar].offer(grant)
-            self._ready.discard(sidecar)
+        for sidecar, grant in book.turn(now, self._streams.ready):
+            self._streams.offer(sidecar, grant)
         for record in book.due(now):
             self._start(write_ledger(self._store, book, record))
 
@@ -314,11 +306,15 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         gone, and lives on while the API server is away or the token is renewed.
         """
         caller, book = await self._admit(context)
-        stream = Stream()
-        yield greeting(book.epoch)
-        reader = asyncio.create_task(self._hear(book, stream, request_iterator, caller))
-        reader.add_done_callback(stream.heard_out)
         try:
+            stream = self._streams.open(caller)
+        except AdmissionError as error:
+            await self._refuse(context, error)
+        reader: asyncio.Task[None] | None = None
+        try:
+            yield greeting(book.epoch)
+            reader = asyncio.create_task(self._hear(book, stream, request_iterator))
+            reader.add_done_callback(stream.heard_out)
             while True:
                 step = await stream.next()
                 if isinstance(step, tuple):
@@ -328,7 +324,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                 yield grant_to(step)
                 self._sent(book, stream)
         finally:
-            reader.cancel()
+            if reader is not None:
+                reader.cancel()
             self._part(book, stream)
 
     async def _admit(self, context: grpc.aio.ServicerContext[Any, Any]) -> tuple[Caller | None, LeaseBook]:
@@ -338,31 +335,30 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             try:
                 caller = await self._admission.admit(context.invocation_metadata() or ())
             except AdmissionError as error:
-                self._refused(error.reason)
-                await context.abort(error.code, error.message)
+                await self._refuse(context, error)
         book = self._book
         if book is None or self._stopping:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "this operator does not lead; try another")
         return caller, book
 
+    async def _refuse(self, context: grpc.aio.ServicerContext[Any, Any], error: AdmissionError) -> NoReturn:
+        self._refused(error.reason)
+        await context.abort(error.code, error.message)
+
     async def _hear(
-        self,
-        book: LeaseBook,
-        stream: Stream,
-        reports: AsyncIterator[capacity_pb2.LeaseReport],
-        caller: Caller | None,
+        self, book: LeaseBook, stream: Stream, reports: AsyncIterator[capacity_pb2.LeaseReport]
     ) -> None:
         try:
             async for message in reports:
                 report = report_from(message)
-                if caller is not None:
-                    caller.check(report.sidecar)
+                if stream.caller is not None:
+                    stream.caller.check(report.sidecar)
                 stream.leaving = report.leaving
                 if stream.sidecar is None:
                     self._arrive(book, stream, report.sidecar)
                 elif stream.sidecar != report.sidecar:
                     raise WireError("identity", "it changed within one stream")
-                if self._streams.get(report.sidecar) is not stream:
+                if self._streams.newest(report.sidecar) is not stream:
                     break
                 new = not book.knows(report.sidecar)
                 if book.hear(report, self._clock()):
@@ -380,47 +376,28 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             stream.end(error.code, error.message)
 
     def _arrive(self, book: LeaseBook, stream: Stream, sidecar: SidecarId) -> None:
-        older = self._streams.get(sidecar)
-        if older is None and len(self._boots.get(sidecar.uid, ())) >= STREAMS_OF_POD:
-            raise AdmissionError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"pod {sidecar.namespace}/{sidecar.pod} has {STREAMS_OF_POD} streams already: one sidecar "
-                "needs one, and one more while it finishes an earlier start",
-                "TooManyStreams",
-            )
-        stream.sidecar = sidecar
-        if older is not None:
-            older.end(grpc.StatusCode.ABORTED, "a newer stream of this sidecar replaced it")
-        self._streams[sidecar] = stream
-        self._boots.setdefault(sidecar.uid, set()).add(sidecar)
-        self._ready.add(sidecar)
+        self._streams.arrive(stream, sidecar)
         book.connect(sidecar)
         if stream.leaving:
             return  # perhaps a former start, finished by one whose own stream may be away for a moment
         for earlier in book.starts(sidecar.uid):
-            if earlier != sidecar and earlier not in self._streams:
+            if earlier != sidecar and self._streams.newest(earlier) is None:
                 book.replaced(earlier, self._clock())
 
     def _sent(self, book: LeaseBook, stream: Stream) -> None:
         sidecar = stream.sidecar
-        if sidecar is not None and stream.idle and self._streams.get(sidecar) is stream:
-            self._ready.add(sidecar)
+        if sidecar is not None and stream.idle and self._streams.newest(sidecar) is stream:
+            self._streams.ready.add(sidecar)
             if book.pressed:
                 self._wake()
 
     def _part(self, book: LeaseBook, stream: Stream) -> None:
         sidecar = stream.sidecar
-        if sidecar is None or self._streams.get(sidecar) is not stream:
+        if not self._streams.close(stream) or sidecar is None:
             return
-        del self._streams[sidecar]
-        self._ready.discard(sidecar)
-        others = self._boots[sidecar.uid]
-        others.discard(sidecar)
         book.part(sidecar)
-        if any(not self._streams[other].leaving for other in others):
+        if self._streams.stays(sidecar.uid):
             book.replaced(sidecar, self._clock())
-        if not others:
-            del self._boots[sidecar.uid]
         self._wake()
 
     # Views.

@@ -20,7 +20,7 @@ from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_operator.capacity_tls import Certificate
 from modelfleet_operator.cluster import Unavailable
 from modelfleet_operator.injection.certificates import CertificateError
-from modelfleet_operator.publish import STREAMS_OF_POD
+from modelfleet_operator.streams import STREAMS_OF_POD
 from modelfleet_operator.tokens import TokenAdmission
 from modelfleet_sidecar.lease import LeaseClient
 from modelfleet_sidecar.operator_access import OperatorAccess
@@ -342,3 +342,39 @@ async def test_one_pod_can_not_open_streams_without_end(tmp_path: Path) -> None:
             await calls[-1].read()
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         calls[0].cancel()
+
+
+async def test_one_pod_can_not_open_streams_without_end_by_telling_nothing(tmp_path: Path) -> None:
+    token = made_token("one")
+    async with (
+        guarded(tmp_path, Reviews(one=token)) as guard,
+        guard.access(token).channel() as channel,
+    ):
+        stub = capacity_pb2_grpc.CapacityStub(channel)
+        metadata = guard.access(token).metadata()
+        calls = [stub.Lease(metadata=metadata) for _ in range(STREAMS_OF_POD)]
+        for call in calls:
+            await call.read()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.Lease(metadata=metadata).read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await calls[0].done_writing()
+        assert await calls[0].code() is grpc.StatusCode.OK
+        greeting = await stub.Lease(metadata=metadata).read()
+        assert greeting.epoch == 1  # type: ignore[union-attr]
+
+
+async def test_streams_that_broke_off_at_any_moment_keep_no_pod_out(tmp_path: Path) -> None:
+    token = made_token("one")
+    async with guarded(tmp_path, Reviews(one=token)) as guard:
+        access = guard.access(token)
+        for turns in range(5 * STREAMS_OF_POD):
+            async with access.channel() as channel:
+                call = capacity_pb2_grpc.CapacityStub(channel).Lease(metadata=access.metadata())
+                if turns % 2:
+                    await call.read()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                call.cancel()
+        async with leasing(guard.service, "one", access=access) as client:
+            await until(client, lambda: client.connected)
