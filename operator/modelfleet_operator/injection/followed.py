@@ -8,10 +8,9 @@ Manifests are read leniently: whether they are accepted is for the operator to s
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from modelfleet_core.values import ObjectKey
 
 from modelfleet_operator.cluster import POLICY_ANNOTATION, Kind, ObjectEvent
 from modelfleet_operator.cluster.fields import items, mapping, text, texts
@@ -31,21 +30,24 @@ class Followed:
     """The fleets' keys and the policies' selectors; small, whatever else the objects hold."""
 
     def __init__(self) -> None:
-        self._fleets: dict[ObjectKey, frozenset[KeyReference]] = {}
-        self._policies: dict[ObjectKey, _Policy] = {}
+        # By namespace, since a pod is admitted while its creator waits, and there may be many namespaces.
+        self._fleets: defaultdict[str, dict[str, frozenset[KeyReference]]] = defaultdict(dict)
+        self._policies: defaultdict[str, dict[str, _Policy]] = defaultdict(dict)
 
     def take(self, event: ObjectEvent) -> None:
         """Note one object as it is now."""
         spec = mapping(event.manifest, "spec")
         if event.kind is Kind.FLEET:
-            self._fleets.pop(event.key, None)
+            fleets = self._fleets[event.key.namespace]
+            fleets.pop(event.key.name, None)
             if not event.deleted:
-                self._fleets[event.key] = _keys_of(spec)
+                fleets[event.key.name] = _keys_of(spec)
         elif event.kind is Kind.POLICY:
-            self._policies.pop(event.key, None)
+            policies = self._policies[event.key.namespace]
+            policies.pop(event.key.name, None)
             if not event.deleted:
                 labels = texts(mapping(spec, "podSelector"), "matchLabels")
-                self._policies[event.key] = _Policy(text(mapping(spec, "fleetRef"), "name"), labels)
+                policies[event.key.name] = _Policy(text(mapping(spec, "fleetRef"), "name"), labels)
 
     def keys(
         self, namespace: str, labels: Mapping[str, object], annotations: Mapping[str, object]
@@ -55,7 +57,7 @@ class Followed:
         While no policy is known that the pod will follow, it may come to follow any fleet of its namespace.
         """
         named = annotations.get(POLICY_ANNOTATION)
-        policies = {key.name: found for key, found in self._policies.items() if key.namespace == namespace}
+        policies = self._policies.get(namespace, {})
         if named:
             chosen = [policies[named]] if isinstance(named, str) and named in policies else []
             missing = f"no RoutingPolicy {named} (annotation {POLICY_ANNOTATION})"
@@ -65,8 +67,8 @@ class Followed:
         fleets = {policy.fleet for policy in chosen}
         keys = {
             reference
-            for key, references in self._fleets.items()
-            if key.namespace == namespace and (not chosen or key.name in fleets)
+            for name, references in self._fleets.get(namespace, {}).items()
+            if not chosen or name in fleets
             for reference in references
         }
         if chosen:
