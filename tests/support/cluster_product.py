@@ -5,6 +5,7 @@ All of it lies in two namespaces: the release's own, and `APPS` with fleet, poli
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,6 +53,20 @@ def helm(cluster: Cluster, verb: str, *arguments: str) -> str:
 def rolled_out(cluster: Cluster, workload: str, namespace: str = SYSTEM) -> None:
     """Wait until every pod of a Deployment is Ready and of its newest template."""
     cluster.kubectl("rollout", "status", workload, f"--namespace={namespace}", "--timeout=120s")
+
+
+def kill(cluster: Cluster, pod: str, namespace: str) -> None:
+    """Kill the process of a pod's only container on the spot: it gets no signal to end by."""
+    (status,) = cluster.get("pod", pod, f"--namespace={namespace}")["status"]["containerStatuses"]
+    task = status["containerID"].removeprefix("containerd://")
+    done = subprocess.run(
+        ["ctr", "tasks", "kill", "--signal=SIGKILL", task],
+        env=cluster.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def fleet(replicas: Mapping[str, tuple[int, int]]) -> Mapping[str, object]:
