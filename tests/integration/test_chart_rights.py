@@ -288,6 +288,8 @@ async def test_the_chart_grants_just_the_rights_that_are_used(
         # What is made can not be limited to a name; for all else here the names are known beforehand.
         own = {right for right in rights if right.namespace == release.namespace and right.verb != "create"}
         assert {str(right) for right in own if not right.name} == set()
+        records = {use.name for use in release.done() if use.resource == "configmaps" and use.name}
+        assert all(name.startswith(("modelfleet-epoch", "modelfleet-ledger-")) for name in records), records
         outside = {str(right) for right in rights if not right.namespace}
         if mode != "all namespaces":
             nodes = {"list nodes", "watch nodes"} if mode == "one namespace" else set()
