@@ -91,6 +91,12 @@ def leader(cluster: Cluster) -> str:
     return str(lease["spec"]["holderIdentity"])
 
 
+def busy(day: Day, model: str) -> bool:
+    """Return whether a model has just answered while it had another request."""
+    newest = [record for record in day.traffic.records() if record.model == model][-1:]
+    return any(time.time() - record.end < 0.5 and record.in_flight_at_arrival for record in newest)
+
+
 def bare_pod(name: str, labels: Mapping[str, str]) -> Mapping[str, object]:
     """Return a pod that is only rehearsed."""
     spec = {"containers": [{"name": "app", "image": product.image("client-app")}]}
@@ -203,6 +209,7 @@ def test_no_request_is_lost_when_the_leader_is_killed(day: Day) -> None:
 
 def test_no_request_is_lost_when_a_pod_of_a_model_is_killed(day: Day) -> None:
     (best,) = day.cluster.get("pods", f"--namespace={APPS}", "--selector=app=large")["items"]
+    until("the best model answers", lambda: busy(day, "sim-large"))
     since = time.time()
     product.kill(day.cluster, best["metadata"]["name"], APPS)
     traffic_of_both(day, since=time.time())
