@@ -23,6 +23,7 @@ from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.leasing.messages import SidecarId
 
 from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.callers import connected
 from modelfleet_sidecar.former import JournalledLease
 from modelfleet_sidecar.grpc_api import GrpcApi
 from modelfleet_sidecar.http_api import HttpApi
@@ -37,8 +38,10 @@ log = logging.getLogger(__name__)
 
 MESSAGE_CEILING = 64 * 1024 * 1024
 """Bytes of a gRPC message that are read at all; the policy's limit, which comes later, is below."""
-LEASE_PATIENCE = 5.0
+LEASE_PATIENCE = 3.0
 """Seconds for giving the lease back at the end, where an operator listens."""
+LAST_REPORT = 0.5
+"""The same where something stays unsettled, so that it can not all go back."""
 LAST_WORDS = 1
 """Seconds that connections get to take the end of their answers once all requests are done."""
 ROUTER_SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
@@ -83,6 +86,7 @@ class Sidecar:
             keys=ApiKeys(settings.keys, clock),
             telemetry=self.telemetry,
             clock=clock,
+            settler=lambda: connected(self.grpc_address.port),
         )
         self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
         self._admin = _WebServer(
@@ -129,7 +133,7 @@ class Sidecar:
 
         As a native sidecar it is told to stop once the application has ended, or the pod's grace is over.
         Whoever calls all the same is told so: the listeners are closed last, so that nobody is refused a
-        connection while others still get their answers.
+        connection while others still get their answers. After the grace all is over within 7 s.
 
         Returns whether everything ended by itself and the operator has acknowledged the return.
         """
@@ -141,11 +145,11 @@ class Sidecar:
                 "requests were still in flight after %g s and have failed", self._settings.drain_grace
             )
         self._http.should_exit = True
-        if self._grpc is not None:
-            await self._grpc.stop(LAST_WORDS if whole else 0)
-        await http
+        assert self._grpc is not None  # noqa: S101 - it has started
+        await asyncio.gather(http, self._grpc.stop(LAST_WORDS if whole else 0))
         await self.router.close()
-        returned = await self._lease.drain(LEASE_PATIENCE if self._lease.connected else 0.0)
+        patience = LAST_REPORT if self.router.unsettled else LEASE_PATIENCE
+        returned = await self._lease.drain(patience if self._lease.connected else 0.0)
         if not returned:
             log.warning("the operator has not acknowledged that the lease is given back; it will expire")
         self._admin.should_exit = True

@@ -11,6 +11,8 @@ from enum import Enum
 
 from modelfleet_core.policy import RetryOn
 
+DRAINING = "Draining"
+
 
 class Fault(Enum):
     """What kind of thing went wrong, as callers must tell them apart."""
@@ -107,3 +109,13 @@ def internal(error: BaseException) -> Failure:
         "InternalError",
         f"the sidecar failed ({type(error).__name__}); its log has the details",
     )
+
+
+def shutting_down() -> Failure:
+    """Return the error of a request that comes, or does not end, while the sidecar ends."""
+    return Failure(Fault.UNAVAILABLE, DRAINING, "this sidecar is shutting down", retry_after=1.0)
+
+
+def late(seconds: float) -> Failure:
+    """Return the error of a request whose time is up."""
+    return Failure(Fault.DEADLINE, "DeadlineExceeded", f"the request's deadline passed after {seconds:.3g} s")

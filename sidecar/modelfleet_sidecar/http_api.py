@@ -17,9 +17,9 @@ from modelfleet_core.values import usd
 from modelfleet_sidecar.chat import ChatCall, parse_json
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.explain import Entry, options
-from modelfleet_sidecar.failures import Failure, Fault, internal
+from modelfleet_sidecar.failures import DRAINING, Failure, Fault, internal, late
 from modelfleet_sidecar.forward import Exchange
-from modelfleet_sidecar.router import DRAINING, Router, late
+from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
 
 Headers = list[tuple[bytes, bytes]]

@@ -12,12 +12,14 @@ from contextlib import asynccontextmanager, contextmanager
 
 
 class InFlight:
-    """Counts what runs; `held` tells how many decisions are not settled yet, which count too."""
+    """Counts what runs; `held` tells how many decisions are not settled yet, which count too, unless they are
+    `abandoned`: nobody is left to settle them."""
 
-    def __init__(self, held: Callable[[], int]) -> None:
+    def __init__(self, held: Callable[[], int], abandoned: Callable[[], bool]) -> None:
         self.draining = False
         """Whether nothing new is to be accepted."""
         self._held = held
+        self._abandoned = abandoned
         self._active = 0
         self._limits: set[asyncio.Timeout] = set()
         self._idle = asyncio.Event()
@@ -47,9 +49,15 @@ class InFlight:
         if self.draining and not self._active and not self._held():
             self._idle.set()
 
+    def look(self) -> None:
+        """The same, also at who is left; call it now and then."""
+        self.rest()
+        if self.draining and not self._active and not self._idle.is_set() and self._abandoned():
+            self._idle.set()
+
     async def ended(self, seconds: float) -> bool:
         """Wait until nothing is left, for `seconds` at most; call it once `draining` is set."""
-        self.rest()
+        self.look()
         try:
             async with asyncio.timeout(seconds):
                 await self._idle.wait()

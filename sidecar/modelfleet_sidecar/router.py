@@ -19,7 +19,7 @@ from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import AUTO, ChatCall
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
-from modelfleet_sidecar.failures import Failure, Fault, bad_field
+from modelfleet_sidecar.failures import Failure, Fault, bad_field, late, shutting_down
 from modelfleet_sidecar.forward import Exchange, Forwarder
 from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.keys import ApiKeys
@@ -32,7 +32,6 @@ from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool
 
-DRAINING = "Draining"
 TASK_HEADER = "x-modelfleet-task"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
 DEFAULT_MAX_REQUEST = 600.0
@@ -64,7 +63,9 @@ class Router:
         keys: ApiKeys,
         telemetry: Telemetry,
         clock: Callable[[], float],
+        settler: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`settler` tells whether anyone is left who could settle routed decisions, for the end."""
         self._lease = lease
         self._estimator = estimator
         self._keys = keys
@@ -93,7 +94,7 @@ class Router:
         self._decisions = DecisionLog()
         self._open: dict[int, Decision] = {}
         """Decisions not settled yet, by reservation."""
-        self._in_flight = InFlight(held=lambda: len(self._open))
+        self._in_flight = InFlight(held=lambda: len(self._open), abandoned=lambda: self._abandoned(settler))
 
     @property
     def waiting(self) -> int:
@@ -147,7 +148,7 @@ class Router:
         """
         fleet, policy = self._lease.fleet, self._lease.policy
         if self._in_flight.draining:
-            raise _draining()
+            raise shutting_down()
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
         known_model(call.model, fleet)
@@ -222,8 +223,7 @@ class Router:
                             relaying = True
                             yield exchange
                     except Failure as failure:
-                        self._decisions.failed(decision.id, failure.reason)
-                        failure.attempts, failure.decision_id = len(ask.earlier) + 1, decision.id
+                        self._failed(ask, decision, failure)
                         if relaying:
                             if failure.retry_on is not None:
                                 self._telemetry.cut_stream(decision)
@@ -238,10 +238,12 @@ class Router:
             outcome = failure.reason
             raise
         except TimeoutError:
-            outcome = "DeadlineExceeded"
-            if self._in_flight.draining and self._clock() < ask.deadline - CLOCKS_AGREE:
-                raise _draining() from None
-            raise late(self._clock() - ask.arrived) from None
+            early = self._in_flight.draining and self._clock() < ask.deadline - CLOCKS_AGREE
+            ended = shutting_down() if early else late(self._clock() - ask.arrived)
+            outcome = ended.reason
+            if decision is not None:
+                self._failed(ask, decision, ended)
+            raise ended from None
         except asyncio.CancelledError:
             outcome = "Cancelled"
             raise
@@ -249,13 +251,21 @@ class Router:
             model = decision.variant.model if decision is not None else ""
             self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
 
+    def _failed(self, ask: Ask, decision: Decision, failure: Failure) -> None:
+        """Remember how an attempt ended, and tell the caller which one it was."""
+        self._decisions.failed(decision.id, failure.reason)
+        failure.attempts, failure.decision_id = len(ask.earlier) + 1, decision.id
+
     async def _decide_again(self, ask: Ask, failed: Decision, failure: Failure) -> tuple[Ask, Decision]:
         """Return what to try next after a failure, decided; raises that failure where there is nothing."""
         policy = self._lease.policy
         again = next_attempt(ask, failed, failure, policy.fallback) if policy is not None else None
         if again is None:
             raise failure
-        elsewhere = self._batcher.elsewhere(again)
+        try:
+            elsewhere = self._batcher.elsewhere(again)
+        except Failure:  # its model has left the fleet meanwhile, or the lease is over
+            raise failure from None
         pause = pause_after(again, failure)
         if not elsewhere and pause is None:
             raise failure
@@ -320,21 +330,25 @@ class Router:
     async def drain(self, grace: float) -> bool:
         """Accept nothing more and wait until nothing is in flight or unsettled; False: time was up.
 
-        What is left then ends with an error.
+        What is left then ends with an error. Decisions that nobody is left to settle are not waited for.
         """
         self._in_flight.draining = True
         self._telemetry.draining()
         if await self._in_flight.ended(grace):
             return True
-        self._batcher.shed(_draining)
+        self._batcher.shed(shutting_down)
         self._in_flight.end()
         await self._in_flight.ended(LAST_WORDS)
         return False
 
+    def _abandoned(self, settler: Callable[[], bool]) -> bool:
+        """Return whether nobody is left to settle what is not settled yet."""
+        return not settler() and all(one.settle_within is not None for one in self._open.values())
+
     async def close(self) -> None:
         """Refuse what still waits, wait for cancelled requests' settlement and close all connections."""
         self._in_flight.draining = True
-        self._batcher.shed(_draining)
+        self._batcher.shed(shutting_down)
         await self._forwarder.close()
 
     async def _keep_house(self) -> None:
@@ -346,7 +360,7 @@ class Router:
                 if decision is not None:
                     self._decisions.settled(decision.id, settlement.charged)
                     self._telemetry.settled(decision, settlement.charged, expired=True)
-            self._in_flight.rest()
+            self._in_flight.look()
             self._telemetry.lease(self._lease.holding, self._clock())
             self._telemetry.keys_missing(self.missing_keys())
 
@@ -379,12 +393,3 @@ class Router:
                 self._decisions.settled(decision.id, NanoUsd(0))
         self._batcher.look_again()
         self._in_flight.rest()
-
-
-def _draining() -> Failure:
-    return Failure(Fault.UNAVAILABLE, DRAINING, "this sidecar is shutting down", retry_after=1.0)
-
-
-def late(seconds: float) -> Failure:
-    """Return the error of a request whose time is up."""
-    return Failure(Fault.DEADLINE, "DeadlineExceeded", f"the request's deadline passed after {seconds:.3g} s")

@@ -20,6 +20,7 @@ from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd, leased_endpoint
 from modelfleet_lab.model_server.faults import Fault, FaultKind
+from modelfleet_sidecar import router
 from modelfleet_sidecar.lease import boot_clock
 from support.sidecars import CRAWLING, SLOW, STUCK, Rig, Spec, fleet_of, policy_of, running_sidecar
 
@@ -413,6 +414,36 @@ async def test_mixed_calls_leave_nothing_held() -> None:
         assert rig.lease.holding.idle()
         records = [record for server in rig.servers.values() for record in server.records]
         assert not any(record.over_concurrency for record in records)
+
+
+async def test_a_shutdown_waits_for_a_routed_decision_while_someone_is_connected_to_settle_it() -> None:
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        decision = await stub.Route(route())
+        draining = asyncio.create_task(rig.sidecar.drain())
+        async with asyncio.timeout(5.0):
+            while rig.sidecar.router.ready:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        assert not draining.done()
+        await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
+        assert await draining
+        assert rig.lease.holding.idle()
+
+
+async def test_a_shutdown_does_not_wait_for_decisions_of_an_application_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(router, "HOUSEKEEPING", 0.01)
+    async with running_sidecar(Spec("big"), drain_grace=3_600.0) as rig:
+        async with stub_of(rig) as stub:
+            await stub.Route(route())
+            draining = asyncio.create_task(rig.sidecar.drain())
+            async with asyncio.timeout(5.0):
+                while rig.sidecar.router.ready:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+        async with asyncio.timeout(20.0):
+            assert not await draining
+        assert rig.sidecar.router.unsettled == 1  # the operator counts its slot until the pod has gone
 
 
 async def test_while_it_drains_a_stream_goes_on_and_new_calls_are_told_so_and_then_the_channel_ends() -> None:

@@ -18,7 +18,7 @@ from modelfleet_core.policy import Fallback, RetryOn
 from modelfleet_core.values import EndpointUrl, NanoUsd
 from modelfleet_sidecar import retry, unreachable
 from support.scripted import INPUT, OUTPUT, Act, Served, scripted_server
-from support.sidecars import PRICING, SLOW, Rig, Spec, policy_of, running_sidecar
+from support.sidecars import PRICING, SLOW, STUCK, Rig, Spec, fleet_of, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -257,6 +257,40 @@ async def test_an_attempt_without_money_for_it_is_not_sent() -> None:
         assert "UpstreamCut" in error["message"]
         assert it.requests == 1
         assert it.spent() <= money
+
+
+async def test_a_deadline_that_passes_in_a_later_attempt_is_told_with_its_attempts() -> None:
+    stuck, dead = Spec("stuck", 0.5, latency=STUCK), Spec("dead", 0.9)
+    async with (
+        running_sidecar(stuck, dead, policy=policy_of(max_request=1.0)) as rig,
+        aiohttp.ClientSession(rig.http) as client,
+    ):
+        served = EndpointUrl(rig.servers["stuck"].url)
+        rig.lease.grant({served: SlotGrant(stuck.key, 1), NOWHERE: SlotGrant(dead.key, 1)})
+        async with client.post(CHAT, json=body(max_tokens=1)) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (504, "DeadlineExceeded")
+        assert response.headers["x-modelfleet-attempts"] == "2"
+        url = f"/v1/decisions/{response.headers['x-modelfleet-decision-id']}"
+        async with client.get(url) as explained:
+            told = await explained.json()
+        assert (told["model"], told["failed_by"]) == ("stuck", "DeadlineExceeded")
+        assert [attempt["model"] for attempt in told["earlier_attempts"]] == ["dead"]
+        await rig.settled()
+
+
+async def test_a_request_whose_model_leaves_the_fleet_meanwhile_ends_with_what_failed() -> None:
+    kept = Spec("kept", 0.5)
+
+    def reset() -> Act:
+        it.rig.lease.fleet = fleet_of([kept])
+        return Act.RESET
+
+    async with bench(reset, always(Act.ANSWER), specs=[Spec("big", 0.9), kept]) as it:
+        async with it.client.post(CHAT, json=body(model="big")) as response:
+            error = (await response.json())["error"]
+        assert (response.status, error["code"]) == (503, "UpstreamCut")
+        assert response.headers["x-modelfleet-attempts"] == "1"
+        await it.rig.settled()
 
 
 async def test_grpc_calls_are_tried_again_too() -> None:

@@ -255,6 +255,7 @@ async def running_sidecar(
     money: NanoUsd | None = None,
     granted: bool = True,
     keys: Path | None = None,
+    drain_grace: float = 5.0,
 ) -> AsyncIterator[Rig]:
     """Start a simulated server for each spec and a sidecar that holds all their slots."""
     async with AsyncExitStack() as stack:
@@ -283,7 +284,7 @@ async def running_sidecar(
         if granted:
             lease.fleet, lease.policy = fleet_of(specs), chosen
             lease.grant(slots, money=money)
-        sidecar = Sidecar(settings=settings_for(keys=keys), lease=lease)
+        sidecar = Sidecar(settings=settings_for(keys=keys, drain_grace=drain_grace), lease=lease)
         await sidecar.start()
         stack.push_async_callback(sidecar.drain)
         yield Rig(sidecar, lease, servers, slots)
