@@ -16,7 +16,7 @@ def test_a_port_has_a_caller_from_its_connection_until_the_caller_closes_it(
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
         assert not connected(port)
-        with socket.create_connection((host, port)) as caller:
+        with socket.create_connection((host, port)):
             accepted, _ = listener.accept()
             assert connected(port)
         with accepted:
