@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 
 
-@pytest.mark.parametrize("path", [EXAMPLES, EXAMPLES / "embedded"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [EXAMPLES, EXAMPLES / "embedded", EXAMPLES / "first-day"], ids=lambda path: path.name
+)
 def test_the_examples_are_accepted(plane: Plane, path: Path) -> None:
     told = plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
     assert told.count("(server dry run)") == sum(
