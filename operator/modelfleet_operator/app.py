@@ -182,16 +182,19 @@ class Operator:
         self._health.done(ELECTED)
         self._telemetry.leading.set(1)
         self._telemetry.epoch.set(epoch)
+        lost: BaseExceptionGroup[Exception] | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._hold())
                 await self._start(group, epoch)
                 self._lead_here(group, epoch)
-        except* (NotLeadingError, LeadershipLostError) as lost:
-            raise NotLeadingError(_first(lost)) from None
+        except* (NotLeadingError, LeadershipLostError) as found:
+            lost = found
         finally:
             self._telemetry.leading.set(0)
             await self._grpc_health.set(_CAPACITY, health_pb2.HealthCheckResponse.NOT_SERVING)
+        if lost is not None:  # raised inside `except*` it would be one of a group
+            raise NotLeadingError(_first(lost))
 
     async def _start(self, group: asyncio.TaskGroup, epoch: int) -> None:
         """Open the epoch and start every stage."""

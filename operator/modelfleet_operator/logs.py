@@ -34,3 +34,5 @@ def log_as_json(level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # It writes a line for every watch event that a handler took.
     logging.getLogger("kopf.objects").setLevel(max(level, logging.WARNING))
+    # It warns that it does not handle signals: the programs do.
+    logging.getLogger("kopf._core.reactor.running").setLevel(max(level, logging.ERROR))

@@ -118,6 +118,8 @@ class Observer:
         self._nodes: dict[str, Node] = {}
         self._pods: dict[ObjectKey, SidecarPod] = {}
         self._draining: dict[ObjectKey, frozenset[str]] = {}
+        self._published: dict[ObjectKey, int] = {}
+        """The epoch that each fleet's status tells."""
         self._version = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -175,8 +177,12 @@ class Observer:
         )
 
     def highest_epoch(self) -> int:
-        """Return the highest epoch that any Deployment carries; 0: none."""
-        return max((workload.epoch for workload in self._workloads.values()), default=0)
+        """Return the highest epoch that any Deployment or a fleet's status carries; 0: none.
+
+        They outlive the release: one that is installed in another namespace leads above all before it.
+        """
+        scaled = (workload.epoch for workload in self._workloads.values())
+        return max((*scaled, *self._published.values()), default=0)
 
     def fleet(self, key: ObjectKey) -> Declared[Fleet] | None:
         return self._fleets.get(key)
@@ -188,6 +194,7 @@ class Observer:
         key, manifest, deleted = event.key, event.manifest, event.deleted
         match event.kind:
             case Kind.FLEET:
+                _put(self._published, key, None if deleted else _published(manifest))
                 fleet = None if deleted else declared_fleet(key, manifest, self._fleets.get(key))
                 return _put(self._fleets, key, fleet)
             case Kind.POLICY:
@@ -225,6 +232,11 @@ def workload_of(key: ObjectKey, manifest: Mapping[str, object]) -> Workload:
         resource_version=text(mapping(manifest, "metadata"), "resourceVersion"),
         epoch=_epoch(texts(mapping(manifest, "metadata"), "annotations").get(EPOCH_ANNOTATION, "")),
     )
+
+
+def _published(fleet: Mapping[str, object]) -> int:
+    """Return the epoch in which a fleet's leases were divided last; 0: none is told."""
+    return integer(mapping(mapping(fleet, "status"), "capacity"), "epoch")
 
 
 def _epoch(written: str) -> int:

@@ -75,7 +75,7 @@ def _within_budget(policy: Policy | None, usage: Usage | None) -> Condition:
     left = usage.limit - usage.spent
     if left <= NEARLY * usage.limit:
         message = (
-            f"{usd(usage.spent):.2f} of {usd(usage.limit):.2f} USD are spent: requests are refused until "
+            f"{_usd(usage.spent)} of {_usd(usage.limit)} USD are spent: requests are refused until "
             f"{timestamp(usage.ends)}; raise spec.budget.limit to go on before"
         )
         return no("WithinBudget", "Exhausted", message)

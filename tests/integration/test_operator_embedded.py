@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import aiohttp
 import pytest
@@ -13,13 +14,15 @@ import pytest_asyncio
 from modelfleet_core.leasing.messages import SidecarId, Want
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, VariantKey
+from modelfleet_operator.app import Operator
 from modelfleet_operator.cluster import Kind
+from modelfleet_operator.fencing import NotLeadingError
 from modelfleet_operator.health import Health
 from modelfleet_operator.leader import LEASE_NAME
 from modelfleet_operator.lease_terms import inherited_terms
 from modelfleet_sidecar.lease import LeaseClient
 from support.clusters import PATIENCE, field
-from support.operators import NAMESPACE, WatchedCluster, fleet, objects, policy, running_operator
+from support.operators import NAMESPACE, SETTINGS, WatchedCluster, fleet, objects, policy, running_operator
 from support.snapshots import pod_object
 
 pytestmark = pytest.mark.integration
@@ -224,6 +227,20 @@ async def test_a_deployment_with_an_autoscaler_is_left_alone(cluster: WatchedClu
         assert "HorizontalPodAutoscaler" in message
         await cluster.condition_becomes(Kind.FLEET, "chat", "Ready", reason)
         assert cluster.replicas("large") == 1
+
+
+async def test_an_operator_that_finds_another_leading_ends_and_says_that_it_no_longer_leads(
+    cluster: WatchedCluster,
+) -> None:
+    cluster.apply(fleet(least=1))
+    running = asyncio.create_task(Operator(SETTINGS, cluster).run(asyncio.Event()))
+    await cluster.condition_becomes(Kind.FLEET, "chat", "Ready", "Ready")
+    lease = await cluster.read_lease(ObjectKey(NAMESPACE, LEASE_NAME))
+    assert lease is not None
+    await cluster.write_lease(replace(lease, holder="another"))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(NotLeadingError, match="another operator took the Lease"):
+            await running
 
 
 async def test_deleting_a_fleet_leaves_its_deployment_as_it_is(cluster: WatchedCluster) -> None:

@@ -139,6 +139,14 @@ def test_the_highest_epoch_that_deployments_carry_is_known() -> None:
     assert observed(stamped, deployment_object("small")).highest_epoch() == 7
 
 
+def test_the_epoch_in_a_fleets_status_is_known_until_the_fleet_is_gone() -> None:
+    fleet = fleet_manifest() | {"status": {"capacity": {"epoch": 9}}}
+    observer = observed(fleet)
+    assert observer.highest_epoch() == 9
+    observer.apply(event(fleet, deleted=True))
+    assert observer.highest_epoch() == 0
+
+
 def test_a_change_that_no_decision_looks_at_wakes_nobody() -> None:
     fleet, node = fleet_manifest(), node_object("a", gpus=4)
     observer = observed(fleet, node)

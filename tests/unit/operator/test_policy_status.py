@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -79,6 +80,14 @@ def test_a_policy_without_a_budget_is_within_it() -> None:
     reasons = _reasons(manifest, fleet_manifest(), usage=None)
     assert reasons["WithinBudget"] == ("True", "NoBudget")
     assert reasons["Ready"][0] == "True"
+
+
+def test_a_small_budget_that_is_spent_is_told_exactly() -> None:
+    usage = replace(_usage(99_000_000), limit=NanoUsd(99_500_000))
+    resolution = resolve(observed(policy_manifest(), fleet_manifest()).snapshot())
+    conditions = policy_conditions(resolution.policies[ASSISTANT], usage)
+    (message,) = [c.message for c in conditions if c.type == "WithinBudget"]
+    assert message.startswith("0.099 of 0.0995 USD are spent")
 
 
 def test_money_is_told_exactly() -> None:
