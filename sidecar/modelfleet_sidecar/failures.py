@@ -12,6 +12,7 @@ from enum import Enum
 from modelfleet_core.policy import RetryOn
 
 DRAINING = "Draining"
+UNREACHABLE = "UpstreamUnreachable"
 
 
 class Fault(Enum):

@@ -21,7 +21,7 @@ from modelfleet_core.values import NanoUsd
 
 from modelfleet_sidecar.chat import ChatCall, upstream_body
 from modelfleet_sidecar.decision import Decision
-from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.sse import BadStreamError, EventStream, Usage, error_text, read_usage
 from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
@@ -203,7 +203,7 @@ class Forwarder:
             except ConnectError as error:
                 raise Failure(
                     Fault.UNAVAILABLE,
-                    "UpstreamUnreachable",
+                    UNREACHABLE,
                     f"model {decision.variant} at {decision.endpoint} can not be reached: {error}",
                     retry_after=1.0,
                     retry_on=RetryOn.TIMEOUT if error.late else RetryOn.CONNECT,

@@ -19,7 +19,7 @@ from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import AUTO, ChatCall
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
-from modelfleet_sidecar.failures import Failure, Fault, bad_field, late, shutting_down
+from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault, bad_field, late, shutting_down
 from modelfleet_sidecar.forward import Exchange, Forwarder
 from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.keys import ApiKeys
@@ -30,7 +30,7 @@ from modelfleet_sidecar.retry import GONE, anywhere, next_attempt, pause_after
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
-from modelfleet_sidecar.upstream import Pool
+from modelfleet_sidecar.upstream import Pool, Target
 
 TASK_HEADER = "x-modelfleet-task"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
@@ -228,7 +228,7 @@ class Router:
                             if failure.retry_on is not None:
                                 self._telemetry.cut_stream(decision)
                             raise
-                        if failure.retry_on in GONE:
+                        if failure.retry_on in GONE and not self._lives(decision, failure):
                             self._unreachable.refused(decision.endpoint)
                         ask, decision = await self._decide_again(ask, decision, failure)
             outcome = "Ok"
@@ -250,6 +250,10 @@ class Router:
         finally:
             model = decision.variant.model if decision is not None else ""
             self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
+
+    def _lives(self, decision: Decision, failure: Failure) -> bool:
+        """Return whether a server that broke a request off still serves others: only this one avoids it."""
+        return failure.reason != UNREACHABLE and self._pool.reaches(Target.parse(decision.endpoint))
 
     def _failed(self, ask: Ask, decision: Decision, failure: Failure) -> None:
         """Remember how an attempt ended, and tell the caller which one it was."""

@@ -331,6 +331,10 @@ class Pool:
             connection.abort()
         return await self._connect(target.origin)
 
+    def reaches(self, target: Target) -> bool:
+        """Return whether a connection to that server is open: then it lives."""
+        return any(connection.origin == target.origin and connection.usable for connection in self._open)
+
     def release(self, connection: Connection) -> None:
         """Take a connection back after a whole response."""
         idle = self._idle.setdefault(connection.origin, deque())

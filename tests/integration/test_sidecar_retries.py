@@ -259,6 +259,29 @@ async def test_an_attempt_without_money_for_it_is_not_sent() -> None:
         assert it.spent() <= money
 
 
+async def test_a_request_that_breaks_its_connection_keeps_no_other_from_a_server_that_still_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unreachable, "LEFT_ALONE", 3_600.0)
+    acts = iter([Act.ANSWER, Act.RESET, Act.ANSWER])
+    answered = asyncio.Event()
+    big, small = Spec("big", 0.9), Spec("small", 0.5)
+    once = Fallback(max_attempts=1)
+    async with bench(lambda: next(acts), always(Act.ANSWER), specs=[big, small], fallback=once) as it:
+        server, other = it.servers
+        grants = {server.url: SlotGrant(big.key, 3), other.url: SlotGrant(small.key, 1)}
+        it.rig.lease.grant(grants, money=MONEY)
+        server.hold(answered)
+        running = asyncio.create_task(it.client.post(CHAT, json=body()))
+        await server.until(1)
+        async with it.client.post(CHAT, json=body()) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "UpstreamCut")
+        async with it.client.post(CHAT, json=body()) as response:
+            assert response.headers["x-modelfleet-model"] == "big"
+        answered.set()
+        assert (await running).status == 200
+
+
 async def test_a_deadline_that_passes_in_a_later_attempt_is_told_with_its_attempts() -> None:
     stuck, dead = Spec("stuck", 0.5, latency=STUCK), Spec("dead", 0.9)
     async with (

@@ -46,6 +46,19 @@ class Served:
 
     url: EndpointUrl
     heads: list[str] = field(default_factory=list)
+    held: asyncio.Event | None = None
+    """What the answer to the next request waits for."""
+    came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hold(self, until: asyncio.Event) -> None:
+        """Let the next request wait for its answer until `until` is set."""
+        self.held = until
+
+    async def until(self, requests: int) -> None:
+        """Return once so many requests have come."""
+        while len(self.heads) < requests:
+            self.came.clear()
+            await self.came.wait()
 
 
 Script = Callable[[], Act]
@@ -88,7 +101,11 @@ async def _one(
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     body = await reader.readexactly(int(length.split(b":")[1]))
     served.heads.append(head.decode())
+    served.came.set()
     act, stream = script(), json.loads(body).get("stream") is True
+    held, served.held = served.held, None
+    if held is not None:
+        await held.wait()
     status = {Act.BUSY: 429, Act.BROKEN: 500, Act.REFUSE: 400, Act.STRANGER: 401}.get(act)
     if act is Act.RESET:
         return False
