@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol
 
@@ -23,12 +23,11 @@ from modelfleet_core.demand.meter import DemandMeter
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows
-from modelfleet_core.leasing.ledger import BudgetPeriod
 from modelfleet_core.leasing.messages import Document, SidecarId
 from modelfleet_core.leasing.slots import Capacity
 from modelfleet_core.leasing.terms import NARROWEST, Terms
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import EndpointUrl, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
 
 from modelfleet_operator.capacity_views import (
     SidecarView,
@@ -40,7 +39,7 @@ from modelfleet_operator.capacity_views import (
     usage,
 )
 from modelfleet_operator.identity import AdmissionError, Caller
-from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, open_ledger, write_ledger
+from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, LedgerWork
 from modelfleet_operator.streams import Stream, Streams
 from modelfleet_operator.wire import grant_to, greeting, report_from, snapshot_to
 
@@ -114,9 +113,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._streams = Streams()
         self._looked_at = -math.inf
         self._meter = DemandMeter()
-        self._opening: set[PeriodId] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: BaseException | None = None
+        self._ledgers: LedgerWork | None = None
+        """Of `_book`."""
         self._woken = asyncio.Event()
 
     # What the operator's other stages say.
@@ -201,7 +199,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         book.set_capacity(self._capacity)
         book.set_documents(self._documents)
         book.set_prices(self._prices)
-        self._book = book
+        self._book, self._ledgers = book, LedgerWork(self._store, book, self._wake)
         self._wake()
 
     def terms(self) -> Terms | None:
@@ -219,10 +217,11 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                 pass  # time alone changes leases
             self._woken.clear()
             began = time.perf_counter()
-            if self._failure is not None:
-                raise self._failure
-            if self._book is not None and not self._stopping and self._leads():
-                self._pass(self._book)
+            if self._book is not None and self._ledgers is not None:
+                if self._ledgers.failure is not None:
+                    raise self._ledgers.failure
+                if not self._stopping and self._leads():
+                    self._pass(self._book, self._ledgers)
             # However many sidecars report, the other half of the time is for everything else.
             await asyncio.sleep(max(GATHER, time.perf_counter() - began))
 
@@ -233,51 +232,30 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         than `within` seconds keep a chunk of money idle until their period ends; no limit breaks.
         """
         self._stopping = True
-        try:
-            async with asyncio.timeout(within):
-                if self._tasks:
-                    await asyncio.wait(self._tasks)
-                if self._book is not None and self._failure is None and self._leads():
-                    for record in self._book.due(self._clock(), exact=True):
-                        await write_ledger(self._store, self._book, record)
-        except TimeoutError:
-            log.warning("the ledgers were not brought up to date within %g s", within)
-        except LeadershipLostError as error:
-            log.warning("another leader has the ledgers already: %s", error)
-        for task in self._tasks:
-            task.cancel()
+        if (ledgers := self._ledgers) is not None:
+            try:
+                async with asyncio.timeout(within):
+                    await ledgers.finish()
+                    if ledgers.failure is None and self._leads():
+                        await ledgers.close(self._clock())
+            except TimeoutError:
+                log.warning("the ledgers were not brought up to date within %g s", within)
+            except LeadershipLostError as error:
+                log.warning("another leader has the ledgers already: %s", error)
+            ledgers.cancel()
         self._streams.end(grpc.StatusCode.UNAVAILABLE, "this operator stops leading; connect again")
 
-    def _pass(self, book: LeaseBook) -> None:
+    def _pass(self, book: LeaseBook, ledgers: LedgerWork) -> None:
         now = self._clock()
         if now >= self._looked_at + TICK:
             self._looked_at = now
             book.prune(now)
             for policy, period in book.unopened(self._wall_clock()):
-                if period.id not in self._opening:
-                    self._opening.add(period.id)
-                    self._start(self._open(book, policy, period))
+                ledgers.open(policy, period, self._clock)
         for sidecar, grant in book.turn(now, self._streams.ready):
             self._streams.offer(sidecar, grant)
         for record in book.due(now):
-            self._start(write_ledger(self._store, book, record))
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
-        self._wake()
-
-    async def _open(self, book: LeaseBook, policy: ObjectKey, period: BudgetPeriod) -> None:
-        try:
-            await open_ledger(self._store, book, policy, period, self._clock)
-        finally:
-            self._opening.discard(period.id)
+            ledgers.write(record)
 
     def _wake(self) -> None:
         self._woken.set()
