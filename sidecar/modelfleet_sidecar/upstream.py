@@ -75,8 +75,8 @@ class Target:
             port = url.port
         except ValueError as error:
             raise ConnectError(f"{endpoint!r} is no URL: {error}") from None
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConnectError(f"{endpoint!r} is no http or https URL")
+        if url.scheme not in ("http", "https") or not url.hostname or not endpoint.isascii():
+            raise ConnectError(f"{endpoint!r} is no http or https URL in ASCII")
         secure = url.scheme == "https"
         authority = url.netloc.rpartition("@")[2]
         return cls(
@@ -376,6 +376,8 @@ class Pool:
                 )
         except TimeoutError:
             raise ConnectError(f"no connection within {self._connect_timeout:g} s", late=True) from None
+        except UnicodeError:
+            raise ConnectError(f"{origin.host!r} can be the name of no host") from None
         except OSError as error:
             raise ConnectError(error.strerror or str(error) or type(error).__name__) from None
         self._open.add(connection)

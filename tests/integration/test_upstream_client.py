@@ -281,7 +281,10 @@ async def test_a_port_without_a_server_and_a_url_without_sense_fail_to_connect()
     async with pool() as made:
         with pytest.raises(ConnectError):
             await made.acquire(Target.parse(EndpointUrl("http://127.0.0.1:1")))
-    for url in ("ftp://127.0.0.1", "http://", "http://h:port", "127.0.0.1:80"):
+        for host in ("a" * 64 + ".example", "a..example"):
+            with pytest.raises(ConnectError, match="host"):
+                await made.acquire(Target.parse(EndpointUrl(f"http://{host}")))
+    for url in ("ftp://127.0.0.1", "http://", "http://h:port", "127.0.0.1:80", "http://h/\N{SNOWMAN}"):
         with pytest.raises(ConnectError, match="URL"):
             Target.parse(EndpointUrl(url))
 
