@@ -20,6 +20,7 @@ from modelfleet_core.allocation.problem import AllocationProblem
 from modelfleet_core.allocation.result import Plan, Reason
 from modelfleet_core.allocation.solver import allocate
 from modelfleet_core.allocation.stabilise import Stabiliser
+from modelfleet_core.allocation.throughput import Room, room
 from modelfleet_core.catalog import Fleet, Model, PoolPlacement, Replicas
 from modelfleet_core.demand import DemandClass, ModelOffer
 from modelfleet_core.values import ObjectKey, TaskName, TierName, VariantKey, usd
@@ -67,6 +68,15 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class Starting:
+    """A variant whose pods are to become ready."""
+
+    since: float
+    """When it began, or the last of them became ready."""
+    ready: int
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What one pass leaves to the next."""
 
@@ -75,8 +85,8 @@ class Memory:
     basis: Basis | None = None
     """Of the last plan; None: it comes from the object's status."""
     stabiliser: Stabiliser | None = None
-    starting: Mapping[VariantKey, float] = field(default_factory=dict)
-    """Since when each variant has had fewer ready replicas than asked for."""
+    starting: Mapping[VariantKey, Starting] = field(default_factory=dict)
+    """Of each variant with fewer ready replicas than asked for."""
     ending: Mapping[VariantKey, float] = field(default_factory=dict)
     """Since when each variant has had pods that terminate."""
 
@@ -91,8 +101,8 @@ class Planned:
     """Variants that should have become ready by now."""
     lingering: frozenset[VariantKey]
     """Variants whose pods should have ended by now."""
-    unasked: frozenset[VariantKey]
-    """Variants that none of the known requests may use."""
+    room: Room | None
+    """What replicas take of the present requests; None: not all of these are known."""
     memory: Memory
 
     @property
@@ -136,7 +146,7 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     if basis is Basis.HELD:
         plan = _said_held(plan)
     starting = {
-        key: memory.starting.get(key, now)
+        key: _starting(memory.starting.get(key), workload.ready, now)
         for key, workload in view.workloads.items()
         if workload.ready < workload.replicas
     }
@@ -148,16 +158,15 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
         plan,
         basis,
         demand.silent,
-        stalled=_overdue(view.fleet, starting, now),
+        stalled=_overdue(view.fleet, {key: found.since for key, found in starting.items()}, now),
         lingering=_overdue(view.fleet, ending, now),
-        unasked=_unasked(fleet, classes) if basis is Basis.REPORTED else frozenset(),
+        room=room(problem) if basis is Basis.REPORTED and not demand.silent else None,
         memory=Memory(planned, basis, stabiliser, starting, ending),
     )
 
 
-def _unasked(fleet: Fleet, classes: Iterable[DemandClass]) -> frozenset[VariantKey]:
-    asked = {name for demand in classes if demand.rate > 0 for name in demand.offers}
-    return frozenset(variant.key for variant in fleet.variants() if variant.key.model not in asked)
+def _starting(before: Starting | None, ready: int, now: float) -> Starting:
+    return Starting(now if before is None or ready > before.ready else before.since, ready)
 
 
 def _overdue(fleet: Fleet, begun: Mapping[VariantKey, float], now: float) -> frozenset[VariantKey]:

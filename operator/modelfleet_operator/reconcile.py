@@ -235,7 +235,7 @@ class FleetTask:
                     external=external,
                     stalled=planned.stalled,
                     lingering=planned.lingering,
-                    unasked=planned.unasked,
+                    room=planned.room,
                 )
                 if now_view.fleet.mode is Mode.ACTIVE
                 else ()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from math import ceil
 
+from modelfleet_core.allocation.throughput import Room
 from modelfleet_core.catalog import PoolPlacement
 from modelfleet_core.values import ObjectKey, PoolName, VariantKey
 
@@ -25,8 +26,10 @@ from modelfleet_operator.views import FleetView
 
 _CENT = 1e-6
 """USD per hour by which sums of decimals may miss a limit that they meet."""
+_WHOLE = 1e-6
+"""By which a share of GPUs may miss a whole number."""
 STEP = 0.25
-"""Share of a pool's GPUs that may serve nothing at one time for the sake of a move."""
+"""Share of a pool's GPUs, or of the money spent, that may serve nothing at one time for a move."""
 _CHEAP = -1_000_000_000
 """Cost of a pod that is to go: lower than what users write, and above the least that Kubernetes reads."""
 
@@ -79,30 +82,32 @@ def next_patches(
     external: float,
     stalled: frozenset[VariantKey] = frozenset(),
     lingering: frozenset[VariantKey] = frozenset(),
-    unasked: frozenset[VariantKey] = frozenset(),
+    room: Room | None = None,
 ) -> tuple[Patch, ...]:
     """Return the patches that are safe now, those that add replicas first.
 
     `external` is the USD per hour that the plan spends elsewhere; `stalled` variants have had their time to
-    become ready, pods of `lingering` ones theirs to end, and they hold nothing back. Replicas are added only
-    into GPUs and money that are free already. Replicas go once nothing is on its way that may replace them;
-    sooner only as many as are in the way of a limit, or of what is to be added, beyond those that stop
-    already. For the latter GPUs change hands in steps: the next go once what came for the last is ready;
-    those of `unasked` variants, which no request may use, go at once.
+    become ready, pods of `lingering` ones theirs to end; `room` is what replicas take of the present
+    requests, None: not known. Replicas are added only into GPUs and money that are free already. Replicas go
+    once nothing is on its way that may replace them; sooner only as many as are in the way of a limit, or of
+    what is to be added, beyond those that stop already. For the latter GPUs and money change hands in steps,
+    the next once what came for the last is ready; a step is larger where requests lack the room that the
+    move brings, and what they can spare is no part of it. What they can not spare does not go for variants
+    that are stalled.
     """
     gpus, money = gpus_left(view), money_left(view, external)
     prices = {pool.name: pool.hourly_cost for pool in view.fleet.pools}
     stopping, saved = _stopping(view)
     short = {pool: -left - stopping[pool] for pool, left in gpus.items()}
     over = dict(short)
-    poor = -money - saved
+    poor = in_debt = -money - saved
     moves = [
         (key, placement, view.workloads[key])
         for key, placement in _placements(view)
         if key in view.scalable and key in desired
     ]
-    step = _steps(view, moves, desired, stalled, lingering)
-    coming: set[VariantKey] = set()
+    asked = view.current()
+    awaited: set[VariantKey] = set()
     ups: list[Patch] = []
     for key, placement, workload in sorted(moves, key=lambda move: (move[2].ready > 0, move[1].gpus)):
         wanted = max(0, desired[key] - workload.replicas)
@@ -113,62 +118,119 @@ def next_patches(
         money -= fitting * price
         short[placement.pool] += wanted * placement.gpus
         poor += wanted * price
+        asked[key] += fitting
         if fitting > 0:
             ups.append(_patch(key, view, workload.replicas + fitting))
-        if desired[key] > workload.ready and key not in stalled:
-            coming.add(key)
+        if desired[key] > workload.ready:
+            awaited.add(key)
+    step, payable = _steps(view, asked, desired, stalled, lingering, room)
+    serving = {key: workload.ready for key, workload in view.workloads.items()}
     downs = []
     # What does not serve is missed least, and of what serves one of many less than the last.
     for key, placement, workload in sorted(
-        moves, key=lambda m: (m[0] not in unasked, m[2].ready >= m[2].replicas, -m[2].ready)
+        moves,
+        key=lambda m: (room is None or room.uses(m[0]), m[2].ready >= m[2].replicas, -m[2].ready),
     ):
         pool = placement.pool
         price = placement.gpus * prices[placement.pool]
         fewer = max(0, workload.replicas - desired[key])
-        useless = workload.replicas if key in unasked else max(0, workload.replicas - workload.ready)
-        if coming - {key}:
-            at_once = max(over[pool], step[pool] + useless * placement.gpus)
-            movable = min(short[pool], at_once)
-            needed = ceil(movable / placement.gpus)
+        useless = max(0, workload.replicas - workload.ready)
+        if awaited - {key}:
+            useless += _spared(key, fewer - useless, serving, room)
+            missed = step[pool] if awaited - stalled - {key} else 0
+            needed = ceil(
+                min(short[pool], max(over[pool], missed + useless * placement.gpus)) / placement.gpus
+            )
             if price > 0 and poor > _CENT:
-                needed = max(needed, ceil((poor - _CENT) / price))
+                missed_usd = payable if awaited - stalled - {key} else 0.0
+                freed = min(poor, max(in_debt, missed_usd + useless * price))
+                needed = max(needed, ceil((freed - _CENT) / price))
+            if not awaited - stalled - {key}:
+                needed = max(needed, useless)
             fewer = max(0, min(fewer, needed))
         short[pool] -= fewer * placement.gpus
         over[pool] -= fewer * placement.gpus
-        step[pool] -= max(0, fewer - useless) * placement.gpus
         poor -= fewer * price
+        in_debt -= fewer * price
+        serving[key] -= max(0, fewer - max(0, workload.replicas - workload.ready))
+        step[pool] -= max(0, fewer - useless) * placement.gpus
+        payable -= max(0, fewer - useless) * price
         if fewer > 0:
             downs.append(_patch(key, view, workload.replicas - fewer))
     return (*ups, *downs)
 
 
+def _spared(key: VariantKey, most: int, serving: Mapping[VariantKey, int], room: Room | None) -> int:
+    """Return how many ready replicas of a variant, up to `most`, present requests and bursts can spare."""
+    if room is None:
+        return 0
+    spared = 0
+    while spared < most and not room.takes_less(serving, {**serving, key: serving[key] - spared - 1}):
+        spared += 1
+    return spared
+
+
 def _steps(
     view: FleetView,
-    moves: Sequence[tuple[VariantKey, PoolPlacement, Workload]],
+    asked: Mapping[VariantKey, int],
     desired: Mapping[VariantKey, int],
     stalled: frozenset[VariantKey],
     lingering: frozenset[VariantKey],
-) -> dict[PoolName, int]:
-    """Return how many more GPUs of each pool may stop serving for a move; enough for one replica at least."""
-    steps = {}
-    for pool in view.fleet.pools:
-        size = min(pool.limit, view.stock.get(pool.name, 0))
-        largest = max(
-            (p.gpus for key, p, w in moves if p.pool == pool.name and desired[key] > w.replicas), default=0
-        )
-        serving = sum(
-            placement.gpus * _settled_pods(view.workloads[key], key in stalled, key in lingering)
-            for key, placement in _placements(view)
-            if placement.pool == pool.name and key in view.workloads
-        )
-        steps[pool.name] = max(0, max(largest, int(STEP * size)) - max(0, size - serving))
-    return steps
+    room: Room | None,
+) -> tuple[dict[PoolName, int], float]:
+    """Return how many GPUs of each pool, and USD per hour, may stop serving for a move besides what does.
+
+    Enough for one replica at least. `asked`: replicas, with those that are added now.
+    """
+    prices = {pool.name: pool.hourly_cost for pool in view.fleet.pools}
+    urgency = 0.0 if room is None else _urgency(view, asked, desired, stalled, lingering, room)
+    largest, idle, ending, going = (dict.fromkeys(prices, 0) for _ in range(4))
+    for key, placement in _placements(view):
+        if (workload := view.workloads.get(key)) is None:
+            continue
+        pool, change = placement.pool, desired.get(key, asked[key]) - workload.replicas
+        starting = 0 if key in stalled else max(0, max(asked[key], workload.pods) - workload.ready)
+        leaving = 0 if key in lingering else workload.terminating
+        if change > 0:
+            largest[pool] = max(largest[pool], placement.gpus)
+        idle[pool] += placement.gpus * (starting + leaving)
+        ending[pool] += placement.gpus * leaving
+        going[pool] += placement.gpus * max(0, -change)
+    sizes = {pool.name: min(pool.limit, view.stock.get(pool.name, 0)) for pool in view.fleet.pools}
+    lacking = {pool: urgency * (going[pool] + ending[pool]) - ending[pool] for pool in sizes}
+    gpus = {
+        pool: max(0, max(largest[pool], int(STEP * size)) - idle[pool], ceil(lacking[pool] - _WHOLE))
+        for pool, size in sizes.items()
+    }
+    occupied = view.gpus_occupied()
+    dearest = max((price * largest[pool] for pool, price in prices.items()), default=0.0)
+    spent = sum(price * occupied[pool] for pool, price in prices.items())
+    unused = sum(price * idle[pool] for pool, price in prices.items())
+    lacked = sum(price * lacking[pool] for pool, price in prices.items())
+    return gpus, max(0.0, max(dearest, STEP * spent) - unused, lacked)
 
 
-def _settled_pods(workload: Workload, stalled: bool, lingering: bool) -> int:
-    """Return the pods that are ready, and those for which it is useless to wait."""
-    ready = max(workload.ready, workload.replicas, workload.pods) if stalled else workload.ready
-    return ready + (workload.terminating if lingering else 0)
+def _urgency(
+    view: FleetView,
+    asked: Mapping[VariantKey, int],
+    desired: Mapping[VariantKey, int],
+    stalled: frozenset[VariantKey],
+    lingering: frozenset[VariantKey],
+    room: Room,
+) -> float:
+    """Return the share of a move that brings the room which requests lack, beside what is on its way.
+
+    A variant brings none until one of its replicas was seen to become ready.
+    """
+    before, after = {}, {}
+    for key, workload in view.workloads.items():
+        proven = workload.ready > 0 and key not in stalled
+        # What ends still counts, so that a step under way makes the next no larger.
+        ending = 0 if key in lingering else workload.terminating
+        before[key] = (asked[key] if proven else workload.ready) + ending
+        wanted = desired.get(key, asked[key])
+        after[key] = wanted if proven else min(wanted, workload.ready)
+    return room.urgency(before, after)
 
 
 def _stopping(view: FleetView) -> tuple[dict[PoolName, int], float]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from modelfleet_core.allocation.limits import Limits, limits
 from modelfleet_core.allocation.problem import AllocationProblem
 from modelfleet_core.allocation.result import Plan, Reason, VariantPlan
-from modelfleet_core.allocation.throughput import takes_less
+from modelfleet_core.allocation.throughput import room
 from modelfleet_core.values import VariantKey
 
 History = tuple[tuple[float, int], ...]
@@ -71,7 +71,7 @@ class Stabiliser:
         protected = {key for key, since in self.gained.items() if since > now - self.window}
         external = plan.hourly_cost - within.cost(target)
         replicas = _settled(within, external, current, target, held, protected)
-        if held.keys() - protected and takes_less(problem, within, current, replicas):
+        if held.keys() - protected and _takes_room(problem, current, replicas):
             replicas = _settled(within, external, current, target, held, protected | held.keys())
         shrunk = now if any(replicas[key] < current[key] for key in replicas) else self.shrunk
         gained = {key: since for key, since in self.gained.items() if key in protected and key in target}
@@ -119,6 +119,14 @@ class Stabiliser:
             )
         words = f"{count} replica" if count == 1 else f"{count} replicas"
         return VariantPlan(count, Reason.HELD_BY_STABILISATION, f"{words}: {why}")
+
+
+def _takes_room(
+    problem: AllocationProblem, before: Mapping[VariantKey, int], after: Mapping[VariantKey, int]
+) -> bool:
+    """Return whether a move takes room from requests, and brings none that others lack: that is lost now."""
+    found = room(problem)
+    return found.urgency(before, after) <= 0 and found.takes_less(before, after)
 
 
 def _settled(

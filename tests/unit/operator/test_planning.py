@@ -220,9 +220,23 @@ def test_pods_that_take_twice_the_startup_to_end_are_waited_for_no_longer() -> N
     assert plan_fleet(view, _reported(1), late.memory, 482.0, time_limit=2.0).memory.ending == {}
 
 
-def test_a_variant_is_unasked_only_where_requests_are_known_and_none_may_use_it() -> None:
+def test_the_room_of_replicas_is_known_only_where_all_requests_are() -> None:
     asked = plan_fleet(_view(1), _reported(1), Memory(), 0.0, time_limit=2.0)
-    assert LARGE not in asked.unasked
-    idle = Demand(classes=(), reporting=1, pods=1, heard=True)
-    assert LARGE in plan_fleet(_view(1), idle, Memory(), 0.0, time_limit=2.0).unasked
-    assert not plan_fleet(_view(1), NOTHING, asked.memory, 20.0, time_limit=2.0).unasked
+    assert asked.room is not None
+    assert asked.room.uses(LARGE)
+    idle = plan_fleet(
+        _view(1), Demand(classes=(), reporting=1, pods=1, heard=True), Memory(), 0.0, time_limit=2.0
+    )
+    assert idle.room is not None
+    assert not idle.room.uses(LARGE)
+    assert plan_fleet(_view(1), NOTHING, asked.memory, 20.0, time_limit=2.0).room is None
+    partly = replace(_reported(1), silent=1)
+    assert plan_fleet(_view(1), partly, asked.memory, 20.0, time_limit=2.0).room is None
+
+
+def test_a_variant_whose_replicas_become_ready_one_after_another_is_not_stalled() -> None:
+    first = plan_fleet(_view(3, ready=0), _reported(1), Memory(), 0.0, time_limit=2.0)
+    one = plan_fleet(_view(3, ready=1), _reported(1), first.memory, 470.0, time_limit=2.0)
+    later = plan_fleet(_view(3, ready=1), _reported(1), one.memory, 900.0, time_limit=2.0)
+    late = plan_fleet(_view(3, ready=1), _reported(1), later.memory, 951.0, time_limit=2.0)
+    assert (one.stalled, later.stalled, late.stalled) == (frozenset(), frozenset(), frozenset({LARGE}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import pytest
+from modelfleet_core.allocation.throughput import Asked, Room
 from modelfleet_core.values import ModelName, ObjectKey, VariantKey
 from modelfleet_operator.cluster import Conflict, Kind, NotFound, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
@@ -52,6 +53,10 @@ def _changes(patches: tuple[Patch, ...]) -> list[tuple[str, int, int]]:
     return [(patch.target.name, patch.before, patch.replicas) for patch in patches]
 
 
+def _room(rate: float, takes: Mapping[VariantKey, float]) -> Room:
+    return Room((Asked(rate, takes),))
+
+
 def test_replicas_are_added_into_free_gpus_only() -> None:
     view = _view({"replicas": 2}, {"replicas": 2})
     patches = next_patches(view, {LARGE: 4, SMALL: 2}, external=0)
@@ -94,8 +99,8 @@ def test_what_is_in_the_way_on_a_full_pool_goes_first() -> None:
 def test_no_more_goes_first_than_what_is_added_needs() -> None:
     view = _view({"replicas": 0}, {"replicas": 8})
     desired = {LARGE: 2, SMALL: 0}
-    unasked = frozenset({SMALL})
-    assert _changes(next_patches(view, desired, external=0, unasked=unasked)) == [("small", 8, 4)]
+    unused = _room(0, {LARGE: 1.0})
+    assert _changes(next_patches(view, desired, external=0, room=unused)) == [("small", 8, 4)]
     stopping = _view({"replicas": 0}, {"replicas": 4, "terminatingReplicas": 4})
     assert next_patches(stopping, desired, external=0) == ()
     loading = _view({"replicas": 2, "readyReplicas": 0}, {"replicas": 4})
@@ -137,11 +142,54 @@ def test_replicas_that_serve_nothing_are_no_part_of_a_step() -> None:
     assert _changes(next_patches(view, {LARGE: 2, SMALL: 0}, external=0)) == [("small", 8, 5)]
 
 
-def test_what_never_becomes_ready_or_never_ends_stops_no_later_step() -> None:
+def test_what_requests_can_spare_goes_at_once_and_is_no_part_of_a_step() -> None:
+    """8 replicas of small take 8 requests per second; there is to be room for twice those of now."""
+    desired = {LARGE: 4, SMALL: 0}
+    full = _view({"replicas": 0}, {"replicas": 8})
+    takes = {LARGE: 4.0, SMALL: 1.0}
+    assert _changes(next_patches(full, desired, external=0, room=_room(1.5, takes))) == [("small", 8, 1)]
+    assert _changes(next_patches(full, desired, external=0, room=_room(3.0, takes))) == [("small", 8, 4)]
+    assert _changes(next_patches(full, desired, external=0, room=_room(7.0, takes))) == [("small", 8, 6)]
+
+
+def test_a_step_is_as_large_as_what_requests_lack() -> None:
+    """Large takes 8 on the GPUs on which small takes 2; 6 of small and 1 of large take 14 per second."""
+    desired = {LARGE: 4, SMALL: 0}
+    view = _view({"replicas": 1}, {"replicas": 6})
+    takes = {LARGE: 8.0, SMALL: 1.0}
+    assert _changes(next_patches(view, desired, external=0, room=_room(13.0, takes))) == [("small", 6, 4)]
+    assert _changes(next_patches(view, desired, external=0, room=_room(26.0, takes))) == [("small", 6, 2)]
+    assert _changes(next_patches(view, desired, external=0, room=_room(50.0, takes))) == [("small", 6, 0)]
+
+
+def test_a_large_step_under_way_makes_the_next_no_larger() -> None:
+    room = _room(26.0, {LARGE: 8.0, SMALL: 1.0})
+    desired = {LARGE: 4, SMALL: 0}
+    ending = _view({"replicas": 1}, {"replicas": 2, "terminatingReplicas": 4})
+    assert next_patches(ending, desired, external=0, room=room) == ()
+    loading = _view({"replicas": 3, "readyReplicas": 1}, {"replicas": 2})
+    assert next_patches(loading, desired, external=0, room=room) == ()
+
+
+def test_before_a_replica_of_the_new_model_is_ready_one_step_goes_however_much_is_lacking() -> None:
+    view = _view({"replicas": 0}, {"replicas": 8})
+    room = _room(50.0, {LARGE: 8.0, SMALL: 1.0})
+    assert _changes(next_patches(view, {LARGE: 4, SMALL: 0}, external=0, room=room)) == [("small", 8, 6)]
+
+
+def test_for_what_never_becomes_ready_only_that_goes_which_requests_can_spare() -> None:
     desired = {LARGE: 2, SMALL: 0}
+    takes = {LARGE: 4.0, SMALL: 1.0}
     loading = _view({"replicas": 1, "readyReplicas": 0}, {"replicas": 6})
-    late = next_patches(loading, desired, external=0, stalled=frozenset({LARGE}))
-    assert _changes(late) == [("small", 6, 0)]
+    stalled = frozenset({LARGE})
+    assert next_patches(loading, desired, external=0, stalled=stalled) == ()
+    assert next_patches(loading, desired, external=0, stalled=stalled, room=_room(5.0, takes)) == ()
+    spared = next_patches(loading, desired, external=0, stalled=stalled, room=_room(1.0, takes))
+    assert _changes(spared) == [("small", 6, 2)]
+
+
+def test_what_never_ends_stops_no_later_step() -> None:
+    desired = {LARGE: 2, SMALL: 0}
     stuck = _view({"replicas": 0}, {"replicas": 6, "terminatingReplicas": 2})
     late = next_patches(stuck, desired, external=0, lingering=frozenset({SMALL}))
     assert _changes(late) == [("small", 6, 4)]
@@ -157,6 +205,15 @@ def test_money_is_freed_only_as_far_as_what_is_added_needs_it() -> None:
     assert _changes(next_patches(view, {LARGE: 1, SMALL: 0}, external=0)) == [("small", 5, 3)]
 
 
+def test_money_changes_hands_in_steps_too() -> None:
+    view = _view({"replicas": 0}, {"replicas": 8}, hourly="16")
+    assert _changes(next_patches(view, {LARGE: 4, SMALL: 0}, external=0)) == [("small", 8, 6)]
+    loading = _view({"replicas": 1, "readyReplicas": 0}, {"replicas": 3}, nodes=20, hourly="10")
+    assert next_patches(loading, {LARGE: 2, SMALL: 0}, external=0) == ()
+    ready = _view({"replicas": 1}, {"replicas": 3}, nodes=20, hourly="10")
+    assert _changes(next_patches(ready, {LARGE: 2, SMALL: 0}, external=0)) == [("small", 3, 1)]
+
+
 def test_what_costs_too_much_goes_at_once() -> None:
     view = _view({"replicas": 2}, {"replicas": 1, "readyReplicas": 0}, hourly="8")
     assert _changes(next_patches(view, {LARGE: 1, SMALL: 1}, external=0)) == [("large", 2, 1)]
@@ -166,7 +223,8 @@ def test_pods_that_never_become_ready_hold_nothing_back_for_ever() -> None:
     view = _view({"replicas": 1}, {"replicas": 1, "readyReplicas": 0})
     desired = {LARGE: 0, SMALL: 1}
     assert next_patches(view, desired, external=0) == ()
-    late = next_patches(view, desired, external=0, stalled=frozenset({SMALL}))
+    room = _room(0.0, {LARGE: 1.0, SMALL: 1.0})
+    late = next_patches(view, desired, external=0, stalled=frozenset({SMALL}), room=room)
     assert _changes(late) == [("large", 1, 0)]
 
 
