@@ -177,6 +177,7 @@ class LeaseClient:
             finally:
                 failures = 0 if self.connected else failures + 1
                 self.connected = False
+                self.holding.alone()
                 self._pulse()
             await asyncio.sleep(reconnect_after(failures, self._random()))
 

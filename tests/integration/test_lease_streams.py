@@ -125,6 +125,26 @@ async def test_slots_in_flight_stay_held_until_they_come_back() -> None:
         assert sum(one.holding.in_flight().values()) == 1
 
 
+async def test_slots_that_come_free_while_no_operator_leads_stay_where_they_are() -> None:
+    async with (
+        capacity_service(MemoryLedgers(), {POD_A: 2}, budget=None) as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        one.want({LARGE: Want(2)}, {})
+        await until(one, lambda: total_free(one) == 2)
+        busy = [reserve(one, 0) for _ in range(2)]
+        two.want({LARGE: Want(2)}, {})
+        await until(one, lambda: LARGE in one.holding.lease._asks)
+        await service.publisher.stop()
+        await until(one, lambda: not one.connected)
+        for taken in busy:
+            assert isinstance(taken, Reservation)
+            one.holding.settle(taken.id, None, one.now())
+        one.want({LARGE: Want(2)}, {})
+        assert total_free(one) == 2
+
+
 async def test_lost_capacity_shrinks_leases_and_won_capacity_grows_them() -> None:
     async with (
         capacity_service(MemoryLedgers(), {POD_A: 4, POD_B: 4}) as service,

@@ -548,6 +548,7 @@ class LeaseWorld:
         if process.cut or process.stalled:
             return
         leader = self.random.choice([*self.leaders, self.leaders[-1], self.leaders[-1]])
+        process.holding.alone()
         if process.holding.adopt(leader.book.epoch):
             leader.book.connect(process.holding.sidecar)
             self.checks.touch(process.holding.sidecar)

@@ -58,6 +58,11 @@ class HeldLease:
             self._resize(endpoint, 0, 0, now)
         return changed
 
+    def alone(self) -> None:
+        """Nobody hears what is given back: all slots stay until a grant says anew who waits for them."""
+        self._asks = {}
+        self._linger = {}
+
     def _at(self, endpoint: EndpointUrl, variant: VariantKey) -> HeldSlots | HeldRate:
         """Return what is held at an endpoint, to be resized."""
         if is_rate(variant):

@@ -131,6 +131,10 @@ class Holding:
             self.applied = 0
         return epoch == self.epoch
 
+    def alone(self) -> None:
+        """No leader hears this sidecar until the next grant: what comes free stays here, not with nobody."""
+        self.lease.alone()
+
     def apply(self, grant: Grant, now: float) -> bool:
         """Take over a newer grant of the adopted epoch; False (and no change) if it is not one."""
         if grant.epoch != self.epoch or grant.sequence <= self.applied:

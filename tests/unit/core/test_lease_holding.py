@@ -357,6 +357,22 @@ def test_unused_slots_that_nothing_waits_for_go_back_where_others_wait() -> None
     assert not held.give_back(1)
 
 
+def test_without_a_leader_no_slot_goes_back_though_others_waited_for_it() -> None:
+    held = holding()
+    held.apply(grant(1, {POD_A: 3}, asks={LARGE: Ask(1.0, 0.4)}, linger={LARGE: 0.2}), 0)
+    reservation = taken(held, 1)
+    held.want({LARGE: Want(3, (Bid(1.0, 0.4, 2),))}, {})
+    held.alone()
+    held.settle(reservation.id, None, 2)
+    held.want({}, {})
+    assert held.next_give_back(3) is None
+    assert not held.give_back(3)
+    assert kept(held, 3) == {POD_A: 3}
+    held.apply(grant(2, {POD_A: 3}, linger={LARGE: 0.2}), 4)
+    assert held.give_back(4)
+    assert kept(held, 4) == {}
+
+
 def test_units_of_a_rate_that_none_was_taken_of_go_back_too() -> None:
     held = holding()
     variants = {REQUESTS: RATES[REQUESTS]}
