@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from modelfleet_core.allocation.throughput import Asked, Room
 from modelfleet_core.demand import DemandClass, ModelOffer
 from modelfleet_core.values import EndpointUrl, ModelName, ObjectKey, TaskName, TierName, VariantKey
 from modelfleet_operator.draining import LEAD, Draining, Held, next_step
@@ -73,10 +74,21 @@ def views(draw: st.DrawFn) -> FleetView:
     return view_of(observed(manifest, *workloads, *nodes))
 
 
-def _patched(view: FleetView, desired: dict[VariantKey, int], external: float) -> FleetView:
+@st.composite
+def rooms(draw: st.DrawFn, view: FleetView) -> Room | None:
+    """What replicas take of any requests: too little for them, enough, far too much; or no one knows."""
+    if draw(st.booleans()):
+        return None
+    takes = {key: draw(st.sampled_from([0.5, 1.0, 4.0])) for key in view.workloads if draw(st.booleans())}
+    return Room((Asked(draw(st.sampled_from([0.0, 1.0, 5.0, 40.0])), takes),))
+
+
+def _patched(
+    view: FleetView, desired: dict[VariantKey, int], external: float, room: Room | None = None
+) -> FleetView:
     """Return the view after the patches, with every pod that they create and none that they end gone."""
     workloads = dict(view.workloads)
-    for patch in next_patches(view, desired, external=external):
+    for patch in next_patches(view, desired, external=external, room=room):
         before = workloads[patch.variant]
         workloads[patch.variant] = _after(before, patch.replicas)
     return replace(view, workloads=workloads)
@@ -99,16 +111,76 @@ def test_whatever_is_wanted_no_patch_passes_a_limit(
     data: st.DataObject, view: FleetView, external: float
 ) -> None:
     desired = {key: data.draw(COUNTS) for key in view.workloads}
-    _assert_no_worse(view, _patched(view, desired, external), external)
+    _assert_no_worse(view, _patched(view, desired, external, data.draw(rooms(view))), external)
 
 
 @given(st.data(), views())
 def test_patches_only_go_towards_what_is_wanted(data: st.DataObject, view: FleetView) -> None:
     desired = {key: data.draw(COUNTS) for key in view.workloads}
-    for patch in next_patches(view, desired, external=0.0):
+    room = data.draw(rooms(view))
+    stalled = frozenset(key for key in view.workloads if data.draw(st.booleans()))
+    for patch in next_patches(view, desired, external=0.0, stalled=stalled, room=room):
         low, high = sorted((patch.before, desired[patch.variant]))
         assert patch.replicas != patch.before
         assert low <= patch.replicas <= high
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), views())
+def test_what_is_wanted_and_fits_is_reached(data: st.DataObject, view: FleetView) -> None:
+    """Where pods become ready and end, however little each step is, and whatever requests need."""
+    desired = {key: data.draw(st.integers(0, 4)) for key in view.workloads}
+    room = data.draw(rooms(view))
+    aim = _settled(replace(view, workloads=_counted(view, desired)))
+    assume(all(left >= 0 for left in gpus_left(aim).values()) and money_left(aim, 0.0) >= 0)
+    there = _settled(view)
+    for _ in range(60):
+        patches = next_patches(there, desired, external=0.0, room=room)
+        if not patches:
+            break
+        counts = there.current() | {patch.variant: patch.replicas for patch in patches}
+        there = _settled(replace(there, workloads=_counted(there, counts)))
+    assert there.current() == desired
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), views())
+def test_for_what_never_becomes_ready_no_room_goes_that_requests_need(
+    data: st.DataObject, view: FleetView
+) -> None:
+    there = _full(_settled(view))
+    desired = {key: data.draw(COUNTS) for key in view.workloads}
+    desired[min(desired)] += 1 + there.workloads[min(desired)].ready
+    room = Room((Asked(data.draw(st.sampled_from([0.0, 1.0, 5.0, 40.0])), dict.fromkeys(desired, 1.0)),))
+    growing = frozenset(key for key, count in desired.items() if count > there.workloads[key].ready)
+    serving = {key: workload.ready for key, workload in there.workloads.items()}
+    left = dict(serving)
+    for patch in next_patches(there, desired, external=0.0, stalled=growing, room=room):
+        left[patch.variant] = min(left[patch.variant], patch.replicas)
+    assert not room.takes_less(serving, left)
+
+
+def _full(view: FleetView) -> FleetView:
+    """Return the view with pools, nodes and budget that the present pods fill."""
+    used = view.gpus_occupied()
+    pools = tuple(replace(pool, limit=used[pool.name]) for pool in view.fleet.pools)
+    spent = sum(pool.hourly_cost * used[pool.name] for pool in pools)
+    return replace(view, fleet=replace(view.fleet, pools=pools, hourly_budget=spent), stock=used)
+
+
+def _counted(view: FleetView, counts: Mapping[VariantKey, int]) -> dict[VariantKey, Workload]:
+    return {key: replace(w, replicas=counts[key]) for key, w in view.workloads.items()}
+
+
+def _settled(view: FleetView) -> FleetView:
+    """Return the view once all pods that are asked for are ready, and no others are there."""
+    return replace(
+        view,
+        workloads={
+            key: replace(w, pods=w.replicas, ready=w.replicas, terminating=0)
+            for key, w in view.workloads.items()
+        },
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -177,7 +249,15 @@ def test_g5_whatever_pods_do_no_plan_and_no_patch_passes_a_limit(
         assert sum(planned.plan.gpus.values()) <= sum(max(0, pool.limit) for pool in view.fleet.pools)
         for _ in range(3):
             before = cluster.view
-            for patch in next_patches(before, planned.desired, external=external, stalled=planned.stalled):
+            patches = next_patches(
+                before,
+                planned.desired,
+                external=external,
+                stalled=planned.stalled,
+                lingering=planned.lingering,
+                room=planned.room,
+            )
+            for patch in patches:
                 cluster.patch(patch.variant, patch.replicas)
             _assert_no_worse(before, cluster.view, external)
             for key in before.workloads:
@@ -254,10 +334,10 @@ class _DrainedCluster:
         view = self.observe()
         self.leased = frozenset(url for live in view.endpoints.values() for url in live)
 
-    def step(self, desired: Mapping[VariantKey, int]) -> None:
+    def step(self, desired: Mapping[VariantKey, int], room: Room | None = None) -> None:
         """Decide and act as the operator does; the controller ends pods at once."""
         view = self.observe()
-        patches = next_patches(view, desired, external=0.0)
+        patches = next_patches(view, desired, external=0.0, room=room)
         held = Held({p.live.url: p.held for pods in self.pods.values() for p in pods}, self.leased)
         step = next_step(view, patches, self.draining, held, now=self.now, longest=LONGEST)
         self.draining = step.draining.marked(step.mark, self.now)
@@ -308,7 +388,7 @@ def test_no_ready_replica_goes_while_its_slots_are_held_and_drains_end(
                 if data.draw(st.integers(0, 9)) == 9:
                     pod.ready = not pod.ready
         before = cluster.observe()
-        cluster.step(desired)
+        cluster.step(desired, data.draw(rooms(before)))
         _assert_no_worse(before, cluster.observe(), 0.0)
         if data.draw(st.sampled_from([True, True, False])):
             cluster.publish()
