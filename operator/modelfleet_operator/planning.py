@@ -138,7 +138,8 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     )
     if basis is Basis.HELD or (basis is Basis.REPORTED and demand.silent):
         problem = _held(problem, memory.planned or {}, growing=basis is Basis.REPORTED)
-    plan = allocate(problem, time_limit=time_limit)
+    # A move under way is not given up for a gain that would not have begun it: what drains counts as gone.
+    plan = allocate(replace(problem, current=_staying(view)), time_limit=time_limit)
     window = fleet.scaling.scale_down_stabilization
     before = memory.stabiliser or _first_stabiliser(window, view, memory, now)
     before = replace(before, window=window, up_window=fleet.scaling.scale_up_stabilization)
@@ -163,6 +164,14 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
         room=room(problem) if basis is Basis.REPORTED and not demand.silent else None,
         memory=Memory(planned, basis, stabiliser, starting, ending),
     )
+
+
+def _staying(view: FleetView) -> dict[VariantKey, int]:
+    """Return the replicas asked of every workload, less those that drain."""
+    return {
+        key: max(0, count - len(view.pods.get(key, ())) + len(view.endpoints.get(key, {})))
+        for key, count in view.current().items()
+    }
 
 
 def _starting(before: Starting | None, ready: int, now: float) -> Starting:

@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from modelfleet_core.allocation.result import Reason, Termination
+from modelfleet_core.allocation.result import Plan, Reason, Termination
 from modelfleet_core.demand import DemandClass, ModelOffer
-from modelfleet_core.values import ModelName, ObjectKey, TaskName, TierName, VariantKey
+from modelfleet_core.values import EndpointUrl, ModelName, ObjectKey, TaskName, TierName, VariantKey
 from modelfleet_operator.cluster.embedded import read_manifests
 from modelfleet_operator.fleet_status import planned_replicas
 from modelfleet_operator.planning import Basis, Demand, Memory, assumed_demand, basis_of, plan_fleet
-from modelfleet_operator.views import FleetView
+from modelfleet_operator.views import FleetView, LivePod
 from support.manifests import fleet_manifest
 from support.snapshots import KINDS, deployment_object, node_object, observed, view_of
+from support.swaps import NEW, OLD, Swap
 
 LARGE = VariantKey(ModelName("large"), "h100")
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -240,3 +241,30 @@ def test_a_variant_whose_replicas_become_ready_one_after_another_is_not_stalled(
     later = plan_fleet(_view(3, ready=1), _reported(1), one.memory, 900.0, time_limit=2.0)
     late = plan_fleet(_view(3, ready=1), _reported(1), later.memory, 951.0, time_limit=2.0)
     assert (one.stalled, later.stalled, late.stalled) == (frozenset(), frozenset(), frozenset({LARGE}))
+
+
+def _rivals(*, draining: bool, better: float) -> Plan:
+    """Return the plan where old runs and may be about to go, and new answers `better` more right."""
+    view = Swap(size=1).fleet
+    url = EndpointUrl("http://10.0.0.1:8000")
+    running = replace(view.workloads[OLD], replicas=1, pods=1, ready=1)
+    view = replace(
+        view,
+        workloads={**view.workloads, OLD: running},
+        pods={OLD: (LivePod("uid-1", "old-1", url),)},
+        endpoints={OLD: {} if draining else {url: 10}},
+    )
+    offers = {
+        OLD.model: ModelOffer(quality=0.7, cost_usd=0.0, service_time=2.0),
+        NEW.model: ModelOffer(quality=0.7 + better, cost_usd=0.0, service_time=2.0),
+    }
+    demand = Demand(classes=(replace(_class(1.0), offers=offers),), reporting=1, pods=1, heard=True)
+    return plan_fleet(view, demand, Memory(), 0.0, time_limit=2.0).plan
+
+
+def test_a_move_is_begun_for_a_gain_and_not_given_up_while_replicas_drain_until_it_gains_nothing() -> None:
+    """Otherwise demand that varies by a little aborts each drain, and its slots are missed for nothing."""
+    assert _rivals(draining=False, better=0.1).variants[NEW].replicas == 1
+    assert _rivals(draining=False, better=0.003).variants[NEW].replicas == 0
+    assert _rivals(draining=True, better=0.003).variants[NEW].replicas == 1
+    assert _rivals(draining=True, better=-0.003).variants[OLD].replicas == 1
