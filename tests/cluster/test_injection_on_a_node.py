@@ -166,6 +166,16 @@ def test_pods_that_do_not_ask_for_it_or_must_not_have_it_get_no_sidecar(cluster:
             assert ("OPENAI_BASE_URL" in variables) == bool(sidecars)
 
 
+def test_the_api_server_asks_the_injector_once_for_each_pod(cluster: Cluster) -> None:
+    with Api(cluster) as api:
+        api.rehearse_pod(ASKING, pods.application("first"))  # then there is a count
+        before = pods.histogram(cluster)["count"]
+        for number in range(5):
+            stored, _ = api.rehearse_pod(ASKING, pods.application(f"counted-{number}"))
+            assert names(stored, "initContainers") == [SIDECAR]
+    assert pods.histogram(cluster)["count"] - before == 5
+
+
 def test_an_admission_policy_gives_pods_a_sidecar_without_an_injector(cluster: Cluster) -> None:
     keys = '--set-json=injector.policy.apiKeys=[{"name":"frontier","key":"token"}]'
     pods.upgrade(cluster, "--set=injector.mode=policy", keys)

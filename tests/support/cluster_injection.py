@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,11 @@ SIDECAR = "modelfleet-sidecar"
 KEY = "sesame"
 SETTINGS = ("--set=injector.failurePolicy=Fail", f"--set=injector.excludedNamespaces={{{ALONE}}}")
 PATIENCE = 60.0
+_HISTOGRAM = re.compile(
+    r"apiserver_admission_webhook_admission_duration_seconds_(bucket|sum|count)"
+    r'\{name="inject\.modelfleet\.io",operation="CREATE",rejected="false",type="admit"'
+    r'(?:,le="([^"]+)")?\} (\S+)'
+)
 _PROGRAM = Path(__file__).with_name("asking_app.py").read_text(encoding="utf-8")
 
 
@@ -145,6 +151,12 @@ def creating(cluster: Cluster, clients: int = 3) -> Iterator[list[str]]:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def histogram(cluster: Cluster) -> dict[str, float]:
+    """Return how long calls of the webhook took the API server: `sum` and `count`, and counts by bound; in s."""
+    found = _HISTOGRAM.finditer(cluster.kubectl("get", "--raw", "/metrics"))
+    return {match[2] or match[1]: float(match[3]) for match in found}
 
 
 def names(pod: Mapping[str, Any], kind: str) -> Sequence[str]:
