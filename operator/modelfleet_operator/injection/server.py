@@ -76,7 +76,9 @@ class Webhook:
             facts = {"namespace": review.namespace, "pod": review.name, "seconds": round(seconds, 6)}
             if injection.warnings:
                 facts["warnings"] = injection.warnings
-            _log.info(injection.outcome.value, extra=facts)
+            # Who created the pod may not see the warning: for a Deployment's pods it is a controller.
+            refused = injection.outcome is Outcome.REFUSED or injection.warnings
+            _log.log(logging.WARNING if refused else logging.INFO, injection.outcome.value, extra=facts)
         return reply
 
     def _injection(self, review: Review) -> Injection:

@@ -150,6 +150,19 @@ def test_a_pod_that_is_asked_about_again_is_logged_once(caplog: pytest.LogCaptur
     assert [record.message for record in caplog.records] == ["injected"]
 
 
+def test_a_pod_without_what_it_asked_for_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    policy = policy_event("a", "chat")
+    webhook(fleet_event("chat"), policy).review(body(pod()))
+    webhook(fleet_event("chat"), policy).review(body(pod(os={"name": "windows"})))
+    webhook().review(body(pod()))  # no policy selects it
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "injected"),
+        ("WARNING", "refused"),
+        ("WARNING", "injected"),
+    ]
+
+
 def test_outcomes_are_counted() -> None:
     telemetry = Telemetry()
     hook = webhook(telemetry=telemetry)
