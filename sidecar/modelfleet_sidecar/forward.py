@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -174,10 +174,14 @@ class Exchange:
 class Forwarder:
     """Sends decided requests to their endpoints."""
 
-    def __init__(self, *, pool: Pool, settle: Settle, keys: ApiKeys) -> None:
+    def __init__(
+        self, *, pool: Pool, settle: Settle, release: Callable[[Iterable[Decision]], None], keys: ApiKeys
+    ) -> None:
+        """`release` gives back all that decisions hold that were not sent."""
         self._keys = keys
         self._pool = pool
         self._settle = settle
+        self._release = release
         self._hanging_up: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -188,7 +192,7 @@ class Forwarder:
         """
         connection: Connection | None = None
         exchange: Exchange | None = None
-        actual: NanoUsd | None = NanoUsd(0)
+        actual: NanoUsd | None = None
         try:
             body = upstream_body(
                 call,
@@ -208,7 +212,6 @@ class Forwarder:
                     retry_after=1.0,
                     retry_on=RetryOn.TIMEOUT if error.late else RetryOn.CONNECT,
                 ) from None
-            actual = None
             try:
                 await connection.send(target, PATH, body, decision.id, bearer=key)
                 status, headers = await connection.head()
@@ -244,7 +247,7 @@ class Forwarder:
     def _part(self, decision: Decision, connection: Connection | None, actual: NanoUsd | None) -> None:
         """Settle, at once where the server is through, otherwise when it has noticed that we left."""
         if connection is None:
-            self._settle(decision, actual)
+            self._release((decision,))
         elif connection.complete or not connection.usable:
             self._pool.release(connection)
             self._settle(decision, actual)

@@ -22,6 +22,7 @@ class InFlight:
         self._abandoned = abandoned
         self._active = 0
         self._limits: set[asyncio.Timeout] = set()
+        self._over = False
         self._idle = asyncio.Event()
 
     @contextmanager
@@ -37,7 +38,8 @@ class InFlight:
     @asynccontextmanager
     async def within(self, seconds: float) -> AsyncIterator[None]:
         """Raise TimeoutError where the body takes longer, or `end` is called."""
-        async with asyncio.timeout(max(0.0, seconds)) as limit:
+        # What got its decision right before the end begins after it.
+        async with asyncio.timeout(0.0 if self._over else max(0.0, seconds)) as limit:
             self._limits.add(limit)
             try:
                 yield
@@ -66,7 +68,8 @@ class InFlight:
         return True
 
     def end(self) -> None:
-        """End what runs `within` a time now."""
+        """End what runs `within` a time now, or would from now on."""
+        self._over = True
         for limit in self._limits:
             if not limit.expired():
                 limit.reschedule(0.0)

@@ -72,7 +72,7 @@ class Router:
         self._telemetry = telemetry
         self._clock = clock
         self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
-        self._forwarder = Forwarder(pool=self._pool, settle=self._settle, keys=keys)
+        self._forwarder = Forwarder(pool=self._pool, settle=self._settle, release=self.release, keys=keys)
         self._unreachable = Unreachable(clock)
         self._batcher = Batcher(
             lease=lease,

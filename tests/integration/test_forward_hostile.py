@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
 import numpy as np
@@ -77,6 +77,10 @@ class Books:
         self._settled.set()
         return self.booked.setdefault(decision.reservation, charged)
 
+    def release(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            self.settle(decision, NanoUsd(0))
+
     async def first(self) -> NanoUsd:
         async with asyncio.timeout(PATIENCE):
             await self._settled.wait()
@@ -96,7 +100,10 @@ async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
     books = Books()
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     forwarder = Forwarder(
-        pool=Pool(connect_timeout=2.0, clock=boot_clock), settle=books.settle, keys=ApiKeys(None, boot_clock)
+        pool=Pool(connect_timeout=2.0, clock=boot_clock),
+        settle=books.settle,
+        release=books.release,
+        keys=ApiKeys(None, boot_clock),
     )
     try:
         yield forwarder, books, server.sockets[0].getsockname()[1]

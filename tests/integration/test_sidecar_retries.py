@@ -7,16 +7,18 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 import grpc.aio
 import pytest
 from modelfleet.v1 import router_pb2, router_pb2_grpc
+from modelfleet_core.leasing.accounts import accounts_of
 from modelfleet_core.leasing.messages import SlotGrant
-from modelfleet_core.policy import Fallback, RetryOn
-from modelfleet_core.values import EndpointUrl, NanoUsd
+from modelfleet_core.policy import Fallback, Period, Quota, RetryOn
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd
 from modelfleet_sidecar import retry, unreachable
+from modelfleet_sidecar.lease import boot_clock
 from support.scripted import INPUT, OUTPUT, Act, Served, scripted_server
 from support.sidecars import PRICING, SLOW, STUCK, Rig, Spec, fleet_of, policy_of, running_sidecar
 
@@ -280,6 +282,21 @@ async def test_a_request_that_breaks_its_connection_keeps_no_other_from_a_server
             assert response.headers["x-modelfleet-model"] == "big"
         answered.set()
         assert (await running).status == 200
+
+
+async def test_a_quota_counts_the_attempts_that_were_sent_and_no_others() -> None:
+    live, dead = Spec("live", 0.5), Spec("dead", 0.9)
+    quota = Quota(frozenset({ModelName("live"), ModelName("dead")}), 2, Period.DAY)
+    policy = replace(policy_of(), quotas=(quota,))
+    (account,) = accounts_of(policy)
+    async with running_sidecar(live, dead, policy=policy) as rig, aiohttp.ClientSession(rig.http) as client:
+        served = EndpointUrl(rig.servers["live"].url)
+        grants = {served: SlotGrant(live.key, 1), NOWHERE: SlotGrant(dead.key, 1)}
+        rig.lease.grant(grants, requests={account.name: account.limit})
+        async with client.post(CHAT, json=body()) as response:
+            assert (response.status, response.headers["x-modelfleet-attempts"]) == (200, "2")
+        await rig.settled()
+        assert rig.lease.holding.room(boot_clock()) == {account.name: 1}
 
 
 async def test_a_deadline_that_passes_in_a_later_attempt_is_told_with_its_attempts() -> None:

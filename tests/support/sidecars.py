@@ -142,12 +142,22 @@ class GivenLease:
         self._changed = asyncio.Event()
 
     def grant(
-        self, slots: Mapping[EndpointUrl, SlotGrant], *, money: NanoUsd | None = None, ttl: float = 3600.0
+        self,
+        slots: Mapping[EndpointUrl, SlotGrant],
+        *,
+        money: NanoUsd | None = None,
+        ttl: float = 3600.0,
+        requests: Mapping[AccountName, int] | None = None,
     ) -> None:
-        """Grant `slots` and in all `money` for the period, from now on."""
-        account = None
+        """Grant `slots` and in all `money` and `requests` of quotas for the period, from now on."""
+        accounts = {
+            account_id(PERIOD, name): AccountGrant(granted=most, keep=most, limit=most, ends_in=3600.0)
+            for name, most in (requests or {}).items()
+        }
         if money is not None:
-            account = AccountGrant(granted=money, keep=money, limit=money, ends_in=3600.0)
+            accounts[account_id(PERIOD, BUDGET)] = AccountGrant(
+                granted=money, keep=money, limit=money, ends_in=3600.0
+            )
             if self.policy is not None and self.policy.budget is None:
                 self.policy = replace(self.policy, budget=Budget(money, Period.DAY))
         self.holding.follow(self.policy)
@@ -160,7 +170,7 @@ class GivenLease:
                 report_sent_at=now,
                 ttl=ttl,
                 slots=slots,
-                accounts={} if account is None else {account_id(PERIOD, BUDGET): account},
+                accounts=accounts,
                 slot_prices=self.slot_prices,
                 money_price=self.money_price,
                 fleet=None,
