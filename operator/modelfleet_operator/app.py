@@ -58,6 +58,8 @@ LATE = 60.0
 """Seconds without a turn after which the loops of the Lease and of the leases count as hung."""
 WITHDRAWN = 0.5
 """Seconds for the capacity Service to lead here no more."""
+LEDGERS_END = 2.0
+"""Seconds for the ledgers to be brought up to date; then all streams are told to end."""
 STREAMS_END = 2.0
 """Seconds that open streams have to end on a stop."""
 _CAPACITY = capacity_pb2.DESCRIPTOR.services_by_name["Capacity"].full_name
@@ -295,13 +297,7 @@ class Operator:
                     await self._endpoint.withdraw()
             except TimeoutError:
                 log.warning("the capacity Service still leads to this process, which ends")
-        try:
-            async with asyncio.timeout(STREAMS_END):
-                await self._publisher.stop()
-        except TimeoutError:
-            log.warning("the ledgers could not be closed in time; at most a chunk of each stays idle")
-        except LeadershipLostError as error:
-            log.warning("the ledgers belong to another leader already: %s", error)
+        await self._publisher.stop(within=LEDGERS_END)
         await self._leader.release()
 
     def _budget_clock(self) -> datetime:

@@ -469,6 +469,17 @@ async def test_a_stopping_leader_leaves_no_spare_money_and_keeps_leases_alive() 
         assert total_free(one) == 8
 
 
+async def test_a_stopping_leader_tells_its_streams_also_while_its_ledgers_can_not_be_written() -> None:
+    store = MemoryLedgers()
+    async with capacity_service(store, {POD_A: 1}) as service, leasing(service, "one") as client:
+        await until(client, lambda: client.connected)
+        store.open.clear()
+        client.want({}, needs(USD))
+        await until(client, lambda: bool(service.publisher._ledgers and service.publisher._ledgers._tasks))
+        await service.publisher.stop(within=0.01)
+        await until(client, lambda: "stops leading" in client.trouble)
+
+
 async def test_a_report_beyond_bounds_ends_only_its_own_stream() -> None:
     async with (
         capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
