@@ -138,8 +138,7 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     )
     if basis is Basis.HELD or (basis is Basis.REPORTED and demand.silent):
         problem = _held(problem, memory.planned or {}, growing=basis is Basis.REPORTED)
-    # A move under way is not given up for a gain that would not have begun it: what drains counts as gone.
-    plan = allocate(replace(problem, current=_staying(view)), time_limit=time_limit)
+    plan = allocate(replace(problem, current=_under_way(view, memory)), time_limit=time_limit)
     window = fleet.scaling.scale_down_stabilization
     before = memory.stabiliser or _first_stabiliser(window, view, memory, now)
     before = replace(before, window=window, up_window=fleet.scaling.scale_up_stabilization)
@@ -166,12 +165,20 @@ def plan_fleet(view: FleetView, demand: Demand, memory: Memory, now: float, *, t
     )
 
 
-def _staying(view: FleetView) -> dict[VariantKey, int]:
-    """Return the replicas asked of every workload, less those that drain."""
-    return {
-        key: max(0, count - len(view.pods.get(key, ())) + len(view.endpoints.get(key, {})))
-        for key, count in view.current().items()
-    }
+def _under_way(view: FleetView, memory: Memory) -> dict[VariantKey, int]:
+    """Return the replicas from which a plan departs only for a gain.
+
+    Those asked of every workload; while pods leave, those of the last plan, so that a move under way is given
+    up, or changed, only for a gain that would have begun it.
+    """
+    asked = view.current()
+    leaves = any(
+        workload.terminating or len(view.pods.get(key, ())) > len(view.endpoints.get(key, {}))
+        for key, workload in view.workloads.items()
+    )
+    if memory.planned is None or memory.basis is not Basis.REPORTED or not leaves:
+        return asked
+    return {key: memory.planned.get(key, count) for key, count in asked.items()}
 
 
 def _starting(before: Starting | None, ready: int, now: float) -> Starting:

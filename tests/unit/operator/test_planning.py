@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from modelfleet_core.allocation.result import Plan, Reason, Termination
+from modelfleet_core.allocation.stabilise import Stabiliser
 from modelfleet_core.demand import DemandClass, ModelOffer
 from modelfleet_core.values import EndpointUrl, ModelName, ObjectKey, TaskName, TierName, VariantKey
 from modelfleet_operator.cluster.embedded import read_manifests
@@ -259,12 +260,15 @@ def _rivals(*, draining: bool, better: float) -> Plan:
         NEW.model: ModelOffer(quality=0.7 + better, cost_usd=0.0, service_time=2.0),
     }
     demand = Demand(classes=(replace(_class(1.0), offers=offers),), reporting=1, pods=1, heard=True)
-    return plan_fleet(view, demand, Memory(), 0.0, time_limit=2.0).plan
+    planned = {OLD: 0, NEW: 1} if draining else {OLD: 1, NEW: 0}
+    memory = Memory(planned=planned, basis=Basis.REPORTED, stabiliser=Stabiliser(300.0))
+    return plan_fleet(view, demand, memory, 0.0, time_limit=2.0).plan
 
 
-def test_a_move_is_begun_for_a_gain_and_not_given_up_while_replicas_drain_until_it_gains_nothing() -> None:
+def test_a_move_is_given_up_while_replicas_drain_only_for_a_gain_that_would_have_begun_it() -> None:
     """Otherwise demand that varies by a little aborts each drain, and its slots are missed for nothing."""
     assert _rivals(draining=False, better=0.1).variants[NEW].replicas == 1
     assert _rivals(draining=False, better=0.003).variants[NEW].replicas == 0
     assert _rivals(draining=True, better=0.003).variants[NEW].replicas == 1
-    assert _rivals(draining=True, better=-0.003).variants[OLD].replicas == 1
+    assert _rivals(draining=True, better=-0.003).variants[NEW].replicas == 1
+    assert _rivals(draining=True, better=-0.1).variants[OLD].replicas == 1
