@@ -154,7 +154,7 @@ def creating(cluster: Cluster, clients: int = 3) -> Iterator[list[str]]:
 
 
 def histogram(cluster: Cluster) -> dict[str, float]:
-    """Return how long the API server's calls of the webhook took: `sum`, `count`, and counts by bound in s."""
+    """Return how long the API server's calls of the webhook took, in s: `sum`, `count`, counts by bound."""
     found = _HISTOGRAM.finditer(cluster.kubectl("get", "--raw", "/metrics"))
     return {match[2] or match[1]: float(match[3]) for match in found}
 
