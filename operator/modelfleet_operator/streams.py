@@ -10,6 +10,7 @@ import logging
 from collections import Counter, deque
 
 import grpc
+import grpc.aio
 from modelfleet_core.leasing.messages import Grant, SidecarId
 
 from modelfleet_operator.identity import AdmissionError, Caller
@@ -52,7 +53,7 @@ class Stream:
     def heard_out(self, reader: asyncio.Task[None]) -> None:
         """The sidecar sends nothing more: nor does the leader."""
         error = None if reader.cancelled() else reader.exception()
-        if error is not None:
+        if error is not None and not isinstance(error, grpc.aio.AbortError):  # which the leader's end causes
             log.error("reports of %s could not be taken", self.sidecar, exc_info=error)
             self.end(grpc.StatusCode.INTERNAL, "the report could not be taken; the operator's log says why")
         self.end(grpc.StatusCode.OK, "")

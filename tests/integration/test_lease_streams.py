@@ -480,6 +480,16 @@ async def test_a_stopping_leader_tells_its_streams_also_while_its_ledgers_can_no
         await until(client, lambda: "stops leading" in client.trouble)
 
 
+async def test_a_stopping_leader_logs_no_error_for_the_streams_that_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with capacity_service(MemoryLedgers(), {POD_A: 8}) as service, leasing(service, "one") as one:
+        await until(one, lambda: total_free(one) == 8)
+        await service.publisher.stop()
+        await until(one, lambda: not one.connected)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_report_beyond_bounds_ends_only_its_own_stream() -> None:
     async with (
         capacity_service(MemoryLedgers(), {POD_A: 8}) as service,
