@@ -222,6 +222,30 @@ def test_no_request_is_lost_when_a_pod_of_a_model_is_killed(day: Day) -> None:
     rolled_out(day.cluster, "deployment/large", APPS)
 
 
+def test_a_stream_that_breaks_off_ends_in_one_clear_error_for_every_client(day: Day) -> None:
+    (best,) = day.cluster.get("pods", f"--namespace={APPS}", "--selector=app=large")["items"]
+    since = time.time()
+
+    def cut() -> dict[str, list[str]]:
+        ended = day.traffic.outcomes(since=since)
+        return {
+            name: [one.detail for one in ended if one.ending == "cut" and one.pod.startswith(name)]
+            for name in CLIENTS
+        }
+
+    product.play_faults(day.cluster, best["metadata"]["name"], {"kind": "cut_after_first"})
+    try:
+        until("a stream of each client is cut", lambda: all(cut().values()))
+    finally:
+        product.play_faults(day.cluster, best["metadata"]["name"])
+    traffic_of_both(day, since=time.time())
+    found = cut()
+    day.figures["streams cut by a model that breaks off"] = {name: len(told) for name, told in found.items()}
+    assert {told.partition(":")[0] for told in found["with-openai"]} == {"UpstreamCut"}
+    assert {told.partition(":")[0] for told in found["with-grpc"]} == {"UNAVAILABLE"}
+    all_answered([outcome for outcome in day.traffic.outcomes(since=since) if outcome.ending != "cut"])
+
+
 def test_no_request_is_cut_when_a_model_is_scaled_down(day: Day) -> None:
     since = time.time()
     day.cluster.apply(product.fleet(SMALLER), namespace=APPS)
@@ -273,6 +297,42 @@ def test_every_pod_is_injected_while_an_upgrade_rolls_the_injector(day: Day) -> 
     all_answered(day.traffic.outcomes(since=since))
 
 
+def test_operator_and_injector_were_denied_nothing_that_they_asked_for(day: Day) -> None:
+    for account in ("modelfleet-operator", "modelfleet-injector"):
+        done, denied = used(day.cluster.audit_log, SYSTEM, account, since=day.installed)
+        assert done
+        assert sorted(str(right) for right in denied) == []
+
+
+def test_uninstalling_breaks_no_request_and_leaves_the_users_own_things(day: Day) -> None:
+    since = time.time()
+    before = {name: asked for name, (asked, _) in replicas(day.cluster).items()}
+    day.cluster.helm("uninstall", product.RELEASE, f"--namespace={SYSTEM}", "--wait")
+    assert {name: asked for name, (asked, _) in replicas(day.cluster).items()} == before
+    traffic_of_both(day, since=time.time())
+    all_answered(day.traffic.outcomes(since=since))
+    kept = day.cluster.kubectl("get", "modelfleets,routingpolicies", f"--namespace={APPS}", "--output=name")
+    assert sorted(kept.split()) == ["modelfleet.modelfleet.io/chat", "routingpolicy.modelfleet.io/assistant"]
+    kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingadmissionpolicies"
+    left = day.cluster.kubectl("get", kinds, "--output=name")
+    assert [name for name in left.split() if "modelfleet" in name] == []
+    until(
+        "the release's pods are gone",
+        lambda: not day.cluster.get("pods", f"--namespace={SYSTEM}")["items"],
+    )
+    own = "deployments,services,serviceaccounts,secrets,configmaps,roles,rolebindings,endpointslices,leases"
+    found = day.cluster.kubectl("get", own, f"--namespace={SYSTEM}", "--output=name").split()
+    assert set(found) - {"serviceaccount/default", "configmap/kube-root-ca.crt"} == {
+        "secret/modelfleet-ca",
+        "configmap/modelfleet-epoch",
+        "lease.coordination.k8s.io/modelfleet-operator",
+    }
+    (ledger,) = day.cluster.get("configmaps", f"--namespace={APPS}", "--selector=modelfleet.io/ledger")[
+        "items"
+    ]
+    assert "assistant" in ledger["metadata"]["name"]
+
+
 def test_no_request_of_the_whole_day_was_lost_or_answered_twice(day: Day) -> None:
     for name in CLIENTS:
         day.cluster.kubectl("delete", "deployment", name, f"--namespace={APPS}")
@@ -300,36 +360,3 @@ def test_no_request_of_the_whole_day_was_lost_or_answered_twice(day: Day) -> Non
         "cut after the first byte": len(outcomes) - len(answered),
         "tried again elsewhere": len({r.request_id for r in records} - answered),
     }
-
-
-def test_operator_and_injector_were_denied_nothing_that_they_asked_for(day: Day) -> None:
-    for account in ("modelfleet-operator", "modelfleet-injector"):
-        done, denied = used(day.cluster.audit_log, SYSTEM, account, since=day.installed)
-        assert done
-        assert sorted(str(right) for right in denied) == []
-
-
-def test_uninstalling_leaves_the_users_own_things_and_nothing_else(day: Day) -> None:
-    before = {name: asked for name, (asked, _) in replicas(day.cluster).items()}
-    day.cluster.helm("uninstall", product.RELEASE, f"--namespace={SYSTEM}", "--wait")
-    assert {name: asked for name, (asked, _) in replicas(day.cluster).items()} == before
-    kept = day.cluster.kubectl("get", "modelfleets,routingpolicies", f"--namespace={APPS}", "--output=name")
-    assert sorted(kept.split()) == ["modelfleet.modelfleet.io/chat", "routingpolicy.modelfleet.io/assistant"]
-    kinds = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingadmissionpolicies"
-    left = day.cluster.kubectl("get", kinds, "--output=name")
-    assert [name for name in left.split() if "modelfleet" in name] == []
-    until(
-        "the release's pods are gone",
-        lambda: not day.cluster.get("pods", f"--namespace={SYSTEM}")["items"],
-    )
-    own = "deployments,services,serviceaccounts,secrets,configmaps,roles,rolebindings,endpointslices,leases"
-    found = day.cluster.kubectl("get", own, f"--namespace={SYSTEM}", "--output=name").split()
-    assert set(found) - {"serviceaccount/default", "configmap/kube-root-ca.crt"} == {
-        "secret/modelfleet-ca",
-        "configmap/modelfleet-epoch",
-        "lease.coordination.k8s.io/modelfleet-operator",
-    }
-    (ledger,) = day.cluster.get("configmaps", f"--namespace={APPS}", "--selector=modelfleet.io/ledger")[
-        "items"
-    ]
-    assert "assistant" in ledger["metadata"]["name"]

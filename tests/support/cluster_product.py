@@ -5,6 +5,8 @@ All of it lies in two namespaces: the release's own, and `APPS` with fleet, poli
 
 from __future__ import annotations
 
+import http.client
+import json
 import subprocess
 import tomllib
 from collections.abc import Mapping
@@ -67,6 +69,17 @@ def kill(cluster: Cluster, pod: str, namespace: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def play_faults(cluster: Cluster, pod: str, *faults: Mapping[str, object]) -> None:
+    """Have a simulated model server show these faults from now on, instead of those before."""
+    address = cluster.get("pod", pod, f"--namespace={APPS}")["status"]["podIP"]
+    server = http.client.HTTPConnection(address, 8000, timeout=10)
+    server.request("POST", "/admin/faults", json.dumps({"faults": faults}))
+    answer = server.getresponse()
+    said = answer.read()
+    server.close()
+    assert answer.status == 200, said
 
 
 def fleet(replicas: Mapping[str, tuple[int, int]]) -> Mapping[str, object]:
@@ -157,7 +170,7 @@ def _deployment_of_model(cluster: Cluster, name: str, gpus: int) -> Mapping[str,
         "env": [_field("POD_IP", "status.podIP"), _field("POD_NAME", "metadata.name")],
         "ports": [{"name": "http", "containerPort": 8000}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 1},
-        "resources": {"limits": {GPU: gpus}},
+        "resources": {"limits": {GPU: gpus}, "requests": _cpu("150m")},
         "securityContext": RESTRICTED,
         "volumeMounts": [{"name": "records", "mountPath": _RECORDS}],
     }
@@ -216,6 +229,7 @@ def _application(
         "image": image("client-app"),
         "imagePullPolicy": "Never",
         "env": [{"name": key, "value": value} for key, value in variables.items()],
+        "resources": {"requests": _cpu("50m")},
         "securityContext": RESTRICTED,
         "volumeMounts": [{"name": "records", "mountPath": _RECORDS}],
     }
@@ -228,6 +242,11 @@ def _application(
             "volumes": [_volume(cluster)],
         },
     }
+
+
+def _cpu(request: str) -> Mapping[str, str]:
+    """Return a request without which every pod that starts would starve this one on a small machine."""
+    return {"cpu": request}
 
 
 def _field(name: str, path: str) -> Mapping[str, object]:
