@@ -79,7 +79,7 @@ def test_the_page_does_what_it_says(cluster: Cluster, tmp_path: Path) -> None:
     assert "Ready" in watched
     assert '"message": "fleet trial/chat planned"' in watched
     assert "429" in exhausted
-    assert "of 0.0001 USD are spent" in exhausted
+    assert "of 0.00001 USD are spent" in exhausted
     assert ANSWER.search(restored)
     assert "Rollback was a success" in rolled
     assert {"deployment.apps/large", "modelfleet.modelfleet.io/chat"} <= set(left.split())
