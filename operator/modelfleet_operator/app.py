@@ -291,6 +291,7 @@ class Operator:
 
     async def _stop_leading(self) -> None:
         """Leave address, ledgers and Lease so that a successor starts at once; nothing rests on it."""
+        self._publisher.dismiss()
         if self._endpoint is not None:
             try:
                 async with asyncio.timeout(WITHDRAWN):

@@ -225,13 +225,19 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             # However many sidecars report, the other half of the time is for everything else.
             await asyncio.sleep(max(GATHER, time.perf_counter() - began))
 
+    def dismiss(self) -> None:
+        """Grant nothing more and end all streams: a sidecar that nobody leads keeps its slots, while one that
+        still has a stream gives back those that others wait for, and nobody would pass them on."""
+        self._stopping = True
+        self._streams.end(grpc.StatusCode.UNAVAILABLE, "this operator stops leading; connect again")
+
     async def stop(self, within: float = 3.0) -> None:
-        """Grant nothing more, leave no spare money behind in the ledgers, and end all streams.
+        """Grant nothing more, end all streams, and leave no spare money behind in the ledgers.
 
         Sidecars keep their leases until these end or another leader renews them. Ledgers that take longer
         than `within` seconds keep a chunk of money idle until their period ends; no limit breaks.
         """
-        self._stopping = True
+        self.dismiss()
         if (ledgers := self._ledgers) is not None:
             try:
                 async with asyncio.timeout(within):
@@ -243,7 +249,6 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             except LeadershipLostError as error:
                 log.warning("another leader has the ledgers already: %s", error)
             ledgers.cancel()
-        self._streams.end(grpc.StatusCode.UNAVAILABLE, "this operator stops leading; connect again")
 
     def _pass(self, book: LeaseBook, ledgers: LedgerWork) -> None:
         now = self._clock()

@@ -480,6 +480,20 @@ async def test_a_stopping_leader_tells_its_streams_also_while_its_ledgers_can_no
         await until(client, lambda: "stops leading" in client.trouble)
 
 
+async def test_a_stopping_leader_ends_its_streams_before_it_waits_for_its_ledgers() -> None:
+    store = MemoryLedgers()
+    async with capacity_service(store, {POD_A: 1}) as service, leasing(service, "one") as client:
+        await until(client, lambda: client.connected)
+        store.open.clear()
+        client.want({}, needs(USD))
+        await until(client, lambda: bool(service.publisher._ledgers and service.publisher._ledgers._tasks))
+        stopping = asyncio.create_task(service.publisher.stop(within=PATIENCE))
+        await until(client, lambda: "stops leading" in client.trouble)
+        assert not stopping.done()
+        store.open.set()
+        await stopping
+
+
 async def test_a_stopping_leader_logs_no_error_for_the_streams_that_it_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
