@@ -162,6 +162,10 @@ async def _released(plane: Plane, folder: Path, values: Mapping[str, Any]) -> As
     release = Release(plane, user, namespace, manifests, trustme.CA(), folder)
     installed = [manifest for manifest in manifests if manifest["kind"] in OF_ACCOUNTS]
     await release.kubectl("apply", "-f", "-", given={"apiVersion": "v1", "kind": "List", "items": installed})
+    # What other tests left in this control plane: a leader of all namespaces would await their pods' reports.
+    await release.kubectl("delete", "modelfleets,routingpolicies", "--all", "--all-namespaces")
+    injected = ("pods", "--all-namespaces", "--selector=modelfleet.io/inject=true")
+    await release.kubectl("delete", *injected, "--force", "--grace-period=0")
     await user.watch()
     try:
         yield release

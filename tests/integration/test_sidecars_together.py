@@ -74,5 +74,5 @@ async def test_three_sidecars_share_slots_and_a_small_budget_without_passing_eit
         billed = sum(record.cost_nano_usd for record in records)
         assert billed <= float(BUDGET) * NANO
         assert set(statuses) == {200, 429}
-        # All but what the smallest reserve may leave over was of use.
-        assert billed >= 0.5 * float(BUDGET) * NANO
+        # Whoever asks while the rest is reserved is refused, so that much may be left over, but not all.
+        assert billed >= 0.25 * float(BUDGET) * NANO
