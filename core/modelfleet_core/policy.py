@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 
-from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, TierName
+from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, TaskName, TierName
 
 
 class Period(Enum):
@@ -99,6 +99,82 @@ class Staleness:
     then: Stale = Stale.FLOOR
 
 
+@dataclass(frozen=True, slots=True)
+class RuleMatch:
+    """All that is set must hold; without anything it holds for every request."""
+
+    any_keyword: tuple[str, ...] = ()
+    """Words or phrases of which one must be in the text, whole and in any case."""
+    all_keywords: tuple[str, ...] = ()
+    regex: str = ""
+    """RE2 syntax, found anywhere in the text."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Lower-case names, all present and equal."""
+    min_tokens: int | None = None
+    """Expected input tokens, inclusive."""
+    max_tokens: int | None = None
+    script: str = ""
+    """Unicode script that most letters of the text are of, such as Han; empty: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a policy says of the requests that it matches; the first rule that matches is the one."""
+
+    name: str
+    match: RuleMatch
+    task: TaskName | None = None
+    params: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the OpenAI request, set where the caller left them out."""
+    allow: frozenset[ModelName] | None = None
+    """None: all models."""
+    deny: frozenset[ModelName] = frozenset()
+    prefer: frozenset[ModelName] = frozenset()
+    bonus: float = 0.0
+    """Quality added to those of `prefer` when the models are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatorChoice:
+    """Where estimates of quality come from and how far they are trusted."""
+
+    ref: str | None = None
+    """ConfigMap in the policy's namespace with `estimator.npz`; None: the manifest's priors."""
+    min_confidence: float = 0.0
+    """Below it the matching rule's models, else `Policy.default_model`, decide. 0: never."""
+    kappa: float | None = None
+    """Standard deviations taken off an estimate; None: as calibrated with the estimator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    enabled: bool = True
+    exploration: float = 0.0
+    """Share of requests, at most 5 %, that go to a model drawn among those worth nearly as much."""
+    half_life: float = 604_800.0
+    """Seconds after which evidence counts half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A model that scores a share of the answers, paid from an account of its own."""
+
+    model: ModelName
+    share: float
+    """Of answered requests, 0 to 1."""
+    limit: NanoUsd
+    period: Period
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """An attribute of callers by which routing is compared; values that are not declared are one group."""
+
+    header: str
+    """Lower-case name."""
+    values: tuple[str, ...]
+
+
 class RetryOn(Enum):
     """Why a request may be tried again elsewhere; all before the first byte of an answer was passed on."""
 
@@ -165,6 +241,15 @@ class Policy:
     quotas: tuple[Quota, ...] = ()
     tenants: Tenants | None = None
     fallback: Fallback = Fallback()
+    rules: tuple[Rule, ...] = ()
+    """First match decides."""
+    default_model: ModelName | None = None
+    """Answers where estimates are not trusted; None: they are always used."""
+    estimator: EstimatorChoice = EstimatorChoice()
+    learning: Learning = Learning()
+    judge: Judge | None = None
+    groups: Groups | None = None
+    """None: tenants are the groups."""
 
     def floor(self, leased: int) -> int:
         """Return how many of `leased` slots of one sidecar do not end with its lease."""
@@ -186,3 +271,10 @@ class Policy:
             return None
         named = headers.get(self.tenants.header)
         return next((tenant.name for tenant in self.tenants.declared if tenant.name == named), None)
+
+    def group_of(self, headers: Mapping[str, str]) -> str:
+        """Return the group that `headers` (lower-case names) put a request into; empty: none declared."""
+        if self.groups is None:
+            return self.tenant_of(headers) or ""
+        named = headers.get(self.groups.header, "")
+        return named if named in self.groups.values else ""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modelfleet_core.demand.sketch import DemandReport
+from modelfleet_core.estimation.experience import NO_EXPERIENCE, Experience
 from modelfleet_core.values import AccountId, EndpointUrl, VariantKey
 from modelfleet_core.values import SidecarId as SidecarId  # part of every message
 
@@ -89,6 +90,9 @@ class Report:
     fleet_version: str
     policy_version: str
     leaving: bool
+    estimator_version: str = ""
+    learned_version: str = ""
+    experience: Experience = NO_EXPERIENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +126,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A manifest's content and its hash."""
+    """A manifest's content, or that of an estimator, and its hash."""
 
     version: str
     manifest: bytes
+    """JSON; of estimators an .npz, empty where there is none any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +158,7 @@ class Grant:
     """Seconds after which an unused slot goes back; absent: it may stay as long as the lease."""
     report_every: float = 1.0
     """Seconds between reports while nothing presses."""
+    estimator: Document | None = None
+    """The base, when the sidecar's version differs."""
+    learned: Document | None = None
+    """What was learned since the base was trained, likewise."""

@@ -64,6 +64,9 @@ class LeaseReport(_message.Message):
     POLICY_VERSION_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
+    ESTIMATOR_VERSION_FIELD_NUMBER: _builtins.int
+    LEARNED_VERSION_FIELD_NUMBER: _builtins.int
+    EXPERIENCE_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """the adopted leader's"""
     sequence: _builtins.int
@@ -77,6 +80,9 @@ class LeaseReport(_message.Message):
     policy_version: _builtins.str
     leaving: _builtins.bool
     """draining: takes no new requests"""
+    estimator_version: _builtins.str
+    """documents held; empty: none"""
+    learned_version: _builtins.str
     @_builtins.property
     def identity(self) -> Global___Identity:
         """in every report"""
@@ -97,6 +103,10 @@ class LeaseReport(_message.Message):
     def demand(self) -> Global___Demand:
         """sums since boot of the cells that the leader does not know yet"""
 
+    @_builtins.property
+    def experience(self) -> Global___Experience:
+        """sums since boot that the leader does not know yet"""
+
     def __init__(
         self,
         *,
@@ -112,14 +122,118 @@ class LeaseReport(_message.Message):
         policy_version: _builtins.str = ...,
         leaving: _builtins.bool = ...,
         demand: Global___Demand | None = ...,
+        estimator_version: _builtins.str = ...,
+        learned_version: _builtins.str = ...,
+        experience: Global___Experience | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "identity", b"identity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "experience", b"experience", "identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "applied", b"applied", "demand", b"demand", "epoch", b"epoch", "fleet_version", b"fleet_version", "identity", b"identity", "leaving", b"leaving", "policy_version", b"policy_version", "sent_at_ns", b"sent_at_ns", "sequence", b"sequence", "slots", b"slots", "wants", b"wants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "applied", b"applied", "demand", b"demand", "epoch", b"epoch", "estimator_version", b"estimator_version", "experience", b"experience", "fleet_version", b"fleet_version", "identity", b"identity", "learned_version", b"learned_version", "leaving", b"leaving", "policy_version", b"policy_version", "sent_at_ns", b"sent_at_ns", "sequence", b"sequence", "slots", b"slots", "wants", b"wants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseReport: _TypeAlias = LeaseReport  # noqa: Y015
+
+@_typing.final
+class Experience(_message.Message):
+    """of answers and their scores; no text"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ESTIMATOR_VERSION_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    CELLS_FIELD_NUMBER: _builtins.int
+    estimator_version: _builtins.str
+    """whose estimates `models` corrects; empty: the manifest's priors"""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelEvidence]: ...
+    @_builtins.property
+    def cells(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExperienceCell]: ...
+    def __init__(
+        self,
+        *,
+        estimator_version: _builtins.str = ...,
+        models: _abc.Iterable[Global___ModelEvidence] | None = ...,
+        cells: _abc.Iterable[Global___ExperienceCell] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cells", b"cells", "estimator_version", b"estimator_version", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Experience: _TypeAlias = Experience  # noqa: Y015
+
+@_typing.final
+class ModelEvidence(_message.Message):
+    """over scored answers, see core's estimation/experience.py"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MOMENTS_FIELD_NUMBER: _builtins.int
+    PRODUCTS_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    @_builtins.property
+    def moments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """k (k + 1) / 2"""
+
+    @_builtins.property
+    def products(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """k"""
+
+    @_builtins.property
+    def scored(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        moments: _abc.Iterable[_builtins.float] | None = ...,
+        products: _abc.Iterable[_builtins.float] | None = ...,
+        scored: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "moments", b"moments", "products", b"products", "scored", b"scored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelEvidence: _TypeAlias = ModelEvidence  # noqa: Y015
+
+@_typing.final
+class ExperienceCell(_message.Message):
+    """answers of one model to requests of one kind"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    rule: _builtins.str
+    model: _builtins.str
+    group: _builtins.str
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        rule: _builtins.str = ...,
+        model: _builtins.str = ...,
+        group: _builtins.str = ...,
+        sums: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "model", b"model", "rule", b"rule", "sums", b"sums", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExperienceCell: _TypeAlias = ExperienceCell  # noqa: Y015
 
 @_typing.final
 class SlotState(_message.Message):
@@ -363,6 +477,8 @@ class LeaseGrant(_message.Message):
     ASKS_FIELD_NUMBER: _builtins.int
     LINGERS_FIELD_NUMBER: _builtins.int
     REPORT_EVERY_NS_FIELD_NUMBER: _builtins.int
+    ESTIMATOR_FIELD_NUMBER: _builtins.int
+    LEARNED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     sequence: _builtins.int
     """rising within an epoch; 0: only announces the epoch"""
@@ -403,6 +519,14 @@ class LeaseGrant(_message.Message):
     def lingers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Linger]:
         """how long an unused slot may stay; absent: as long as the lease"""
 
+    @_builtins.property
+    def estimator(self) -> Global___Document:
+        """when the sidecar's version differs; empty content: none any more"""
+
+    @_builtins.property
+    def learned(self) -> Global___Document:
+        """what was learned since `estimator` was trained; likewise"""
+
     def __init__(
         self,
         *,
@@ -421,10 +545,12 @@ class LeaseGrant(_message.Message):
         asks: _abc.Iterable[Global___Ask] | None = ...,
         lingers: _abc.Iterable[Global___Linger] | None = ...,
         report_every_ns: _builtins.int = ...,
+        estimator: Global___Document | None = ...,
+        learned: Global___Document | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet", "policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimator", b"estimator", "fleet", b"fleet", "learned", b"learned", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "answers", b"answers", "asks", b"asks", "epoch", b"epoch", "fleet", b"fleet", "lingers", b"lingers", "money_price", b"money_price", "policy", b"policy", "prices", b"prices", "refusal", b"refusal", "report_every_ns", b"report_every_ns", "report_sent_at_ns", b"report_sent_at_ns", "sequence", b"sequence", "slots", b"slots", "ttl_ns", b"ttl_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "answers", b"answers", "asks", b"asks", "epoch", b"epoch", "estimator", b"estimator", "fleet", b"fleet", "learned", b"learned", "lingers", b"lingers", "money_price", b"money_price", "policy", b"policy", "prices", b"prices", "refusal", b"refusal", "report_every_ns", b"report_every_ns", "report_sent_at_ns", b"report_sent_at_ns", "sequence", b"sequence", "slots", b"slots", "ttl_ns", b"ttl_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -596,7 +722,7 @@ class Document(_message.Message):
     version: _builtins.str
     """hash of the content"""
     manifest: _builtins.bytes
-    """JSON of the manifest"""
+    """JSON of the manifest; of estimators an .npz"""
     def __init__(
         self,
         *,

@@ -468,6 +468,67 @@ class SettleResponse(_message.Message):
 Global___SettleResponse: _TypeAlias = SettleResponse  # noqa: Y015
 
 @_typing.final
+class FeedbackRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    RATING_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.str
+    score: _builtins.float
+    """0 (useless) to 1 (right)"""
+    rating: _builtins.int
+    """1 to 5, mapped linearly to 0..1"""
+    label: _builtins.str
+    """good, bad, up, down, correct, wrong, ...; unknown ones are refused"""
+    comment: _builtins.str
+    """never leaves the sidecar, never logged"""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.str = ...,
+        score: _builtins.float = ...,
+        rating: _builtins.int = ...,
+        label: _builtins.str = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "rating", b"rating", "score", b"score", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "decision_id", b"decision_id", "label", b"label", "rating", b"rating", "score", b"score", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_verdict: _TypeAlias = _typing.Literal["score", "rating", "label"]  # noqa: Y015
+    _WhichOneofArgType_verdict: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_verdict) -> _WhichOneofReturnType_verdict | None: ...
+
+Global___FeedbackRequest: _TypeAlias = FeedbackRequest  # noqa: Y015
+
+@_typing.final
+class FeedbackResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPEATED_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    repeated: _builtins.bool
+    """it was counted before; nothing was counted again"""
+    score: _builtins.float
+    """as counted"""
+    def __init__(
+        self,
+        *,
+        repeated: _builtins.bool = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repeated", b"repeated", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackResponse: _TypeAlias = FeedbackResponse  # noqa: Y015
+
+@_typing.final
 class ExplainRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -498,6 +559,12 @@ class Explanation(_message.Message):
     MONEY_PRICE_FIELD_NUMBER: _builtins.int
     FAILED_BY_FIELD_NUMBER: _builtins.int
     EARLIER_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    ESTIMATOR_VERSION_FIELD_NUMBER: _builtins.int
+    LEARNED_VERSION_FIELD_NUMBER: _builtins.int
+    EXPLORED_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     waited_seconds: _builtins.float
     """in the batching window and queue"""
@@ -505,6 +572,17 @@ class Explanation(_message.Message):
     """quality per USD, paid by whatever costs money"""
     failed_by: _builtins.str
     """reason why the attempt failed; empty: it did not"""
+    rule: _builtins.str
+    """of the policy's rules the one that matched; empty: none"""
+    confidence: _builtins.float
+    """in the estimates, 0..1"""
+    estimator_version: _builtins.str
+    """empty: the manifest's priors"""
+    learned_version: _builtins.str
+    explored: _builtins.bool
+    """chosen by chance, to learn"""
+    score: _builtins.float
+    """from feedback"""
     @_builtins.property
     def decision(self) -> Global___RouteDecision: ...
     @_builtins.property
@@ -530,12 +608,20 @@ class Explanation(_message.Message):
         money_price: _builtins.float = ...,
         failed_by: _builtins.str = ...,
         earlier_attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        rule: _builtins.str = ...,
+        confidence: _builtins.float = ...,
+        estimator_version: _builtins.str = ...,
+        learned_version: _builtins.str = ...,
+        explored: _builtins.bool = ...,
+        score: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "decision", b"decision"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "certificate", b"certificate", "decision", b"decision", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "decision", b"decision", "earlier_attempts", b"earlier_attempts", "failed_by", b"failed_by", "money_price", b"money_price", "waited_seconds", b"waited_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "confidence", b"confidence", "decision", b"decision", "earlier_attempts", b"earlier_attempts", "estimator_version", b"estimator_version", "explored", b"explored", "failed_by", b"failed_by", "learned_version", b"learned_version", "money_price", b"money_price", "rule", b"rule", "score", b"score", "waited_seconds", b"waited_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
+    _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
 
@@ -587,6 +673,8 @@ class Candidate(_message.Message):
     EXCLUDED_BY_FIELD_NUMBER: _builtins.int
     BATCH_PRICE_FIELD_NUMBER: _builtins.int
     STOPPED_BY_FIELD_NUMBER: _builtins.int
+    QUALITY_DEVIATION_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     variant: _builtins.str
     quality: _builtins.float
@@ -606,6 +694,10 @@ class Candidate(_message.Message):
     """What kept the request from this model: `excluded_by`, or the limit of its batch (a row, or `slots:` and the
     model) of which others took the rest. Empty: nothing; it was chosen, or is worth less.
     """
+    quality_deviation: _builtins.float
+    """standard deviation of `quality` as an estimate"""
+    samples: _builtins.float
+    """scored answers behind it; 0: the manifest's word"""
     def __init__(
         self,
         *,
@@ -619,10 +711,12 @@ class Candidate(_message.Message):
         excluded_by: _builtins.str = ...,
         batch_price: _builtins.float = ...,
         stopped_by: _builtins.str = ...,
+        quality_deviation: _builtins.float = ...,
+        samples: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_price", b"batch_price", "cost_nano_usd", b"cost_nano_usd", "excluded_by", b"excluded_by", "model", b"model", "quality", b"quality", "service_seconds", b"service_seconds", "slot_price", b"slot_price", "stopped_by", b"stopped_by", "value", b"value", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_price", b"batch_price", "cost_nano_usd", b"cost_nano_usd", "excluded_by", b"excluded_by", "model", b"model", "quality", b"quality", "quality_deviation", b"quality_deviation", "samples", b"samples", "service_seconds", b"service_seconds", "slot_price", b"slot_price", "stopped_by", b"stopped_by", "value", b"value", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

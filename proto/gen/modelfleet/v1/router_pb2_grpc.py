@@ -60,6 +60,11 @@ class RouterStub:
                 request_serializer=modelfleet_dot_v1_dot_router__pb2.SettleRequest.SerializeToString,
                 response_deserializer=modelfleet_dot_v1_dot_router__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/modelfleet.v1.Router/Feedback',
+                request_serializer=modelfleet_dot_v1_dot_router__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=modelfleet_dot_v1_dot_router__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/modelfleet.v1.Router/Explain',
                 request_serializer=modelfleet_dot_v1_dot_router__pb2.ExplainRequest.SerializeToString,
@@ -109,6 +114,13 @@ class RouterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """Tells how good an answer was. Counted once per decision, however often it is sent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Explain(self, request, context):
         """Says why a recent decision was taken.
         """
@@ -143,6 +155,11 @@ def add_RouterServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=modelfleet_dot_v1_dot_router__pb2.SettleRequest.FromString,
                     response_serializer=modelfleet_dot_v1_dot_router__pb2.SettleResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=modelfleet_dot_v1_dot_router__pb2.FeedbackRequest.FromString,
+                    response_serializer=modelfleet_dot_v1_dot_router__pb2.FeedbackResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -286,6 +303,33 @@ class Router:
             '/modelfleet.v1.Router/Settle',
             modelfleet_dot_v1_dot_router__pb2.SettleRequest.SerializeToString,
             modelfleet_dot_v1_dot_router__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelfleet.v1.Router/Feedback',
+            modelfleet_dot_v1_dot_router__pb2.FeedbackRequest.SerializeToString,
+            modelfleet_dot_v1_dot_router__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

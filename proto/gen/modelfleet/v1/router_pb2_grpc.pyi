@@ -49,6 +49,8 @@ class RouterStub:
     """Decides, forwards and returns the whole answer."""
     Settle: _grpc.UnaryUnaryMultiCallable[_router_pb2.SettleRequest, _router_pb2.SettleResponse]
     """Books the real usage of a routed request. Idempotent by decision id."""
+    Feedback: _grpc.UnaryUnaryMultiCallable[_router_pb2.FeedbackRequest, _router_pb2.FeedbackResponse]
+    """Tells how good an answer was. Counted once per decision, however often it is sent."""
     Explain: _grpc.UnaryUnaryMultiCallable[_router_pb2.ExplainRequest, _router_pb2.Explanation]
     """Says why a recent decision was taken."""
 
@@ -73,6 +75,8 @@ class RouterAsyncStub(RouterStub):
     """Decides, forwards and returns the whole answer."""
     Settle: _aio.UnaryUnaryMultiCallable[_router_pb2.SettleRequest, _router_pb2.SettleResponse]  # type: ignore[assignment]
     """Books the real usage of a routed request. Idempotent by decision id."""
+    Feedback: _aio.UnaryUnaryMultiCallable[_router_pb2.FeedbackRequest, _router_pb2.FeedbackResponse]  # type: ignore[assignment]
+    """Tells how good an answer was. Counted once per decision, however often it is sent."""
     Explain: _aio.UnaryUnaryMultiCallable[_router_pb2.ExplainRequest, _router_pb2.Explanation]  # type: ignore[assignment]
     """Says why a recent decision was taken."""
 
@@ -124,6 +128,14 @@ class RouterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_router_pb2.SettleResponse, _abc.Awaitable[_router_pb2.SettleResponse]]:
         """Books the real usage of a routed request. Idempotent by decision id."""
+
+    @_abc_1.abstractmethod
+    def Feedback(
+        self,
+        request: _router_pb2.FeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_router_pb2.FeedbackResponse, _abc.Awaitable[_router_pb2.FeedbackResponse]]:
+        """Tells how good an answer was. Counted once per decision, however often it is sent."""
 
     @_abc_1.abstractmethod
     def Explain(
