@@ -5,16 +5,19 @@ In: each `Decision`, later its settlement. Out: `Explained`. Bounded; holds no t
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from dataclasses import dataclass, replace
 
 from modelfleet_core.values import NanoUsd, VariantKey
 
 from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.feedback import Feedback
 
 KEPT = 10_000
 KEPT_VARIANTS = 250_000
 """Each takes some 90 bytes."""
+KEPT_COMMENTS = 1_000
+"""Decisions whose feedback keeps its comment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Entry:
     """None: not settled yet."""
     failure: str = ""
     """Reason why it failed; empty: it did not."""
+    feedback: Feedback | None = None
+    """What was counted."""
 
 
 class DecisionLog:
@@ -55,6 +60,7 @@ class DecisionLog:
         self._settled: OrderedDict[str, Entry] = OrderedDict()
         self._variants = 0
         """Considered in `_settled`."""
+        self._commented: deque[Entry] = deque()
 
     def __len__(self) -> int:
         return len(self._open) + len(self._settled)
@@ -78,6 +84,17 @@ class DecisionLog:
         """Remember why a decision came to nothing."""
         if (entry := self.find(decision_id)) is not None:
             entry.failure = reason
+
+    def scored(self, entry: Entry, feedback: Feedback) -> None:
+        """Remember what was said of a decision; the oldest comments are forgotten first."""
+        entry.feedback = feedback
+        if not feedback.comment:
+            return
+        self._commented.append(entry)
+        if len(self._commented) > KEPT_COMMENTS:
+            oldest = self._commented.popleft()
+            if oldest.feedback is not None:
+                oldest.feedback = replace(oldest.feedback, comment="")
 
     def find(self, decision_id: str) -> Entry | None:
         return self._open.get(decision_id) or self._settled.get(decision_id)

@@ -26,6 +26,7 @@ from modelfleet_sidecar.chat import ChatCall, parse_fields
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import options
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
+from modelfleet_sidecar.feedback import Source, feedback
 from modelfleet_sidecar.forward import Exchange, Receipt
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.sse import Usage, event_data
@@ -145,6 +146,20 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                 cost_nano_usd=settled.cost, repeated=settled.repeated, expired=settled.expired
             )
 
+    async def Feedback(  # noqa: N802
+        self, request: router_pb2.FeedbackRequest, context: Context
+    ) -> router_pb2.FeedbackResponse:
+        async with self._call(request, context):
+            named = request.WhichOneof("verdict")
+            said = feedback(
+                request.decision_id,
+                None if named is None else Source(named),
+                None if named is None else getattr(request, named),
+                request.comment,
+            )
+            counted = self._router.feedback(said)
+            return router_pb2.FeedbackResponse(repeated=counted.repeated, score=counted.score)
+
     async def Explain(  # noqa: N802
         self, request: router_pb2.ExplainRequest, context: Context
     ) -> router_pb2.Explanation:
@@ -183,6 +198,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                     )
                     for attempt in decision.earlier
                 ],
+                score=None if entry.feedback is None else entry.feedback.score,
             )
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from modelfleet_sidecar.chat import ChatCall, parse_json
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import DRAINING, Failure, Fault, internal, late
+from modelfleet_sidecar.feedback import parse_feedback
 from modelfleet_sidecar.forward import Exchange
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
@@ -26,6 +27,8 @@ Headers = list[tuple[bytes, bytes]]
 JSON = (b"content-type", b"application/json")
 ATTEMPTS = b"x-modelfleet-attempts"
 DECISION_ID = b"x-modelfleet-decision-id"
+MAX_FEEDBACK = 64 * 1024
+"""Bytes."""
 LAST_WORDS = 0.5
 """Seconds that a caller whose deadline has passed gets to take its error."""
 
@@ -107,6 +110,7 @@ class HttpApi:
     async def _route(self, method: str, path: str, caller: Caller) -> None:
         handlers: Mapping[str, tuple[str, Callable[[Caller], Awaitable[None]]]] = {
             "/v1/chat/completions": ("POST", self._chat),
+            "/v1/feedback": ("POST", self._feedback),
             "/v1/models": ("GET", self._models),
             "/v1/models/": ("GET", partial(self._model, path.removeprefix("/v1/models/"))),
             "/v1/decisions/": ("GET", partial(self._decision, path.removeprefix("/v1/decisions/"))),
@@ -119,20 +123,22 @@ class HttpApi:
             raise Failure(
                 Fault.NOT_FOUND,
                 "PathNotFound",
-                f"nothing is served at {path[:200]}; there are /v1/chat/completions, /v1/models,"
-                " /v1/models/NAME and /v1/decisions/ID",
+                f"nothing is served at {path[:200]}; there are /v1/chat/completions, /v1/feedback,"
+                " /v1/models, /v1/models/NAME and /v1/decisions/ID",
             )
         if method != allowed:
             raise Failure(Fault.WRONG_METHOD, "WrongMethod", f"{path} takes {allowed}, not {method}")
         await handler(caller)
 
-    async def _chat(self, caller: Caller) -> None:
+    async def _body(self, caller: Caller, limit: int) -> bytes:
         try:
             async with asyncio.timeout(self._router.max_request):
-                body = await caller.body(self._router.max_body)
+                return await caller.body(limit)
         except TimeoutError:
             raise late(self._router.max_request) from None
-        call = parse_json(body)
+
+    async def _chat(self, caller: Caller) -> None:
+        call = parse_json(await self._body(caller, self._router.max_body))
         # The handler stays free to be cancelled: whoever goes away ends the model's work.
         work = asyncio.ensure_future(self._answer(caller, call))
         gone = asyncio.ensure_future(caller.gone())
@@ -168,6 +174,12 @@ class HttpApi:
             async for data in events:
                 await caller.write(data, more=True)
         await caller.write(b"", more=False)
+
+    async def _feedback(self, caller: Caller) -> None:
+        said = parse_feedback(await self._body(caller, MAX_FEEDBACK))
+        counted = self._router.feedback(said)
+        answer = {"decision_id": counted.decision_id, "score": counted.score, "repeated": counted.repeated}
+        await caller.reply(200, _json(answer), [JSON])
 
     async def _models(self, caller: Caller) -> None:
         listed = [_model(name) for name in self._router.models()]
@@ -238,6 +250,8 @@ def _explanation(entry: Entry) -> dict[str, object]:
         "reserved_usd": usd(decision.reserved),
         "cost_usd": None if entry.cost is None else usd(entry.cost),
         "failed_by": entry.failure,
+        "score": None if entry.feedback is None else entry.feedback.score,
+        "comment": None if entry.feedback is None else entry.feedback.comment or None,
         "earlier_attempts": [
             {
                 "decision_id": attempt.decision_id,

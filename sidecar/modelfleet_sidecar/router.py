@@ -20,6 +20,7 @@ from modelfleet_sidecar.chat import AUTO, ChatCall
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault, bad_field, late, shutting_down
+from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.forward import Exchange, Forwarder
 from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.keys import ApiKeys
@@ -50,6 +51,17 @@ class Settled:
     """It was settled before; nothing was booked again."""
     expired: bool = False
     """That was because `settle_within` was over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What became of a feedback."""
+
+    decision_id: str
+    score: float
+    """As counted."""
+    repeated: bool
+    """The decision had its feedback before; nothing was counted again."""
 
 
 class Router:
@@ -313,6 +325,14 @@ class Router:
             )
         return Settled(self._settle(entry.decision, actual), repeated=False)
 
+    def feedback(self, said: Feedback) -> Counted:
+        """Count what is said of an answer, once per decision. Raises Failure."""
+        entry = self.explain(said.decision_id)
+        if entry.feedback is not None:
+            return Counted(entry.decision.id, entry.feedback.score, repeated=True)
+        self._decisions.scored(entry, said)
+        return Counted(entry.decision.id, said.score, repeated=False)
+
     def explain(self, decision_id: str) -> Entry:
         """Return a recent decision. Raises Failure."""
         entry = self._decisions.find(decision_id)
@@ -320,7 +340,8 @@ class Router:
             raise Failure(
                 Fault.NOT_FOUND,
                 "DecisionNotFound",
-                f"no decision {decision_id[:100]!r} is known here; the last 10,000 of this process are kept",
+                f"no decision {decision_id[:100]!r} is known here; send the header x-modelfleet-decision-id of"
+                " an answer of this sidecar (it keeps the last 10,000 since its start)",
                 field="decision_id",
             )
         return entry
