@@ -340,8 +340,8 @@ class Router:
             raise Failure(
                 Fault.NOT_FOUND,
                 "DecisionNotFound",
-                f"no decision {decision_id[:100]!r} is known here; send the header x-modelfleet-decision-id of"
-                " an answer of this sidecar (it keeps the last 10,000 since its start)",
+                f"no decision {decision_id[:100]!r} is known here; send the header x-modelfleet-decision-id"
+                " of an answer of this sidecar (it keeps the last 10,000 since its start)",
                 field="decision_id",
             )
         return entry
