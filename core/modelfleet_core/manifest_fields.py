@@ -177,12 +177,31 @@ class Fields:
             result[key] = decimal_of(value, f"{self.at(name)}.{shown(key)[1:-1]}", most=most)
         return result
 
-    def fraction(self, name: str) -> Decimal:
-        """Return a percentage such as `15%` as an exact part of 1."""
-        value = self._get(name, None)
+    def decimal_or(self, name: str, word: str, *, most: int) -> Decimal | None:
+        """Return a decimal from 0 to `most`; None for `word`, which is the default."""
+        value = self._get(name, word)
+        if value == word:
+            return None
+        try:
+            return decimal_of(value, self.at(name), most=most)
+        except SpecError as error:
+            raise SpecError(error.path, error.problem, f"{error.remedy}, or {word}") from None
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            raise SpecError(self.at(name), f"is {shown(value)}", "write true or false")
+        return value
+
+    def fraction(self, name: str, *, most: Decimal = Decimal(1), default: str | None = None) -> Decimal:
+        """Return a percentage such as `15%`, of 0 to `most`, as an exact part of 1."""
+        value = self._get(name, default)
         match = _PERCENT.fullmatch(value) if isinstance(value, str) and len(value) <= 9 else None
-        if match is None:
-            remedy = 'write a percentage from "0%" to "100%", such as 15% or 0.5%'
+        if match is None or Decimal(match[1]) / 100 > most:
+            highest = f"{(most * 100).normalize():f}%"
+            remedy = (
+                f'write a percentage from "0%" to "{highest}", such as {min(15, int(most * 40))}% or 0.5%'
+            )
             raise SpecError(self.at(name), f"is {shown(value)}", remedy)
         return Decimal(match[1]) / 100
 

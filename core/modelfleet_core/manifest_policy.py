@@ -19,6 +19,7 @@ from modelfleet_core.manifest_fields import (
     key_of,
     unique,
 )
+from modelfleet_core.manifest_learning import read_estimator, read_learning
 from modelfleet_core.policy import (
     Batching,
     Budget,
@@ -76,6 +77,8 @@ def read_policy(root: Fields) -> Policy:
         quotas=_quotas(spec),
         tenants=_tenants(spec, budget),
         fallback=_fallback(spec.child("fallback")),
+        estimator=read_estimator(spec.child("estimator")),
+        learning=read_learning(spec.child("learning")),
     )
 
 

@@ -100,6 +100,8 @@ def full_policy_manifest() -> Manifest:
     spec["staleness"] = {"maxAge": "40s", "then": "Floor"}
     spec["tiers"][0]["floor"] = 2
     spec["fallback"] = {"maxAttempts": 2, "retryOn": ["Connect", "RateLimited"]}
+    spec["estimator"] = {"ref": {"name": "chat-estimator"}, "minConfidence": "0.2", "kappa": "0.5"}
+    spec["learning"] = {"enabled": False, "exploration": "2%", "halfLife": "24h"}
     return manifest
 
 

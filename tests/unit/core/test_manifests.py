@@ -20,7 +20,18 @@ from modelfleet_core.manifests import (
     read_policy,
     unknown_fields,
 )
-from modelfleet_core.policy import Fallback, Period, Quota, RetryOn, Share, Stale, Staleness, Tenant
+from modelfleet_core.policy import (
+    EstimatorChoice,
+    Fallback,
+    Learning,
+    Period,
+    Quota,
+    RetryOn,
+    Share,
+    Stale,
+    Staleness,
+    Tenant,
+)
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey
 from support.manifests import (
     Manifest,
@@ -108,6 +119,37 @@ def test_fallback_becomes_what_the_manifest_says() -> None:
     connect = frozenset({RetryOn.CONNECT, RetryOn.RATE_LIMITED})
     assert parse_policy(full_policy_manifest()).fallback == Fallback(max_attempts=2, retry_on=connect)
     assert parse_policy(policy_manifest()).fallback == Fallback(max_attempts=3, retry_on=frozenset(RetryOn))
+
+
+def test_estimator_and_learning_become_what_the_manifest_says() -> None:
+    full, bare = parse_policy(full_policy_manifest()), parse_policy(policy_manifest())
+    assert full.estimator == EstimatorChoice("chat-estimator", 0.2, 0.5)
+    assert full.learning == Learning(False, 0.02, 86_400.0)
+    assert bare.estimator == EstimatorChoice(None, 0.0, None)
+    assert bare.learning == Learning(True, 0.0, 604_800.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "field", "says"),
+    [
+        ("estimator", {"ref": {}}, "spec.estimator.ref.name", "set it"),
+        ("estimator", {"minConfidence": "1.1"}, "spec.estimator.minConfidence", "up to 1"),
+        ("estimator", {"kappa": "none"}, "spec.estimator.kappa", "or auto"),
+        ("learning", {"enabled": "yes"}, "spec.learning.enabled", "true or false"),
+        ("learning", {"exploration": "6%"}, "spec.learning.exploration", '"5%"'),
+        ("learning", {"halfLife": "7d"}, "spec.learning.halfLife", "168h"),
+        ("learning", {"halfLife": "1s"}, "spec.learning.halfLife", "from 1h"),
+    ],
+)
+def test_an_estimator_or_learning_that_can_not_be_is_refused_with_what_to_write(
+    part: str, value: object, field: str, says: str
+) -> None:
+    manifest = policy_manifest()
+    manifest["spec"][part] = value
+    with pytest.raises(SpecError) as refused:
+        parse_policy(manifest)
+    assert refused.value.path == field
+    assert says in refused.value.remedy
 
 
 def test_a_policy_that_names_only_its_fleet_takes_every_default() -> None:
