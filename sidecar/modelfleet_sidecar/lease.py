@@ -14,7 +14,8 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -23,6 +24,7 @@ from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.demand.sketch import NO_DEMAND, Sketch
 from modelfleet_core.errors import SpecError
+from modelfleet_core.estimation.experience import NO_EXPERIENCE, Experience
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import Document, Grant, Need, SidecarId, Want
@@ -51,6 +53,8 @@ RETRY_FIRST = 0.1
 RETRY_SPREAD = 0.5
 """Seconds over which sidecars that lose one leader at the same moment come back at least."""
 RETRY_MOST = 3.0
+NO_DOCUMENT = Document("", b"")
+NO_VERSIONS: Mapping[str, str] = {"fleet": "", "policy": "", "estimator": "", "learned": ""}
 DEMAND_INTERVAL = 0.5
 """Seconds between reports that tell of demand: pressing ones need not."""
 
@@ -64,6 +68,26 @@ def reconnect_after(failures: int, chance: float) -> float:
     """Return the seconds to wait after so many failed streams in a row; `chance` is from 0 to 1."""
     longest = max(RETRY_SPREAD, min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(failures, 10)))
     return RETRY_FIRST + chance * (longest - RETRY_FIRST)
+
+
+class Evidence(Protocol):
+    """What reports tell of answers and scores."""
+
+    def changes(self) -> Experience:
+        """Return what the leader does not know yet."""
+        ...
+
+    def sent(self, sequence: int) -> None:
+        """Remember which report the last `changes` went out with."""
+        ...
+
+    def answered_to(self, sequence: int) -> None:
+        """Take note that the leader has heard all reports up to this one."""
+        ...
+
+    def unheard(self) -> None:
+        """Tell everything again: a new stream begins."""
+        ...
 
 
 class ProtocolError(Exception):
@@ -103,8 +127,11 @@ class LeaseClient:
         """Why the last stream ended; empty while one goes well."""
         self._clock = clock
         self._random = retry_random
-        self._versions = {"fleet": "", "policy": ""}
+        self.estimator = self.learned = NO_DOCUMENT
+        """What estimates rest on, as the leader sent it; `estimates` reads it."""
+        self._versions = dict(NO_VERSIONS)
         self._sketch = Sketch()
+        self._evidence: Evidence | None = None
         self._demand_at = 0.0
         self._next_report = 0.0
         self._report_moved = asyncio.Event()
@@ -118,6 +145,10 @@ class LeaseClient:
     def now(self) -> float:
         """Return seconds on the clock that `holding` goes by."""
         return self._clock()
+
+    def tell_of(self, evidence: Evidence) -> None:
+        """Let reports tell of `evidence` from now on."""
+        self._evidence = evidence
 
     def want(self, wants: Mapping[VariantKey, Want], needs: Mapping[AccountName, Need]) -> None:
         """Tell the leader what could be used now; at once if it is more than is held, else after a while."""
@@ -217,6 +248,8 @@ class LeaseClient:
                 )
             self._next_report = self._demand_at = self._clock()
             self._sketch.unheard()
+            if self._evidence is not None:
+                self._evidence.unheard()
             listener = asyncio.create_task(self._listen(call))
             sender = asyncio.create_task(self._send(call))
             try:
@@ -254,11 +287,19 @@ class LeaseClient:
                 fleet_version=self._versions["fleet"],
                 policy_version=self._versions["policy"],
             )
+            report = replace(
+                report,
+                estimator_version=self._versions["estimator"],
+                learned_version=self._versions["learned"],
+                experience=self._evidence.changes() if telling and self._evidence else NO_EXPERIENCE,
+            )
             nothing_left = self.holding.idle() and not (self._finishing and report.slots)
             if report.leaving and nothing_left and self._farewell is None:
                 self._farewell = report.sequence
             if telling:
                 self._sketch.sent(report.sequence)
+                if self._evidence is not None:
+                    self._evidence.sent(report.sequence)
                 self._demand_at = self._clock() + DEMAND_INTERVAL
             await call.write(report_to(report))
 
@@ -267,6 +308,8 @@ class LeaseClient:
         if grant.sequence > self.holding.applied:
             self._follow(grant)
         self._sketch.answered(grant.answers)
+        if self._evidence is not None:
+            self._evidence.answered_to(grant.answers)
         if not self.holding.apply(grant, self._clock()):
             return
         self.connected = True
@@ -288,13 +331,20 @@ class LeaseClient:
         """Take over the documents of a grant; one that can not be read leaves the last good one in force."""
         if grant.refusal:
             self.fleet = self.policy = None
-            self._versions = {"fleet": "", "policy": ""}
+            self.estimator = self.learned = NO_DOCUMENT
+            self._versions = dict(NO_VERSIONS)
         if grant.fleet is not None:
             self._versions["fleet"] = grant.fleet.version
             self.fleet = _read("fleet", grant.fleet, parse_fleet) or self.fleet
         if grant.policy is not None:
             self._versions["policy"] = grant.policy.version
             self.policy = _read("policy", grant.policy, parse_policy) or self.policy
+        if grant.estimator is not None:
+            self._versions["estimator"] = grant.estimator.version
+            self.estimator = grant.estimator
+        if grant.learned is not None:
+            self._versions["learned"] = grant.learned.version
+            self.learned = grant.learned
         self.holding.follow(self.policy)
 
     def _press(self) -> None:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from modelfleet.v1 import capacity_pb2
+from modelfleet_core.estimation.experience import Experience
 from modelfleet_core.leasing import bounds
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.messages import AccountGrant, Ask, Document, Grant, Report, SlotGrant
@@ -55,6 +56,8 @@ def grant_from(message: capacity_pb2.LeaseGrant) -> Grant:
         money_price=_price("money_price", message.money_price),
         fleet=_document("fleet", message.fleet) if message.HasField("fleet") else None,
         policy=_document("policy", message.policy) if message.HasField("policy") else None,
+        estimator=_learnt("estimator", message.estimator) if message.HasField("estimator") else None,
+        learned=_learnt("learned", message.learned) if message.HasField("learned") else None,
         refusal=message.refusal[: bounds.MAX_TEXT],
         asks={
             bounds.variant("asks", ask.model, ask.variant): Ask(
@@ -88,6 +91,8 @@ def report_to(report: Report) -> capacity_pb2.LeaseReport:
         fleet_version=report.fleet_version,
         policy_version=report.policy_version,
         leaving=report.leaving,
+        estimator_version=report.estimator_version,
+        learned_version=report.learned_version,
     )
     for endpoint, slot in report.slots.items():
         message.slots.add(endpoint=endpoint, in_flight=slot.in_flight, kept=slot.kept)
@@ -117,7 +122,23 @@ def report_to(report: Report) -> capacity_pb2.LeaseReport:
         message.demand.sums.extend(report.demand.sums.ravel())
         for (tier, cluster), arrivals in zip(report.demand.cells, report.demand.arrivals, strict=True):
             message.demand.cells.add(tier=tier, cluster=cluster, arrivals=arrivals)
+    if report.experience.models or report.experience.cells:
+        _tell(report.experience, message.experience)
     return message
+
+
+def _tell(experience: Experience, message: capacity_pb2.Experience) -> None:
+    message.estimator_version = experience.estimator_version
+    for evidence in experience.models:
+        message.models.add(
+            model=evidence.model,
+            moments=evidence.moments,
+            products=evidence.products,
+            scored=evidence.scored,
+        )
+    for cell in experience.cells:
+        key = cell.key
+        message.cells.add(task=key.task, rule=key.rule, model=key.model, group=key.group, sums=cell.sums)
 
 
 def _seconds(field: str, nanoseconds: int) -> float:
@@ -143,6 +164,13 @@ def _price(field: str, price: float) -> float:
     if not math.isfinite(price) or price < 0:
         raise WireError(field, f"a price must be finite and not negative, is {price}")
     return price
+
+
+def _learnt(field: str, document: capacity_pb2.Document) -> Document:
+    """Return an estimator's document; without a version there is none any more."""
+    if not document.version and not document.manifest:
+        return Document("", b"")
+    return _document(field, document)
 
 
 def _document(field: str, document: capacity_pb2.Document) -> Document:
