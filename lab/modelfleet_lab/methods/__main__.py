@@ -18,7 +18,7 @@ from rich.table import Table
 
 from modelfleet_lab.command_line import positive
 from modelfleet_lab.methods.comparison import BATCH, FAVOURITES, Line, Scene, compare, entries, make_scene
-from modelfleet_lab.methods.recorded import read
+from modelfleet_lab.outcomes import read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

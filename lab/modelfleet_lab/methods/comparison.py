@@ -32,8 +32,8 @@ from modelfleet_lab.methods.calibration import (
 from modelfleet_lab.methods.per_query import Greedy, Priced, RoundRobin
 from modelfleet_lab.methods.port import Port, learned_weights
 from modelfleet_lab.methods.published import PublishedBatch, bootstrap_quantile
-from modelfleet_lab.methods.recorded import Recorded, is_past
 from modelfleet_lab.methods.text_estimates import Estimates, cross_fitted, estimate, features
+from modelfleet_lab.outcomes import Recorded, is_past
 
 BATCH = 100
 FAVOURITES = 3

@@ -7,7 +7,6 @@ manifests, one to ask. Next: `demo`.
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ SOURCE = (
     "real questions (gsm8k, MATH level 5, CRUXEval output) with recorded outcomes: ZeroEval, Apache-2.0, "
     "WildEval/ZeroEval @ 8c1485e; its token counts are estimates of one tokenizer"
 )
-HIDDEN_TOKENS = frozenset({"o1-mini-2024-09-12"})
-"""Models whose billed tokens are not in the records."""
 
 
 def recorded_questions(
@@ -33,7 +30,7 @@ def recorded_questions(
     for name in ("queries.parquet", "outcomes.parquet", "models.csv"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing; --data names a folder that holds zeroeval's files")
-    _check_models(folder / "models.csv", models)
+    _check_models(folder, models)
     from modelfleet_lab.tables import read_columns  # Heavy, and needed for recorded questions alone.
 
     fields = read_columns(folder / "queries.parquet", ("query_id", "task", "prompt", "ref_answer"))
@@ -67,18 +64,17 @@ def recorded_questions(
     return build(kept[ask:]), build(kept[:ask])
 
 
-def _check_models(path: Path, models: Sequence[str]) -> None:
-    with path.open(encoding="utf-8") as lines:
-        reader = csv.DictReader(lines)
-        for name in ("model", "experimental_or_duplicate_endpoint"):
-            if name not in (reader.fieldnames or ()):
-                raise ValueError(f"{path}: column {name!r} is missing")
-        rows = {row["model"]: row for row in reader}
+def _check_models(folder: Path, models: Sequence[str]) -> None:
+    from modelfleet_lab.outcomes.folder import find  # Heavy, and needed for recorded questions alone.
+
+    found = find(folder)
     for model in models:
-        if model not in rows:
-            raise ValueError(f"{path}: model {model!r} is missing; known are {', '.join(sorted(rows))}")
-        if model in HIDDEN_TOKENS or rows[model]["experimental_or_duplicate_endpoint"].lower() == "true":
-            raise ValueError(f"{path}: model {model!r} is flagged as not comparable; choose another")
+        if model in found.left_out:
+            why = found.left_out[model]
+            raise ValueError(f"{folder / 'models.csv'}: model {model!r} is flagged ({why}); choose another")
+        if model not in found.models:
+            known = ", ".join(sorted(found.models))
+            raise ValueError(f"{folder / 'models.csv'}: model {model!r} is missing; known are {known}")
 
 
 def _respond(question: Question, quality: float, tokens: int) -> Response:

@@ -2,105 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from modelfleet_lab.methods.__main__ import main
 from modelfleet_lab.methods.comparison import Certified, Entry, Purse, compare, entries, make_scene
 from modelfleet_lab.methods.per_query import Priced
-from modelfleet_lab.methods.recorded import Recorded, is_past, read
 from modelfleet_lab.methods.text_estimates import cross_fitted, estimate, features
-from pyarrow import parquet
 from support.methods import view
-
-MODELS = ("small", "middle", "large", "other")
-
-
-def recorded(seed: int, n: int = 700) -> Recorded:
-    """Sums, that all can do, and proofs, that the larger models can: at rising cost."""
-    random = np.random.default_rng(seed)
-    hard = random.random(n) < 0.5
-    prompts = tuple(
-        f"{'Prove by induction that' if h else 'Add the numbers'} {random.integers(10**6)}" for h in hard
-    )
-    chance = np.where(hard[:, None], [0.2, 0.5, 0.9, 0.3], [0.9, 0.95, 0.95, 0.6])
-    cost = np.where(hard, 2.0, 1.0)[:, None] * np.array([0.001, 0.004, 0.02, 0.002])
-    return Recorded(
-        prompts=prompts,
-        tasks=tuple("proof" if h else "sum" for h in hard),
-        models=MODELS,
-        quality=(random.random((n, 4)) < chance).astype(np.float64),
-        cost=cost * random.uniform(0.8, 1.2, (n, 4)),
-    )
-
-
-def write(folder: Path, data: Recorded, *, with_cost: bool = True) -> None:
-    n, m = data.quality.shape
-    ids = [f"q{i}" for i in range(n)]
-    parquet.write_table(
-        pa.table({"query_id": ids, "task": data.tasks, "prompt": data.prompts, "input_tokens": [100] * n}),
-        folder / "queries.parquet",
-    )
-    outcomes = {
-        "query_id": [ids[i] for i in range(n) for _ in range(m)],
-        "model": [name for _ in range(n) for name in data.models],
-        "quality": data.quality.ravel(),
-    }
-    if with_cost:
-        outcomes["cost_usd"] = data.cost.ravel()
-    parquet.write_table(pa.table(outcomes), folder / "outcomes.parquet")
-    lines = ["model,usd_per_mtok_in,experimental_or_duplicate_endpoint"]
-    lines += [f"{name},{j + 1},False" for j, name in enumerate(data.models)]
-    (folder / "models.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def test_outcomes_are_read_as_written(tmp_path: Path) -> None:
-    data = recorded(1, n=20)
-    write(tmp_path, data)
-    found = read(tmp_path)
-    assert found.models == data.models
-    assert found.prompts == data.prompts
-    assert (found.quality == data.quality).all()
-    assert (found.cost == data.cost).all()
-
-
-def test_repeated_prompts_and_flagged_models_are_left_out(tmp_path: Path) -> None:
-    data = recorded(1, n=20)
-    write(tmp_path, replace(data, prompts=(data.prompts[1], *data.prompts[1:])))
-    table = (tmp_path / "models.csv").read_text(encoding="utf-8")
-    (tmp_path / "models.csv").write_text(table.replace("other,4,False", "other,4,True"), encoding="utf-8")
-    found = read(tmp_path)
-    assert len(found.prompts) == 19
-    assert found.models == ("small", "middle", "large")
-
-
-def test_without_recorded_cost_input_tokens_are_priced(tmp_path: Path) -> None:
-    write(tmp_path, recorded(1, n=5), with_cost=False)
-    assert read(tmp_path).cost[0] == pytest.approx([1e-4, 2e-4, 3e-4, 4e-4])
-
-
-def test_a_missing_outcome_or_column_is_named(tmp_path: Path) -> None:
-    write(tmp_path, recorded(1, n=5))
-    table = parquet.read_table(tmp_path / "outcomes.parquet")
-    parquet.write_table(table.slice(1), tmp_path / "outcomes.parquet")
-    with pytest.raises(ValueError, match="no outcome of query q0 by small"):
-        read(tmp_path)
-    parquet.write_table(table.drop_columns(["quality"]), tmp_path / "outcomes.parquet")
-    with pytest.raises(ValueError, match="column 'quality' is missing"):
-        read(tmp_path)
-
-
-def test_the_split_is_a_hash_of_seed_and_prompt() -> None:
-    prompts = tuple(f"question {i}" for i in range(1000))
-    past = is_past(prompts, 7)
-    digest = int(hashlib.sha256(b"7|question 5").hexdigest()[:8], 16)
-    assert past[5] == (digest / 2**32 < 0.6)
-    assert 0.55 < past.mean() < 0.65
-    assert (past != is_past(prompts, 8)).any()
+from support.recorded_folder import recorded
 
 
 def test_estimates_tell_kinds_of_text_apart_and_costs_are_right_on_average() -> None:
