@@ -7,6 +7,7 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from modelfleet_lab.command_line import Command, CommandError
 from modelfleet_lab.demo import command as demo
+from modelfleet_lab.evaluate import command as evaluate
 from modelfleet_lab.plan import command as plan
 from modelfleet_lab.simulate import command as simulate
 
-COMMANDS: tuple[Command, ...] = (demo, plan, simulate)
+COMMANDS: tuple[Command, ...] = (demo, plan, simulate, evaluate)
 PLAIN_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 EXAMPLES = """examples:
@@ -26,6 +28,7 @@ EXAMPLES = """examples:
   modelfleet demo --data DIR --trace FILE real questions, recorded outcomes, the times of your trace
   modelfleet plan -f FLEET --demand 20    what a fleet would run for 20 requests a second, and why
   modelfleet simulate --faults some       leases, prices and limits of many sidecars in virtual time
+  modelfleet evaluate --data DIR          what routing gains on recorded outcomes, against baselines
 """
 
 
@@ -44,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
-    options = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = _parser().parse_args(words)
+    options.typed = shlex.join(["modelfleet", *words])
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
