@@ -1,0 +1,84 @@
+"""`modelfleet evaluate`: what routing gains on recorded outcomes, against baselines, with intervals.
+
+In: the command line. Out: tables, and figures as JSON. Next: `protocol` splits, `policies` plays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from modelfleet_lab.command_line import Parsers, writable
+
+RESAMPLES = 1000
+EXAMPLES = """examples:
+  modelfleet evaluate --data DIR
+  modelfleet evaluate --data DIR --seed 1 --json out/evaluate.json
+
+DIR has queries.parquet (query_id, task, prompt, input_tokens), outcomes.parquet (query_id, model, quality in
+[0, 1], and where known cost_usd and output_tokens) and models.csv (model, usd_per_mtok_in, usd_per_mtok_out).
+"""
+
+
+def add(commands: Parsers[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="what routing gains on recorded outcomes, against baselines, with intervals",
+        description="Trains the estimator on a part of recorded outcomes and measures routing on the rest.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="recorded outcomes")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the split and of all draws")
+    parser.add_argument(
+        "--resamples", type=_count, default=RESAMPLES, metavar="N", help="of the bootstrap (default 1000)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Evaluate and show; raise ValueError and OSError for data that can not be used."""
+    # Heavy, and every other command would wait for them.
+    from modelfleet_lab.evaluate.policies import evaluate
+    from modelfleet_lab.evaluate.protocol import split
+    from modelfleet_lab.evaluate.result import document
+    from modelfleet_lab.evaluate.tables import policies_table
+    from modelfleet_lab.outcomes import read
+
+    began = time.monotonic()
+    if options.json is not None:
+        writable(options.json)
+    protocol = split(read(options.data), options.seed)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("estimates", total=None)
+        found = evaluate(
+            protocol,
+            resamples=options.resamples,
+            tell=lambda name: progress.update(task, description=name),
+        )
+    console.print(policies_table(protocol, found))
+    if options.json is not None:
+        figures = document(
+            protocol,
+            found,
+            folder=options.data,
+            command=options.typed,
+            resamples=options.resamples,
+            seconds=time.monotonic() - began,
+        )
+        options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        console.print(f"written to {options.json}", highlight=False, markup=False)
+    return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 20 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 20 to 100000")
+    return int(text)
