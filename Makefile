@@ -30,16 +30,20 @@ demo: $(READY) ## Watch a fleet being planned, scaled and routed on this machine
 demo-kubernetes: $(READY) ## The same against a real local Kubernetes control plane (Linux, root)
 	@$(BIN)/modelfleet demo --kubernetes -o out/demo-kubernetes
 
+WORKERS ?= 2
+# A file stays with one worker: the integration tier's fixtures are a control plane for each.
+PYTEST  := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile
+
 test: test-unit test-property test-integration ## Run unit, property and integration tests
 
 test-unit: $(READY)
-	@$(BIN)/pytest tests/unit
+	@$(PYTEST) tests/unit
 
 test-property: $(READY)
-	@$(BIN)/pytest tests/property
+	@$(PYTEST) tests/property
 
 test-integration: $(READY) control-plane
-	@$(BIN)/pytest tests/integration
+	@$(PYTEST) tests/integration
 
 test-cluster: $(READY) ## Run the tests of the whole product on a real node (Linux, root)
 	@$(BIN)/python -m modelfleet_lab.cluster --install --images \

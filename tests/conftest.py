@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 DATA = "MODELFLEET_DATA"
-ABSENT = pytest.StashKey[int]()
 
 
 @pytest.fixture
@@ -24,18 +23,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     needing = [item for item in items if "recorded_data" in getattr(item, "fixturenames", ())]
     if needing and not os.environ.get(DATA):
         config.hook.pytest_deselected(items=needing)
-        config.stash[ABSENT] = len(needing)
         items[:] = [item for item in items if item not in needing]
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
-) -> None:
-    absent = config.stash.get(ABSENT, 0)
-    if absent:
-        terminalreporter.write_line(
-            f"{absent} deselected: {DATA} names no folder with recorded outcomes (zeroeval) and traces"
-        )
+def pytest_report_header() -> str | None:
+    """Say so here: with several workers only they know what was deselected."""
+    if os.environ.get(DATA):
+        return None
+    return f"{DATA} names no folder with recorded outcomes and traces: the tests that read it are deselected"
 
 
 @pytest.hookimpl(trylast=True)
