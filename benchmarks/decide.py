@@ -37,6 +37,7 @@ from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed
 from modelfleet_core.batching.queue import Queue
 from modelfleet_core.batching.solving import Batch, solve
 from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.estimation.profile import read
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Batching
@@ -86,7 +87,7 @@ def scene(n: int, m: int, seed: int, *, slots: int, dear: float = math.inf) -> S
     lease.grant({EndpointUrl(f"http://{s.name}"): SlotGrant(s.key, slots) for s in specs}, money=money)
     now = boot_clock()
     call = parse_fields({"model": "auto", "messages": [{"role": "user", "content": "hello"}]})
-    ask = Ask(call, lease.policy.tiers[1], None, now, now + PATIENCE, routed=True)
+    ask = Ask(call, read(call.texts), lease.policy.tiers[1], None, now, now + PATIENCE, routed=True)
     first = prospect(ask, lease.fleet, lease.policy, PriorEstimator())
     prospects = []
     for i in range(n):

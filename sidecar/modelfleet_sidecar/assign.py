@@ -84,6 +84,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         slot=held.endpoint,
         tier=seen.ask.tier.name,
         task=seen.profile.task,
+        rule=seen.ask.matched.rule.name if seen.ask.matched is not None else "",
         reason=reason_of(seen, placed),
         quality=candidate.quality[j],
         expected_cost=NanoUsd(round(candidate.cost[j] * NANO)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
 
@@ -107,6 +107,27 @@ def parse_fields(fields: Mapping[str, object]) -> ChatCall:
     )
 
 
+def with_params(call: ChatCall, params: Mapping[str, object]) -> ChatCall:
+    """Return `call` with those of a rule's `params` that its caller left out.
+
+    `params` are as `manifest_rules` lets them pass: no field that says what is asked, or lets the cost grow
+    beyond its bound. A limit of output tokens counts as the caller's, by whichever name it gave one.
+    """
+    left_out = {name: value for name, value in params.items() if call.fields.get(name) is None}
+    if call.asked_output_tokens is not None:
+        left_out = {name: value for name, value in left_out.items() if name not in TOKEN_LIMITS}
+    if not left_out:
+        return call
+    limits = [value for name, value in left_out.items() if name in TOKEN_LIMITS and isinstance(value, int)]
+    in_prompt = {name: value for name, value in left_out.items() if name not in OUTSIDE_PROMPT}
+    return replace(
+        call,
+        fields={**call.fields, **left_out},
+        asked_output_tokens=min(limits, default=call.asked_output_tokens),
+        hidden_tokens=call.hidden_tokens + (_template_tokens(in_prompt) if in_prompt else 0),
+    )
+
+
 def upstream_body(call: ChatCall, *, served_name: str, max_output_tokens: int, stream: bool) -> bytes:
     """Return the request for the model server; it asks for at most `max_output_tokens` per choice."""
     fields = dict(call.fields)
@@ -187,13 +208,18 @@ def _hidden_tokens(fields: Mapping[str, object]) -> int:
     tokens = TEMPLATE_TOKENS + (TOOL_TOKENS if fields.get("tools") or fields.get("functions") else 0)
     if not hidden:
         return tokens
+    return tokens + _template_tokens(hidden)
+
+
+def _template_tokens(values: object) -> int:
+    """Return a bound of the tokens that a chat template makes of JSON values. Raises Failure."""
     try:
-        size = len(json.dumps(hidden).encode("utf-8", "replace"))
+        size = len(json.dumps(values).encode("utf-8", "replace"))
     except RecursionError:
         raise Failure(Fault.BAD_REQUEST, "MalformedJson", "the request is nested too deeply") from None
     # A token has at least one byte; templates write schemas out with line breaks and indents, which makes at
     # most two more tokens of a byte.
-    return tokens + 3 * size
+    return 3 * size
 
 
 def _unbounded(fields: Mapping[str, object]) -> str:

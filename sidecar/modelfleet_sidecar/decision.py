@@ -11,7 +11,9 @@ from enum import Enum
 from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.catalog import Pricing, SecretKey
+from modelfleet_core.estimation.profile import Reading
 from modelfleet_core.policy import Tier
+from modelfleet_core.rules import Matched
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, VariantKey
 
 from modelfleet_sidecar.chat import ChatCall
@@ -46,14 +48,18 @@ class Ask:
     """One request to decide on. Times are on the sidecar's clock."""
 
     call: ChatCall
+    """With what the rule sets."""
+    reading: Reading
     tier: Tier
     task: TaskName | None
-    """As the caller named it; None: found from the text."""
+    """As the caller or the rule named it; None: found from the text."""
     arrived: float
     deadline: float
     """The caller's, at most the policy's longest request from `arrived`."""
     tenant: str | None = None
     """The declared tenant that its headers name."""
+    matched: Matched | None = None
+    """The policy's rule for it; None: none."""
     routed: bool = False
     """The caller sends the request itself and settles later; otherwise the sidecar forwards it."""
     earlier: tuple[Attempt, ...] = ()
@@ -94,6 +100,8 @@ class Decision:
     """What its slot is counted by (`Reservation.endpoint`)."""
     tier: str
     task: str
+    rule: str
+    """Of the policy's rules the one that matched; empty: none."""
     reason: Reason
     quality: float
     expected_cost: NanoUsd

@@ -198,6 +198,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                     )
                     for attempt in decision.earlier
                 ],
+                rule=decision.rule,
                 score=None if entry.feedback is None else entry.feedback.score,
             )
 
@@ -351,6 +352,7 @@ def _initial(decision: Decision) -> Metadata:
         ("x-modelfleet-reason", decision.reason.value),
         ("x-modelfleet-tier", decision.tier),
         ("x-modelfleet-attempts", str(len(decision.earlier) + 1)),
+        *((("x-modelfleet-rule", decision.rule),) if decision.rule else ()),
     )
 
 

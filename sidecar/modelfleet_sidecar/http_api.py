@@ -220,11 +220,13 @@ def _decision_headers(decision: Decision) -> Headers:
         "decision-id": decision.id,
         "reason": decision.reason.value,
         "tier": decision.tier,
+        "rule": decision.rule,
     }
     return [
         *(
             (f"x-modelfleet-{name}".encode(), value.encode("latin-1", "replace"))
             for name, value in named.items()
+            if value
         ),
         (ATTEMPTS, str(len(decision.earlier) + 1).encode()),
     ]
@@ -244,6 +246,7 @@ def _explanation(entry: Entry) -> dict[str, object]:
         "endpoint": decision.endpoint,
         "tier": decision.tier,
         "task": decision.task,
+        "rule": decision.rule,
         "reason": decision.reason.value,
         "expected_quality": decision.quality,
         "expected_cost_usd": usd(decision.expected_cost),

@@ -14,10 +14,11 @@ from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.catalog import Fleet, Model, Variant
 from modelfleet_core.demand import ModelOffer, cells
 from modelfleet_core.estimation.estimate import Estimate
-from modelfleet_core.estimation.profile import RequestProfile, profile
+from modelfleet_core.estimation.profile import RequestProfile, profile_of
 from modelfleet_core.leasing.accounts import accounts_of, charges
 from modelfleet_core.leasing.rates import rate_uses
 from modelfleet_core.policy import Policy
+from modelfleet_core.rules import forbids
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
 from modelfleet_sidecar.chat import AUTO
@@ -26,6 +27,8 @@ from modelfleet_sidecar.failures import Failure, Fault
 
 NO_KEY = "NoApiKey"
 """Why a variant is left out whose API key is not there."""
+RULE = "rule:"
+"""Before the name of the rule that keeps its requests from a variant."""
 
 
 class Estimator(Protocol):
@@ -71,8 +74,8 @@ def prospect(
     known_model(call.model, fleet)
     most = policy.limits.max_output_tokens
     limit = most if call.asked_output_tokens is None else min(call.asked_output_tokens, most)
-    seen = profile(
-        call.texts,
+    seen = profile_of(
+        ask.reading,
         task=ask.task,
         asked_output_tokens=None if call.asked_output_tokens is None else limit * call.choices,
         max_output_tokens=most * call.choices,
@@ -80,11 +83,17 @@ def prospect(
     )
     seen = replace(seen, input_tokens_bound=seen.input_tokens_bound + call.hidden_tokens)
     accounts = accounts_of(policy)
+    rule = ask.matched.rule if ask.matched is not None else None
+    forbidden = f"{RULE}{rule.name}" if rule is not None else ""
     rates: list[Mapping[EndpointUrl, int]] = []
     rows: list[tuple[VariantKey, float, float, float, NanoUsd, int, str]] = []
     for model, estimate in zip(fleet.models, estimator.estimate(seen, fleet), strict=True):
         room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
-        why = "Pinned" if call.model not in (AUTO, model.name) else "" if room else "ContextLength"
+        why = "" if room else "ContextLength"
+        if call.model not in (AUTO, model.name):
+            why = "Pinned"
+        elif forbids(rule, model.name):
+            why = forbidden
         for variant in model.variants:
             unkeyed = NO_KEY if not why and not ask.routed and lacks_key(variant) else ""
             seconds = variant.latency.service_time(estimate.output_tokens)
@@ -103,6 +112,8 @@ def prospect(
     if all(row[6] for row in rows):
         if any(row[6] == NO_KEY for row in rows):
             raise _no_key(call.model)
+        if rule is not None and all(row[6] in ("Pinned", forbidden) for row in rows):
+            raise _no_model_allowed(call.model, rule.name, policy)
         whose = "any model" if call.model == AUTO else f"model {call.model!r}"
         raise Failure(
             Fault.BAD_REQUEST,
@@ -133,6 +144,9 @@ def prospect(
         if accounts
         else (),
         rates=tuple(rates) if any(rates) else (),
+        lean=tuple(rule.bonus if variant.model in rule.prefer else 0.0 for variant in variants)
+        if rule is not None and rule.prefer
+        else (),
         avoided=ask.avoided,
     )
     return Prospect(ask, fleet, policy, seen, candidate, output_limit)
@@ -144,6 +158,23 @@ def _no_key(model: str) -> Failure:
         Fault.UNAVAILABLE,
         "ApiKeyMissing",
         f"{whose} needs an API key that this pod does not have; the sidecar's log names its Secret",
+        retry_after=5.0,
+    )
+
+
+def _no_model_allowed(model: str, rule: str, policy: Policy) -> Failure:
+    if model != AUTO:
+        return Failure(
+            Fault.BAD_REQUEST,
+            "ModelNotAllowed",
+            f"rule {rule} of policy {policy.key} keeps this request from model {model!r}; use {AUTO!r}",
+            field="model",
+        )
+    return Failure(
+        Fault.UNAVAILABLE,
+        "NoModelAllowed",
+        f"rule {rule} of policy {policy.key} leaves this request no model of the fleet; its condition"
+        " ResolvedRefs says which models are not there",
         retry_after=5.0,
     )
 
@@ -169,14 +200,18 @@ def cluster(seen: Prospect) -> TaskName:
 
 
 def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:
-    """Return what each model that could serve the request offers it, by its fastest variant."""
+    """Return what each model that could serve the request offers it, by its fastest variant.
+
+    Quality counts as it is compared, so that capacity goes where the policy would have the request.
+    """
     best: dict[ModelName, ModelOffer] = {}
     candidate = seen.candidate
     for j, key in enumerate(candidate.variants):
         known = best.get(key.model)
         seconds = candidate.service_time[j]
         if not candidate.excluded_by[j] and (known is None or seconds < known.service_time):
-            best[key.model] = ModelOffer(candidate.quality[j], candidate.cost[j], seconds)
+            worth = min(1.0, max(0.0, candidate.compared[j]))
+            best[key.model] = ModelOffer(worth, candidate.cost[j], seconds)
     return best
 
 

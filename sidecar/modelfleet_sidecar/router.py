@@ -12,11 +12,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from modelfleet_core.batching.outcome import Certificate
+from modelfleet_core.estimation.profile import read
+from modelfleet_core.policy import Policy
+from modelfleet_core.rules import Asking, Rules
 from modelfleet_core.values import NanoUsd, TaskName, usd
 
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.batch import Batcher
-from modelfleet_sidecar.chat import AUTO, ChatCall
+from modelfleet_sidecar.chat import AUTO, ChatCall, with_params
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault, bad_field, late, shutting_down
@@ -103,6 +106,8 @@ class Router:
             clock=clock,
             telemetry=telemetry,
         )
+        self._rules: tuple[Policy | None, Rules] = (None, Rules(()))
+        """Of the policy that they are of."""
         self._decisions = DecisionLog()
         self._open: dict[int, Decision] = {}
         """Decisions not settled yet, by reservation."""
@@ -154,7 +159,8 @@ class Router:
     def ask(
         self, call: ChatCall, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
     ) -> Ask:
-        """Return what is asked, with its tier, task and deadline. Raises Failure when it can never be served.
+        """Return what is asked, with its rule, tier, task and deadline. Raises Failure when it can never be
+        served.
 
         `headers` have lower-case names; `remaining` is the caller's deadline in seconds from now.
         """
@@ -164,6 +170,12 @@ class Router:
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
         known_model(call.model, fleet)
+        reading = read(call.texts)
+        matched = self._rules_of(policy).first(
+            Asking(reading.text, reading.script, reading.input_tokens, headers)
+        )
+        if matched is not None:
+            call = with_params(call, matched.rule.params)
         if call.unbounded and policy.budget is not None:
             raise Failure(
                 Fault.BAD_REQUEST,
@@ -179,17 +191,28 @@ class Router:
             raise late(0.0)
         named = headers.get(TASK_HEADER)
         tasks = {task for model in fleet.models for task in model.quality.by_task}
+        ruled = matched.rule.task if matched is not None else None
         return Ask(
             call=call,
+            reading=reading,
             tier=policy.tier_of(headers),
             # Only tasks that the fleet tells apart: others change no estimate, and callers could make up any
             # number of them.
-            task=TaskName(named) if named in tasks else None,
+            task=TaskName(named) if named in tasks else ruled,
             arrived=now,
             deadline=now + left,
             tenant=policy.tenant_of(headers),
+            matched=matched,
             routed=routed,
         )
+
+    def _rules_of(self, policy: Policy) -> Rules:
+        """Return the rules of the policy in force, compiled when it came."""
+        of, rules = self._rules
+        if of is not policy:
+            rules = Rules(policy.rules)
+            self._rules = (policy, rules)
+        return rules
 
     async def decide(self, ask: Ask) -> Decision:
         """Return a decision that holds its slot and money until it is settled. Raises Failure."""

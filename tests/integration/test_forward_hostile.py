@@ -50,6 +50,7 @@ def decision_at(port: int, number: int = 1) -> Decision:
         slot=EndpointUrl(f"http://127.0.0.1:{port}"),
         tier="t",
         task="chat",
+        rule="",
         reason=Reason.BEST_VALUE,
         quality=0.5,
         expected_cost=NanoUsd(1),

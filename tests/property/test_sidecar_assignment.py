@@ -11,6 +11,7 @@ from modelfleet_core.batching.placing import Placer
 from modelfleet_core.batching.solving import solve
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.estimation.profile import read
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd, TierName
 from modelfleet_sidecar.assign import decision_of
@@ -112,7 +113,8 @@ def prospect_of(lease: GivenLease, number: int, one: tuple[bool, int | None, int
     now = boot_clock()
     tier = lease.policy.tiers[0 if gold else 1]
     assert tier.name == TierName("gold" if gold else "bronze")
-    asked = Ask(parse_fields(fields), tier, None, now, now + 20.0)
+    call = parse_fields(fields)
+    asked = Ask(call, read(call.texts), tier, None, now, now + 20.0)
     try:
         return prospect(asked, lease.fleet, lease.policy, PriorEstimator())
     except Failure:

@@ -48,8 +48,12 @@ class Candidate:
     """(m,) what each variant charges which accounts (`leasing.accounts.charges`); empty: none anywhere."""
     rates: tuple[Mapping[EndpointUrl, int], ...] = ()
     """(m,) units of limits by the minute (`leasing.rates.rate_uses`); empty: none anywhere."""
+    lean: tuple[float, ...] = ()
+    """(m,) added to quality where variants are compared: what the policy prefers; empty: nothing."""
     avoided: frozenset[EndpointUrl] = frozenset()
     """Endpoints, or base URLs for all endpoints there, that have failed this request: it goes elsewhere."""
+    compared: tuple[float, ...] = field(init=False)
+    """(m,) quality with `lean`: what variants are chosen by, while `quality` is what is told."""
     possible: tuple[int, ...] = field(init=False)
     """Variants that are not excluded, in order."""
     latest_start: float = field(init=False)
@@ -60,6 +64,10 @@ class Candidate:
         fastest = 0.0
         if not self.routed:  # else it is enough to be placed by the deadline
             fastest = min([self.service_time[j] for j in possible], default=0.0)
+        compared = self.quality
+        if self.lean:
+            compared = tuple([gain + more for gain, more in zip(self.quality, self.lean, strict=True)])
+        object.__setattr__(self, "compared", compared)
         object.__setattr__(self, "possible", possible)
         object.__setattr__(self, "latest_start", self.deadline - fastest)
 

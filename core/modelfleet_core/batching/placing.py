@@ -49,7 +49,7 @@ class Placer:
     def offer(self, candidate: Candidate) -> None:
         """Learn from a new request what money gains."""
         if self._pacing.active:
-            weight, quality, cost = candidate.weight, candidate.quality, candidate.cost
+            weight, quality, cost = candidate.weight, candidate.compared, candidate.cost
             self._pacing.offer(
                 [weight * quality[j] for j in candidate.possible], [cost[j] for j in candidate.possible]
             )

@@ -133,7 +133,7 @@ def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
     cost = np.array([one.cost for one in candidates], dtype=np.float64)
     return AssignmentProblem(
         weight=np.array([one.weight for one in candidates], dtype=np.float64),
-        quality=np.array([one.quality for one in candidates], dtype=np.float64),
+        quality=np.array([one.compared for one in candidates], dtype=np.float64),
         cost=cost,
         service_time=np.array([one.service_time for one in candidates], dtype=np.float64),
         eligible=eligible,

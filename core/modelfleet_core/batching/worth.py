@@ -84,7 +84,7 @@ def worth(
     but what costs more at the price of money than no answer loses is left to other requests.
     """
     weight, cost, seconds = candidate.weight, candidate.cost, candidate.service_time
-    kept = [weight * gain - money_price * usd for gain, usd in zip(candidate.quality, cost, strict=True)]
+    kept = [weight * gain - money_price * usd for gain, usd in zip(candidate.compared, cost, strict=True)]
     values = kept
     if any(slot_prices):
         columns = zip(kept, slot_prices, seconds, strict=True)
@@ -97,7 +97,7 @@ def worth(
         usable = tuple([j for j in usable if not excluded[j]])
     if usable and (money_price > 0 or spare <= 0):
         if dear_at is not None:
-            kept = [weight * gain - dear_at * usd for gain, usd in zip(candidate.quality, cost, strict=True)]
+            kept = [weight * gain - dear_at * usd for gain, usd in zip(candidate.compared, cost, strict=True)]
         least = min(-candidate.shed_penalty, max([kept[j] for j in usable]))
         dear = [j for j in usable if kept[j] < least]
         ahead: list[int] = []

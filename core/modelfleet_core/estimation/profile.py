@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from modelfleet_core.estimation.script import script_of
 from modelfleet_core.values import TaskName
 
 MATH, CODE, REASONING, CHAT = TaskName("math"), TaskName("code"), TaskName("reasoning"), TaskName("chat")
@@ -60,6 +61,8 @@ class RequestProfile:
     """Expected, at most `max_output_tokens`."""
     max_output_tokens: int
     """Enforced upstream, so that the reserve is a bound."""
+    text: str = field(repr=False, default="")
+    """The message that is routed by, whole; estimators look at it, nothing stores or logs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,38 @@ class _Features:
     steps: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one look at a request's messages tells, before anything else is known of it."""
+
+    text: str = field(repr=False)
+    """The last message that says something, whole: what was said before matters less. Never logged."""
+    size: int
+    """UTF-8 bytes of all messages."""
+    messages: int
+    script: str
+    """Of most letters looked at; empty: there are none."""
+    features: _Features
+
+    @property
+    def input_tokens(self) -> int:
+        """Expected tokens of all messages."""
+        return math.ceil(self.size / _BYTES_PER_TOKEN) + 4 * self.messages
+
+
+def read(texts: Sequence[str]) -> Reading:
+    """Read the messages `texts` (oldest first)."""
+    text = next((text for text in reversed(texts) if text and not text.isspace()), "")
+    seen = text[:_PREFIX]
+    return Reading(
+        text=text,
+        size=sum(_bytes(text) for text in texts),
+        messages=len(texts),
+        script=script_of(seen),
+        features=_features(seen),
+    )
+
+
 def profile(
     texts: Sequence[str],
     *,
@@ -82,40 +117,49 @@ def profile(
     max_output_tokens: int,
     seen_output_tokens: Mapping[TaskName, float] | None = None,
 ) -> RequestProfile:
-    """Profile the messages `texts` (oldest first).
+    """Profile the messages `texts` (oldest first); see `profile_of`."""
+    return profile_of(
+        read(texts),
+        task=task,
+        asked_output_tokens=asked_output_tokens,
+        max_output_tokens=max_output_tokens,
+        seen_output_tokens=seen_output_tokens,
+    )
 
-    `task` as the caller named it; None: guessed from words. `asked_output_tokens` is the caller's limit,
-    None: `max_output_tokens` (the policy's) holds; the smaller one is enforced. `seen_output_tokens` are
-    running means of answers by task; absent ones fall back to typical lengths.
+
+def profile_of(
+    reading: Reading,
+    *,
+    task: TaskName | None,
+    asked_output_tokens: int | None,
+    max_output_tokens: int,
+    seen_output_tokens: Mapping[TaskName, float] | None = None,
+) -> RequestProfile:
+    """Return what a request asks that was read before.
+
+    `task` as the caller or a rule named it; None: guessed from words. `asked_output_tokens` is the caller's
+    limit, None: `max_output_tokens` (the policy's) holds; the smaller one is enforced. `seen_output_tokens`
+    are running means of answers by task; absent ones fall back to typical lengths.
     """
-    size = sum(_bytes(text) for text in texts)
-    features = _features(_ending(texts))
-    named = task if task is not None else _guess(features)
-    difficulty = _difficulty(features, size)
+    named = task if task is not None else _guess(reading.features)
+    difficulty = _difficulty(reading.features, reading.size)
     limit = max_output_tokens if asked_output_tokens is None else min(asked_output_tokens, max_output_tokens)
     seen = (seen_output_tokens or {}).get(named)
     typical = seen if seen is not None else _OUTPUT_TOKENS.get(named, _OUTPUT_TOKENS[CHAT])
     return RequestProfile(
         task=named,
         difficulty=difficulty,
-        input_tokens=math.ceil(size / _BYTES_PER_TOKEN) + 4 * len(texts),
-        input_tokens_bound=size + _MESSAGE_OVERHEAD * (len(texts) + 1),
+        input_tokens=reading.input_tokens,
+        input_tokens_bound=reading.size + _MESSAGE_OVERHEAD * (reading.messages + 1),
         # Harder questions are answered at more length: half as much at 0, one and a half times at 1.
         output_tokens=min(float(limit), typical * (0.5 + difficulty)),
         max_output_tokens=limit,
+        text=reading.text,
     )
 
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _ending(texts: Sequence[str]) -> str:
-    """Return the start of the last message that says something; what was said before matters less."""
-    for text in reversed(texts):
-        if text and not text.isspace():
-            return text[:_PREFIX]
-    return ""
 
 
 def _features(text: str) -> _Features:

@@ -27,6 +27,7 @@ def decision(number: int) -> Decision:
         slot=EndpointUrl("http://127.0.0.1:1"),
         tier="bronze",
         task="chat",
+        rule="",
         reason=Reason.SLOTS_BIND,
         quality=0.7,
         expected_cost=NanoUsd(1),
