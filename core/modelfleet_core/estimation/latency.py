@@ -23,7 +23,7 @@ from modelfleet_core.values import VariantKey
 
 LOADS = 4
 """Bands of load: shares of a variant's slots that the sidecar itself uses."""
-PRIOR = 4.0
+PRIOR = 8.0
 LINK = 4.0
 _FADE = 1.0 - 1.0 / 128.0
 _PRIOR_VARIANCE = 0.25
