@@ -46,10 +46,10 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluate and show; raise ValueError and OSError for data that can not be used."""
     # Heavy, and every other command would wait for them.
-    from modelfleet_lab.evaluate.policies import evaluate
+    from modelfleet_lab.evaluate.policies import Study, evaluate
     from modelfleet_lab.evaluate.protocol import split
     from modelfleet_lab.evaluate.result import document
-    from modelfleet_lab.evaluate.tables import policies_table
+    from modelfleet_lab.evaluate.tables import policies_table, single_line
     from modelfleet_lab.outcomes import read
 
     began = time.monotonic()
@@ -57,13 +57,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
         writable(options.json)
     protocol = split(read(options.data), options.seed)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("estimates", total=None)
-        found = evaluate(
-            protocol,
-            resamples=options.resamples,
-            tell=lambda name: progress.update(task, description=name),
-        )
+        task = progress.add_task("reading", total=None)
+
+        def tell(what: str) -> None:
+            progress.update(task, description=what)
+
+        found = evaluate(Study(protocol, tell), resamples=options.resamples, tell=tell)
     console.print(policies_table(protocol, found))
+    console.print(single_line(protocol), highlight=False, markup=False)
     if options.json is not None:
         figures = document(
             protocol,

@@ -1,6 +1,6 @@
 """The figures of one policy, with intervals.
 
-In: a policy's `Sweep` and, where it has any, its own estimates. Out: `Figures`. Next: `tables` and
+In: a `Played` policy and, where it has any, its own estimates. Out: `Figures`. Next: `tables` and
 `result` show them.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelfleet_lab.evaluate import calibration
-from modelfleet_lab.evaluate.curves import Curve, cost_share, curve, relative_quality, vertices
+from modelfleet_lab.evaluate.curves import Curve, cost_share, relative_quality
 from modelfleet_lab.evaluate.intervals import draws, interval, read_curves, resampled
 from modelfleet_lab.evaluate.protocol import Protocol
-from modelfleet_lab.evaluate.sweeps import Sweep
+from modelfleet_lab.evaluate.sweeps import Played
 from modelfleet_lab.methods import FloatArray
 
 SHARES = (95, 98, 100)
@@ -66,22 +66,19 @@ def _read(of: Curve, single_cost: float, single_quality: float) -> FloatArray:
     return np.array(shares + fractions + plotted)
 
 
-def measure(protocol: Protocol, sweep: Sweep, *, estimated: FloatArray | None, resamples: int) -> Figures:
+def measure(protocol: Protocol, policy: Played, *, estimated: FloatArray | None, resamples: int) -> Figures:
     """Return the figures of a policy on the test; `estimated` (n, m) are its own estimates of quality."""
     test, seed = protocol.test, protocol.seed
-    cost, quality = sweep.points(test.quality, test.cost)
-    corners = vertices(cost, quality)
-    each_quality, each_cost = sweep.at(corners).outcomes(test.quality, test.cost)
     # The last row is the best single model itself: it is drawn anew with the policy.
-    each_quality = np.vstack((each_quality, test.quality[:, protocol.single]))
-    each_cost = np.vstack((each_cost, test.cost[:, protocol.single]))
+    each_quality = np.vstack((policy.quality, test.quality[:, protocol.single]))
+    each_cost = np.vstack((policy.cost, test.cost[:, protocol.single]))
     costs, qualities = resampled(each_cost, each_quality, test.size, resamples, seed)
     found = read_curves(
         costs[:, :-1],
         qualities[:, :-1],
         lambda b, of: _read(of, float(costs[b, -1]), float(qualities[b, -1])),
     )
-    whole = curve(cost, quality)
+    whole = policy.curve
     values = _read(whole, protocol.single_cost, protocol.single_quality)
     names = _names()
     named = {name: Figure(float(values[i]), interval(found[:, i])) for i, name in enumerate(names)}

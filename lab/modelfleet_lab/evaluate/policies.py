@@ -7,26 +7,67 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from modelfleet_lab.evaluate import estimators
+from modelfleet_core.estimation.trained import Prediction
+
+from modelfleet_lab.evaluate import costs, estimators
+from modelfleet_lab.evaluate.estimators import Known
 from modelfleet_lab.evaluate.figures import Figures, measure
 from modelfleet_lab.evaluate.protocol import Protocol
 from modelfleet_lab.evaluate.sweeps import Sweep, constants, priced
 from modelfleet_lab.methods import FloatArray
 
 
-def evaluate(protocol: Protocol, *, resamples: int, tell: Callable[[str], None]) -> dict[str, Figures]:
+class Study:
+    """Everything that estimators are told and say, made once for all sections."""
+
+    def __init__(self, protocol: Protocol, tell: Callable[[str], None]) -> None:
+        self.protocol = protocol
+        data = protocol.data
+        tell("features")
+        self.past: Known = estimators.known(data, protocol.past)
+        self.test: Known = estimators.known(data, protocol.test)
+        tell("our estimator")
+        self.trained = estimators.fit(data.models, self.past)
+        self.told: Prediction = self.trained.predict(self.test.x)
+        tell("our estimator across folds of the past")
+        self.past_told: Prediction = estimators.across_folds(data.models, self.past)
+        self.cost: FloatArray = self._expected(self.test, self.told)
+        self.past_cost: FloatArray = self._expected(self.past, self.past_told)
+
+    def _expected(self, asked: Known, told: Prediction) -> FloatArray:
+        return costs.expected(
+            self.protocol.data,
+            self.protocol.past,
+            asked.part,
+            self.past_told.output_tokens,
+            told.output_tokens,
+        )
+
+
+def evaluate(study: Study, *, resamples: int, tell: Callable[[str], None]) -> dict[str, Figures]:
     """Return the figures by policy, ours (`default`) first; `tell` is told what is played now."""
+    protocol = study.protocol
     past, test = protocol.past, protocol.test
     found: dict[str, Figures] = {}
 
     def add(name: str, sweep: Sweep, estimated: FloatArray | None = None) -> None:
-        tell(name)
-        found[name] = measure(protocol, sweep, estimated=estimated, resamples=resamples)
+        tell(f"policy {name}")
+        policy = sweep.played(test.quality, test.cost)
+        found[name] = measure(protocol, policy, estimated=estimated, resamples=resamples)
 
-    default = estimators.ours(past, test)
-    add("default", priced(default.quality, default.cost), default.quality)
+    def by_price(name: str, quality: FloatArray, cost: FloatArray | None = None) -> None:
+        add(name, priced(quality, study.cost if cost is None else cost), quality)
+
+    told, kappa = study.told, study.trained.kappa
+    lowered = estimators.pessimistic(told, kappa)
+    add("default", priced(lowered, study.cost), told.quality)
     add("hull", constants(test.size, len(protocol.data.models)))
-    known = estimators.task_mean(past, test, default.cost)
-    add("task_mean", priced(known.quality, known.cost), known.quality)
+    by_price("task_mean", estimators.task_means(past, test, past.quality))
+    by_price("knn_5", estimators.nearest(study.past, study.test, 5))
+    by_price("knn_40", estimators.nearest(study.past, study.test, 40))
+    by_price("ridge", estimators.ridge(study.past, study.test))
+    by_price("default_task", study.trained.predict(study.test.x, study.test.labels).quality)
+    by_price("default_kappa_0", told.quality)
+    by_price("default_kappa_1", estimators.pessimistic(told, 1.0))
     add("oracle", priced(test.quality, test.cost))
     return found

@@ -1,7 +1,7 @@
 """Policies that choose per query by a price of money: all that one set of estimates can do.
 
 In: estimates of quality and cost for each query and model. Out: `Sweep`, the model that each query gets at
-each price. Next: `curves` through the recorded outcomes.
+each price, and `Played`, what the recorded outcomes make of it. Next: `figures`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from modelfleet_lab.evaluate.curves import Curve, curve, vertices
 from modelfleet_lab.methods import FloatArray
 
 Choices = npt.NDArray[np.int16]
@@ -29,21 +30,34 @@ class Sweep:
     choice: Choices
     """(k, n)"""
 
-    def points(self, quality: FloatArray, cost: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return mean cost (k,) and mean quality (k,) by outcomes (n, m); no answer: neither."""
-        each_quality, each_cost = self.outcomes(quality, cost)
-        return each_cost.mean(axis=1), each_quality.mean(axis=1)
-
-    def outcomes(self, quality: FloatArray, cost: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return quality (k, n) and cost (k, n) that each query got."""
+    def played(self, quality: FloatArray, cost: FloatArray) -> Played:
+        """Return what outcomes (n, m) make of it, at the settings that are corners of its hull."""
         rows = np.arange(self.choice.shape[1])
         answered = self.choice >= 0
         column = np.maximum(self.choice, 0)
-        return np.where(answered, quality[rows, column], 0.0), np.where(answered, cost[rows, column], 0.0)
+        each_quality = np.where(answered, quality[rows, column], 0.0)
+        each_cost = np.where(answered, cost[rows, column], 0.0)
+        return played(each_quality, each_cost)
 
-    def at(self, settings: npt.NDArray[np.int64]) -> Sweep:
-        """Return the policy at some of its settings."""
-        return Sweep(self.choice[settings])
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Played:
+    """What n queries got at the v settings of a policy that are corners of its hull, by rising cost."""
+
+    quality: FloatArray
+    """(v, n)"""
+    cost: FloatArray
+    """(v, n) USD."""
+
+    @property
+    def curve(self) -> Curve:
+        return curve(self.cost.mean(axis=1), self.quality.mean(axis=1))
+
+
+def played(quality: FloatArray, cost: FloatArray) -> Played:
+    """Return the corners among settings (k, n)."""
+    corners = vertices(cost.mean(axis=1), quality.mean(axis=1))
+    return Played(quality[corners], cost[corners])
 
 
 def constants(queries: int, models: int) -> Sweep:
@@ -72,10 +86,3 @@ def priced(quality: FloatArray, cost: FloatArray) -> Sweep:
         found[first : first + step] = order[scores.argmax(axis=2)]
     changed = np.concatenate(([True], (found[1:] != found[:-1]).any(axis=1)))
     return Sweep(found[changed])
-
-
-def best_of(quality: FloatArray, cost: FloatArray) -> npt.NDArray[np.int64]:
-    """Return (n,) the model of the highest quality for each query, of equal ones the cheapest."""
-    best = quality >= quality.max(axis=1, keepdims=True) - 1e-12
-    column: npt.NDArray[np.int64] = np.where(best, cost, np.inf).argmin(axis=1)
-    return column

@@ -22,9 +22,8 @@ def policies_table(protocol: Protocol, found: Mapping[str, Figures]) -> Table:
     table = Table(
         title=f"{protocol.past.size} past and {test.size} test queries, {len(data.models)} models, "
         f"seed {protocol.seed}",
-        caption=f"Best single model of the past: {data.models[protocol.single]}, quality "
-        f"{protocol.single_quality:.4f} at {1000 * protocol.single_cost:.4f} USD per 1000 queries.\n"
-        "k: share of its cost for that percent of its quality; r: relative quality at that percent of cost.",
+        caption="k: share of the best single model's cost for so many percent of its quality.\n"
+        "r: quality, relative to its own, at that percent of its cost.",
     )
     table.add_column("policy", no_wrap=True)
     for name in COLUMNS:
@@ -32,6 +31,14 @@ def policies_table(protocol: Protocol, found: Mapping[str, Figures]) -> Table:
     for name, figures in found.items():
         table.add_row(name, *(_cell(figures.named[column]) for column in COLUMNS))
     return table
+
+
+def single_line(protocol: Protocol) -> str:
+    """Return who is to beat."""
+    return (
+        f"best single model of the past: {protocol.data.models[protocol.single]}, on the test quality "
+        f"{protocol.single_quality:.4f} at {1000 * protocol.single_cost:.4f} USD per 1000 queries"
+    )
 
 
 def _cell(figure: Figure) -> str:
