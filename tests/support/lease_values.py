@@ -98,6 +98,7 @@ def report(
     accounts: Mapping[AccountId, AccountState] | None = None,
     leaving: bool = False,
     versions: tuple[str, str] = ("", ""),
+    estimators: tuple[str, str] = ("", ""),
 ) -> Report:
     return Report(
         sidecar=sidecar,
@@ -112,6 +113,8 @@ def report(
         fleet_version=versions[0],
         policy_version=versions[1],
         leaving=leaving,
+        estimator_version=estimators[0],
+        learned_version=estimators[1],
     )
 
 

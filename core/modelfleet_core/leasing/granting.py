@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modelfleet_core.leasing.estimators import Courier
 from modelfleet_core.leasing.exchange import Exchange
 from modelfleet_core.leasing.holders import Follows, Holder
 from modelfleet_core.leasing.messages import Grant
@@ -37,6 +38,7 @@ def grant_next(
     exchange: Exchange,
     treasury: Treasury,
     documents: Documents,
+    courier: Courier,
     prices: Prices,
 ) -> Grant:
     """Return a sidecar's next grant, counted as held. Times are the leader's seconds.
@@ -48,6 +50,7 @@ def grant_next(
     slots = exchange.grantable(holder, policy.floor if policy is not None and floors else None)
     moves = slots is not holder.granted
     asks, linger = exchange.asks(holder, now)
+    estimator, learned = courier.parcel(holder, follows.policy if follows is not None else None, now)
     grant = Grant(
         epoch=epoch,
         sequence=holder.sequence + 1,
@@ -64,6 +67,8 @@ def grant_next(
         asks=asks,
         linger=linger,
         report_every=report_every,
+        estimator=estimator,
+        learned=learned,
     )
     before = holder.told
     holder.tell(grant)

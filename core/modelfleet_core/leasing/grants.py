@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from modelfleet_core.leasing.estimators import Courier, Estimators
 from modelfleet_core.leasing.exchange import Exchange
 from modelfleet_core.leasing.granting import grant_next, renewal_due
 from modelfleet_core.leasing.holders import Follows, Holder
@@ -88,6 +89,7 @@ class LeaseBook:
         self._takeover = Takeover.of(may_hold)
         self._blocked = Blocked(True, True, 1)
         self._documents = Documents({}, {})
+        self._courier = Courier(now)
         self._prices = Prices({}, {})
         self._treasury = Treasury(epoch)
         self._exchange = Exchange()
@@ -125,6 +127,14 @@ class LeaseBook:
         for holder in self._holders:
             holder.granted = None  # its floor may be another
             self._sort_in(holder)
+
+    def set_estimators(self, estimators: Estimators) -> None:
+        """Take over the estimators of policies."""
+        changed = estimators.changed(self._courier.carries)
+        self._courier.carries = estimators
+        for holder in self._holders:
+            if isinstance(holder.follows, Follows) and holder.follows.policy in changed:
+                self._news[holder.number] = holder
 
     def set_prices(self, prices: Prices) -> None:
         """Take over prices; they ride along with the next grants."""
@@ -184,7 +194,7 @@ class LeaseBook:
         holder = self._holders.get(sidecar)
         if holder is not None:
             holder.connected = holder.must_answer = True
-            holder.fleet_sent = holder.policy_sent = ""
+            holder.forget_documents()
             self._news[holder.number] = holder
 
     def part(self, sidecar: SidecarId) -> None:
@@ -411,6 +421,7 @@ class LeaseBook:
             exchange=self._exchange,
             treasury=self._treasury,
             documents=self._documents,
+            courier=self._courier,
             prices=self._prices,
         )
 

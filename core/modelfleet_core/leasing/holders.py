@@ -68,6 +68,9 @@ class Holder:
     fleet_sent: str = ""
     policy_sent: str = ""
     """Versions of the documents sent over the present stream."""
+    estimator_sent: str | None = None
+    learned_sent: str | None = None
+    """Likewise; None: none was, which is not the same as the empty one."""
     traded: tuple[Market, ...] = ()
     """Where it has or wants slots."""
     granted: Mapping[EndpointUrl, SlotGrant] | None = None
@@ -120,11 +123,20 @@ class Holder:
         if floors:
             self._floors_under_way[grant.sequence] = floors
         if grant.refusal:
-            self.fleet_sent = self.policy_sent = ""
+            self.forget_documents()
         if grant.fleet is not None:
             self.fleet_sent = grant.fleet.version
         if grant.policy is not None:
             self.policy_sent = grant.policy.version
+        if grant.estimator is not None:
+            self.estimator_sent = grant.estimator.version
+        if grant.learned is not None:
+            self.learned_sent = grant.learned.version
+
+    def forget_documents(self) -> None:
+        """What was sent may be lost, or given up: only what the sidecar reports counts."""
+        self.fleet_sent = self.policy_sent = ""
+        self.estimator_sent = self.learned_sent = None
 
     @property
     def unacknowledged(self) -> int:
@@ -165,6 +177,18 @@ class Holder:
     def lacks_policy(self, document: Document | None) -> Document | None:
         """Return the policy's document if the sidecar has neither got it nor been sent it."""
         if document is None or document.version in (self.report.policy_version, self.policy_sent):
+            return None
+        return document
+
+    def lacks_estimator(self, document: Document | None) -> Document | None:
+        """Return the estimator if the sidecar has neither got it nor been sent it; None: nothing is said."""
+        if document is None or document.version in (self.report.estimator_version, self.estimator_sent):
+            return None
+        return document
+
+    def lacks_learned(self, document: Document | None) -> Document | None:
+        """Return what was learned, likewise."""
+        if document is None or document.version in (self.report.learned_version, self.learned_sent):
             return None
         return document
 
