@@ -1,0 +1,1 @@
+"""Makes an estimator of recorded outcomes of any amount."""

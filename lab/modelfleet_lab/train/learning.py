@@ -1,0 +1,82 @@
+"""The passes of training over recorded outcomes, here or on a Dask cluster.
+
+In: a folder. Out: `Training`. Next: `estimator.files` writes what was trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from modelfleet_core.estimation.trained import Trained
+from modelfleet_core.estimation.training import Batch, train, trained_from
+from modelfleet_core.values import ModelName
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from modelfleet_lab.outcomes import Part, stream
+from modelfleet_lab.train.counting import batches, count
+from modelfleet_lab.train.dask import connected
+from modelfleet_lab.train.memory import peak_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What came of it, and what it took."""
+
+    trained: Trained
+    queries: int
+    outcomes: int
+    left_out: Mapping[str, str]
+    """Models that models.csv flags, and as what."""
+    seconds: float
+    peak_bytes: int
+    """Of this process."""
+
+
+def learn(data: Path, *, dask: str | None, scratch: Path | None, console: Console) -> Training:
+    """Return the estimator that the folder teaches; raise ValueError for what can not be used."""
+    began = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}"))
+    with ExitStack() as contexts:
+        cluster = contexts.enter_context(connected(dask)) if dask is not None else None
+        progress = contexts.enter_context(
+            Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        )
+        reading = progress.add_task("rows read", total=None)
+        streamed = contexts.enter_context(
+            stream(data, scratch=scratch, done=lambda rows: progress.advance(reading, rows))
+        )
+        models = tuple(ModelName(name) for name in streamed.models)
+
+        def parts() -> Iterator[Part]:
+            bar = progress.add_task("parts counted", total=streamed.count)
+            return _shown(streamed.parts(), partial(progress.advance, bar))
+
+        def every_batch() -> Iterator[Batch]:
+            for part in parts():
+                yield from batches(part)
+
+        if cluster is None:
+            trained = train(models, every_batch)
+        else:
+            trained = trained_from(cluster.total(parts(), partial(count, models)))
+    return Training(
+        trained=trained,
+        queries=streamed.queries,
+        outcomes=streamed.outcomes,
+        left_out=streamed.folder.left_out,
+        seconds=time.monotonic() - began,
+        peak_bytes=peak_bytes(),
+    )
+
+
+def _shown(parts: Iterator[Part], done: Callable[[], None]) -> Iterator[Part]:
+    """Yield the parts; a part counts as done when the next one is asked for."""
+    for part in parts:
+        yield part
+        done()
