@@ -1,0 +1,138 @@
+"""Stage assign, what scores taught since the base was trained: a correction of its estimates.
+
+In: an embedding and the base's estimates. Out: corrected ones with variance and samples. Next: the decision.
+Made by `merging` in the leader, handed to sidecars as a document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from modelfleet_core.estimation.archive import ArchiveError, pack, unpack
+from modelfleet_core.estimation.embedding import EMBEDDING
+from modelfleet_core.values import ModelName
+
+FloatArray = npt.NDArray[np.float64]
+
+SCHEMA = "modelfleet/learned/1"
+MOST_BYTES = 1 << 20
+_MOST_MODELS = 64
+_MOST_NAME = 256
+_ARRAYS = ("theta", "deviation", "samples")
+_TRIANGLE = np.tril_indices(EMBEDDING)
+
+
+class LearnedError(ValueError):
+    """A document that is not what this version learns."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """m models and, in a last row, any other one."""
+
+    version: str
+    """Of the content; empty: nothing was learned."""
+    base_version: str
+    """Of the estimator that this corrects; empty: the manifest's priors."""
+    models: tuple[ModelName, ...]
+    theta: FloatArray
+    """(m + 1, k)"""
+    deviation: FloatArray
+    """(m + 1, k, k) lower triangular L: L L' is the covariance of theta."""
+    samples: FloatArray
+    """(m + 1,) weight of the scores behind it, the last one 0."""
+
+    def correct(self, embedding: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return quality in [0, 1], the variance of that estimate, and samples; each (m,).
+
+        `embedding` (k,), `base` (m,) in the order of `models`. Where samples are 0, the variance says nothing
+        and that of the base holds.
+        """
+        theta, deviation, samples = self.theta[:-1], self.deviation[:-1], self.samples[:-1]
+        quality = np.clip(base + theta @ embedding, 0.0, 1.0)
+        return quality, np.square(embedding @ deviation).sum(axis=1), samples
+
+    def for_fleet(self, models: Sequence[ModelName]) -> Learned:
+        """Return this for `models`, in their order; what all share holds for those it does not know."""
+        place = {name: row for row, name in enumerate(self.models)}
+        rows = [place.get(name, len(self.models)) for name in models] + [len(self.models)]
+        return replace(
+            self,
+            models=tuple(models),
+            theta=self.theta[rows],
+            deviation=self.deviation[rows],
+            samples=self.samples[rows],
+        )
+
+
+NOTHING_LEARNED = Learned(
+    "", "", (), np.zeros((1, EMBEDDING)), np.zeros((1, EMBEDDING, EMBEDDING)), np.zeros(1)
+)
+
+
+def learned(
+    base_version: str,
+    models: tuple[ModelName, ...],
+    theta: FloatArray,
+    covariance: FloatArray,
+    samples: FloatArray,
+) -> Learned:
+    """Return what the posterior over m models says; `theta` (m + 1, k), `samples` (m,)."""
+    deviation: FloatArray = np.linalg.cholesky(covariance + 1e-12 * np.eye(EMBEDDING))
+    made = Learned("", base_version, models, theta, deviation, np.append(samples, 0.0))
+    return replace(made, version=hashlib.sha256(encode(made)).hexdigest()[:16])
+
+
+def encode(learned: Learned) -> bytes:
+    """Return `learned` as a compressed `.npz` of 32-bit floats; equal content gives equal bytes."""
+    head = {
+        "schema": SCHEMA,
+        "version": learned.version,
+        "base": learned.base_version,
+        "models": list(learned.models),
+    }
+    arrays = {
+        "theta": learned.theta.astype(np.float32),
+        "deviation": learned.deviation[:, *_TRIANGLE].astype(np.float32),
+        "samples": learned.samples.astype(np.float32),
+    }
+    return pack(head, arrays)
+
+
+def decode(data: bytes) -> Learned:
+    """Return what `encode` was given, to 32 bits; raise LearnedError if it is anything else."""
+    try:
+        head, arrays = unpack(data, _ARRAYS, most=MOST_BYTES)
+    except ArchiveError as e:
+        raise LearnedError(f"not a document of what was learned: {e}") from e
+    if head.get("schema") != SCHEMA:
+        raise LearnedError(f"schema {str(head.get('schema'))[:60]!r} is not {SCHEMA!r}; update both programs")
+    version, base, models = head.get("version"), head.get("base"), head.get("models")
+    if not isinstance(version, str) or not isinstance(base, str) or max(len(version), len(base)) > _MOST_NAME:
+        raise LearnedError("its versions are not texts")
+    if not isinstance(models, list) or len(models) > _MOST_MODELS or len(set(map(str, models))) < len(models):
+        raise LearnedError(f"its models are not a list of at most {_MOST_MODELS} different names")
+    if not all(isinstance(name, str) and 0 < len(name) <= _MOST_NAME for name in models):
+        raise LearnedError("its models are not names")
+    rows, triangle = len(models) + 1, len(_TRIANGLE[0])
+    wanted = {"theta": (rows, EMBEDDING), "deviation": (rows, triangle), "samples": (rows,)}
+    for name, shape in wanted.items():
+        if arrays[name].shape != shape:
+            raise LearnedError(f"{name} has shape {arrays[name].shape}; that of {rows - 1} models is {shape}")
+    if arrays["samples"].min() < 0.0:
+        raise LearnedError("samples are negative")
+    deviation = np.zeros((rows, EMBEDDING, EMBEDDING))
+    deviation[:, *_TRIANGLE] = arrays["deviation"]
+    return Learned(
+        version=version,
+        base_version=base,
+        models=tuple(ModelName(name) for name in models),
+        theta=arrays["theta"],
+        deviation=deviation,
+        samples=arrays["samples"],
+    )
