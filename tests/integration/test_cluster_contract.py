@@ -226,6 +226,42 @@ async def test_a_record_that_was_deleted_is_not_brought_back_by_an_update(subjec
     assert await subject.cluster.read_record(created.key) is None
 
 
+async def test_a_records_bytes_and_its_version_are_as_they_were_written(subject: ClusterUnderTest) -> None:
+    key = subject.key("chat-estimator")
+    assert await subject.cluster.record_version(key) is None
+    content = bytes(range(256)) * 1000
+    created = await subject.cluster.write_record(Record(key, {}, {}, binary={"estimator.npz": content}))
+    found = await subject.cluster.read_record(key)
+    assert found == created
+    assert found.binary == {"estimator.npz": content}
+    assert await subject.cluster.record_version(key) == created.resource_version
+    again = dataclasses.replace(created, binary={"estimator.npz": b""}, data={"epoch": "1"})
+    updated = await subject.cluster.write_record(again)
+    assert (updated.binary, updated.data) == ({"estimator.npz": b""}, {"epoch": "1"})
+    assert await subject.cluster.record_version(key) == updated.resource_version != created.resource_version
+
+
+async def test_a_config_map_that_a_user_made_is_read_with_its_bytes(subject: ClusterUnderTest) -> None:
+    await subject.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "chat-estimator", "namespace": subject.namespace},
+            "binaryData": {"estimator.npz": "UEsDBA=="},
+        }
+    )
+    found = await subject.cluster.read_record(subject.key("chat-estimator"))
+    assert found is not None
+    assert found.binary == {"estimator.npz": b"PK\x03\x04"}
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")  # which the operator never does
+async def test_a_record_that_is_too_large_is_rejected_with_the_limit(subject: ClusterUnderTest) -> None:
+    record = Record(subject.key("learned"), {"epoch": "1"}, {}, binary={"state": bytes(1 << 20)})
+    with pytest.raises(Rejected, match="1048576"):
+        await subject.cluster.write_record(record)
+
+
 async def test_a_record_with_a_bad_field_name_is_rejected_with_the_reason(subject: ClusterUnderTest) -> None:
     with pytest.raises(Rejected, match="a valid config key must consist of"):
         await subject.cluster.write_record(Record(subject.key("ledger"), {"no spaces": "1"}, {}))

@@ -48,12 +48,14 @@ class ObjectEvent:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A ConfigMap that the operator owns. `resource_version` is `None` while it does not exist yet."""
+    """A ConfigMap that the operator owns or reads. `resource_version`: `None` while it does not exist yet."""
 
     key: ObjectKey
     data: Mapping[str, str]
     labels: Mapping[str, str]
     resource_version: str | None = None
+    binary: Mapping[str, bytes] = field(default_factory=dict)
+    """Its `binaryData`; with `data` at most 1 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,10 @@ class Cluster(Protocol):
         """Replace an object's whole status. Raises `Conflict` (stale), `NotFound`, `Rejected`."""
 
     async def read_record(self, key: ObjectKey) -> Record | None:
-        """Return the ConfigMap, or `None` when there is none."""
+        """Return the ConfigMap, or `None` when there is none. Raises `Rejected`."""
+
+    async def record_version(self, key: ObjectKey) -> str | None:
+        """Return only the version of the ConfigMap, which is cheap, or `None` when there is none."""
 
     async def write_record(self, record: Record) -> Record:
         """Create (no `resource_version`) or replace a ConfigMap and return it with its new version.

@@ -42,6 +42,8 @@ from modelfleet_operator.cluster.workloads import Workloads
 _KINDS = {kind.value: kind for kind in Kind}
 _MOST_EVENTS = 500
 """Events that are kept; a real API server forgets them after an hour."""
+_LARGEST_RECORD = 1 << 20
+"""Bytes of a ConfigMap's values."""
 _RECORD_FIELD = re.compile(r"[-._a-zA-Z0-9]+")
 
 
@@ -156,8 +158,15 @@ class EmbeddedCluster:
         manifest = self._store.find(ObjectId("ConfigMap", key))
         return None if manifest is None else record_of(manifest)
 
+    async def record_version(self, key: ObjectKey) -> str | None:
+        manifest = self._store.find(ObjectId("ConfigMap", key))
+        return None if manifest is None else self._store.version(manifest)
+
     async def write_record(self, record: Record) -> Record:
-        for name in record.data:
+        size = sum(len(content.encode()) for content in record.data.values())
+        if size + sum(len(content) for content in record.binary.values()) > _LARGEST_RECORD:
+            raise Rejected(f"ConfigMap {record.key}: Too long: may not be more than {_LARGEST_RECORD} bytes")
+        for name in (*record.data, *record.binary):
             if not _RECORD_FIELD.fullmatch(name):
                 raise Rejected(
                     f"data[{name}]: Invalid value: {name!r}: a valid config key must consist of "

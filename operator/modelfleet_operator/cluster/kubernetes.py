@@ -38,7 +38,7 @@ from modelfleet_operator.cluster.objects import (
     record_of,
 )
 from modelfleet_operator.cluster.serving import endpoint_of, review_of, slice_key, slice_object
-from modelfleet_operator.cluster.transport import JSON_PATCH, MERGE_PATCH, Transport
+from modelfleet_operator.cluster.transport import JSON_PATCH, MERGE_PATCH, METADATA, METADATA_LIST, Transport
 from modelfleet_operator.handlers import Watching
 
 _log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class KubernetesCluster:
         told, failures = False, 0
         while True:
             try:
-                return await self._transport.request("GET", path, query=query, names_only=True)
+                return await self._transport.request("GET", path, query=query, accept=METADATA_LIST)
             except NotFound:
                 if not told:
                     _log.warning(
@@ -245,6 +245,13 @@ class KubernetesCluster:
             return record_of(await self._transport.request("GET", _CONFIG_MAPS.path(key)))
         except NotFound:
             return None
+
+    async def record_version(self, key: ObjectKey) -> str | None:
+        try:
+            found = await self._transport.request("GET", _CONFIG_MAPS.path(key), accept=METADATA)
+        except NotFound:
+            return None
+        return text(mapping(found, "metadata"), "resourceVersion")
 
     async def write_record(self, record: Record) -> Record:
         return record_of(

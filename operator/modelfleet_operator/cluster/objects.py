@@ -5,12 +5,13 @@ In come values of `cluster`, out go manifests for either adapter, and back again
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from modelfleet_core.values import ObjectKey
 
-from modelfleet_operator.cluster import Event, LeaderLease, Record
+from modelfleet_operator.cluster import Event, LeaderLease, Record, Rejected
 from modelfleet_operator.cluster.fields import integer, mapping, text, texts
 
 EVENTS_COMPONENT = "modelfleet-operator"
@@ -21,22 +22,34 @@ _TERMS_ANNOTATION = "modelfleet.io/lease-terms"
 
 def config_map(record: Record) -> Mapping[str, object]:
     """Return the record as a ConfigMap."""
-    return {
+    manifest: dict[str, object] = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(record.key, record.resource_version, record.labels),
         "data": dict(record.data),
     }
+    if record.binary:
+        manifest["binaryData"] = {
+            name: base64.b64encode(content).decode() for name, content in record.binary.items()
+        }
+    return manifest
 
 
 def record_of(config_map: Mapping[str, object]) -> Record:
-    """Return the ConfigMap as a record."""
+    """Return the ConfigMap as a record. Raises `Rejected` for bytes that no API server would have."""
     metadata = mapping(config_map, "metadata")
+    binary: dict[str, bytes] = {}
+    for name, content in texts(config_map, "binaryData").items():
+        try:
+            binary[name] = base64.b64decode(content, validate=True)
+        except ValueError as error:
+            raise Rejected(f"binaryData[{name}] of ConfigMap {_key(metadata)} is not base64") from error
     return Record(
         key=_key(metadata),
         data=texts(config_map, "data"),
         labels=texts(metadata, "labels"),
         resource_version=text(metadata, "resourceVersion"),
+        binary=binary,
     )
 
 

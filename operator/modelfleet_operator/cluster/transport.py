@@ -22,7 +22,8 @@ from modelfleet_operator.cluster.fields import text
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 _JSON = "application/json"
-_NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Body = Mapping[str, object] | list[Mapping[str, object]]
@@ -56,13 +57,12 @@ class Transport:
         body: Body | None = None,
         query: Mapping[str, str] | None = None,
         content_type: str = _JSON,
-        names_only: bool = False,
+        accept: str = _JSON,
     ) -> Mapping[str, object]:
-        """Return the object that the API server answers with; a list's items as metadata if `names_only`.
+        """Return the object that the API server answers with, in the form that `accept` names.
 
         Raises `NotFound`, `Conflict`, `Rejected` (with its message) or `Unavailable`.
         """
-        accept = _NAMES_ONLY if names_only else _JSON
         response = await self._send(method, path, body, query, content_type, accept, REQUEST_SECONDS)
         try:
             content = await response.read()  # type: ignore[no-untyped-call]
