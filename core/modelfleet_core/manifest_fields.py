@@ -7,6 +7,7 @@ remembered, so that `unread` can name what a manifest says in vain.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -163,6 +164,38 @@ class Fields:
                 )
         return {str(key): str(text) for key, text in entries.items()}
 
+    def strings(self, name: str, *, most: int, longest: int) -> tuple[str, ...]:
+        """Return a list of texts in their order; absent: empty."""
+        value = self._get(name, [])
+        if not isinstance(value, list | tuple):
+            raise SpecError(self.at(name), f"is {shown(value)}, not a list", "write it as a list")
+        if len(value) > most:
+            raise SpecError(self.at(name), f"has {len(value)} entries", f"write at most {most}")
+        for index, item in enumerate(value):
+            if not isinstance(item, str) or not 0 < len(item) <= longest:
+                remedy = f"write and quote a text of 1 to {longest} letters"
+                raise SpecError(f"{self.at(name)}[{index}]", f"{shown(item)} is refused", remedy)
+        return tuple(value)
+
+    def json(self, name: str, *, most: int, longest: int, deepest: int) -> Mapping[str, object]:
+        """Return an object of any JSON: `most` fields, `longest` letters, `deepest` levels; absent: empty."""
+        found = Fields(self._get(name, {}), self.at(name))._value
+        if len(found) > most:
+            raise SpecError(self.at(name), f"has {len(found)} entries", f"write at most {most}")
+        if not all(isinstance(key, str) for key in found):
+            raise SpecError(self.at(name), "has a name that is no text", "quote it")
+        if _deeper(found, deepest):
+            raise SpecError(self.at(name), "is nested too deeply", f"nest at most {deepest} levels")
+        try:
+            text = json.dumps(found, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SpecError(self.at(name), f"is no JSON: {error}", "write texts, numbers and lists") from None
+        if len(text) > longest:
+            problem = f"is {len(text)} letters long as JSON"
+            raise SpecError(self.at(name), problem, f"write at most {longest}")
+        read: dict[str, object] = json.loads(text)
+        return read
+
     def decimals(self, name: str, *, most: int, entries: int = 64, longest: int = 63) -> dict[str, Decimal]:
         """Return a map of decimals from 0 to `most`; absent: empty."""
         found = Fields(self._get(name, {}), self.at(name))._value
@@ -309,6 +342,14 @@ def decimal_of(value: object, path: str, *, most: int, positive: bool = False) -
             f"write a decimal {'above' if positive else 'from'} 0 {'and ' if positive else ''}up to {most}",
         )
     return number
+
+
+def _deeper(value: object, levels: int) -> bool:
+    """Return whether lists and objects in `value` are nested in more than `levels`."""
+    if not isinstance(value, Mapping | list | tuple):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return levels == 0 or any(_deeper(item, levels - 1) for item in inner)
 
 
 def _digits(value: object) -> object:

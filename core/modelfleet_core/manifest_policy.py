@@ -20,6 +20,7 @@ from modelfleet_core.manifest_fields import (
     unique,
 )
 from modelfleet_core.manifest_learning import read_estimator, read_learning
+from modelfleet_core.manifest_rules import read_default_model, read_groups, read_rules
 from modelfleet_core.policy import (
     Batching,
     Budget,
@@ -77,6 +78,9 @@ def read_policy(root: Fields) -> Policy:
         quotas=_quotas(spec),
         tenants=_tenants(spec, budget),
         fallback=_fallback(spec.child("fallback")),
+        rules=read_rules(spec),
+        default_model=read_default_model(spec),
+        groups=read_groups(spec),
         estimator=read_estimator(spec.child("estimator")),
         learning=read_learning(spec.child("learning")),
     )

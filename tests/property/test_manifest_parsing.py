@@ -13,7 +13,7 @@ from modelfleet_core.catalog import Fleet
 from modelfleet_core.errors import SpecError
 from modelfleet_core.manifests import document, parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
-from support.manifests import Manifest, fleet_manifest, policy_manifest
+from support.manifests import Manifest, full_fleet_manifest, full_policy_manifest
 
 pytestmark = pytest.mark.property
 
@@ -68,7 +68,7 @@ def test_any_json_parses_or_is_refused(value: Any) -> None:
 @settings(max_examples=150)
 @given(st.data(), st.booleans())
 def test_any_change_of_a_good_manifest_parses_or_is_refused(data: st.DataObject, is_fleet: bool) -> None:
-    manifest = fleet_manifest() if is_fleet else policy_manifest()
+    manifest = full_fleet_manifest() if is_fleet else full_policy_manifest()
     for path in data.draw(st.lists(st.sampled_from(_paths(manifest)), min_size=1, max_size=2)):
         with contextlib.suppress(KeyError, IndexError, TypeError):  # an earlier change took the place away
             _replace(manifest, path, data.draw(JSON))

@@ -100,6 +100,28 @@ def full_policy_manifest() -> Manifest:
     spec["staleness"] = {"maxAge": "40s", "then": "Floor"}
     spec["tiers"][0]["floor"] = 2
     spec["fallback"] = {"maxAttempts": 2, "retryOn": ["Connect", "RateLimited"]}
+    spec["defaultModel"] = "large"
+    spec["groups"] = {"header": "X-Team", "values": ["north", "south"]}
+    spec["rules"] = [
+        {
+            "name": "code",
+            "match": {
+                "anyKeyword": ["def", "class"],
+                "allKeywords": ["python"],
+                "regex": "(?m)^(def|class) ",
+                "minTokens": 20,
+                "maxTokens": 4000,
+            },
+            "task": "code",
+            "params": {"temperature": 0, "max_tokens": 512},
+        },
+        {
+            "name": "chinese",
+            "match": {"script": "Han", "header": {"X-Domain": "legal"}},
+            "prefer": {"models": ["large"], "bonus": "0.05"},
+            "models": {"allow": ["large", "frontier"], "deny": ["frontier"]},
+        },
+    ]
     spec["estimator"] = {"ref": {"name": "chat-estimator"}, "minConfidence": "0.2", "kappa": "0.5"}
     spec["learning"] = {"enabled": False, "exploration": "2%", "halfLife": "24h"}
     return manifest
