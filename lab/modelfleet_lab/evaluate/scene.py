@@ -16,6 +16,8 @@ from modelfleet_lab.methods import BatchView, FloatArray, IntArray
 from modelfleet_lab.methods.calibration import PastBatch
 
 BATCH = 100
+_EQUAL = 1e-12
+"""Difference of mean qualities that is rounding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,13 +34,19 @@ class Scene:
     members: tuple[tuple[IntArray, ...], ...]
     """Which queries the batches of `orders` are."""
     single: int
-    """Column of the best single model of the past, where slots and money do not matter."""
+    """Column of the best single model of the past, where slots and money do not matter; of equal ones the
+    cheapest."""
     single_quality: FloatArray
     """(q,) of the best single model on the test, with slots for all."""
-    single_cost: float
-    """USD that the best single model takes for the test; budgets are shares of it."""
+    single_costs: FloatArray
+    """(q,) USD of the same; budgets are shares of their sum."""
     past_single_cost: float
     """The same for the past."""
+
+    @property
+    def single_cost(self) -> float:
+        """USD that the best single model takes for the whole test."""
+        return float(self.single_costs.sum())
 
     @property
     def queries(self) -> int:
@@ -52,7 +60,8 @@ def without_limits(models: int) -> IntArray:
 
 def make_scene(split: Split, slots: IntArray, orders: Sequence[IntArray], *, seed: int) -> Scene:
     """Return the scene; each of `orders` is a permutation of the test's queries."""
-    single = int(split.past.quality.mean(axis=0).argmax())
+    quality, cost = split.past.quality.mean(axis=0), split.past.cost.mean(axis=0)
+    single = int(np.where(quality >= quality.max() - _EQUAL, cost, np.inf).argmin())
     shuffled = np.random.default_rng(seed).permutation(len(split.past.quality))
     laid_out = [_batches(split.test, slots, order) for order in orders]
     return Scene(
@@ -63,7 +72,7 @@ def make_scene(split: Split, slots: IntArray, orders: Sequence[IntArray], *, see
         members=tuple(members for _, members in laid_out),
         single=single,
         single_quality=split.test.quality[:, single],
-        single_cost=float(split.test.cost[:, single].sum()),
+        single_costs=split.test.cost[:, single],
         past_single_cost=float(split.past.cost[:, single].sum()),
     )
 
