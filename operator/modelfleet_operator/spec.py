@@ -15,7 +15,7 @@ from modelfleet_core.leasing.accounts import accounts_of
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ObjectKey, VariantKey
+from modelfleet_core.values import ModelName, ObjectKey, VariantKey
 
 from modelfleet_operator.conditions import Condition, no, unknown, yes
 from modelfleet_operator.declarations import Declared
@@ -168,16 +168,33 @@ def _policy(
 
 
 def _resolved(policy: Policy, fleet: Fleet) -> Condition:
-    """Say that the fleet is there, and which models of shares and quotas it has not: these limit nothing."""
-    named = {model for account in accounts_of(policy) for model in account.models or ()}
-    unknown_models = sorted(named - {model.name for model in fleet.models})
-    if unknown_models:
-        message = (
-            f"in force; but ModelFleet {fleet.key.name} has no model {', '.join(unknown_models[:8])}, which "
-            "shares or quotas name: correct them, they limit nothing as they are"
-        )
+    """Say that the fleet is there, and which models the policy names in vain: it is in force all the same."""
+    known = frozenset(model.name for model in fleet.models)
+    said = [
+        f"has no model {', '.join(sorted(names - known)[:8])}, which {where}"
+        for where, names in _named(policy)
+        if names - known
+    ]
+    said += [
+        f"has none of the models that rule {rule.name} allows, so that its requests are refused"
+        for rule in policy.rules
+        if rule.allow is not None and not (rule.allow - rule.deny) & known
+    ]
+    if said:
+        message = f"in force; but ModelFleet {fleet.key.name} {'; '.join(said[:8])}: correct the names"
         return yes(RESOLVED_REFS, "UnknownModels", message)
     return yes(RESOLVED_REFS, "Resolved", f"ModelFleet {fleet.key.name} is in force")
+
+
+def _named(policy: Policy) -> Iterator[tuple[str, frozenset[ModelName]]]:
+    """Return the models that the policy names, with where it does and what that is worth if one is unknown."""
+    accounts = frozenset(model for account in accounts_of(policy) for model in account.models or ())
+    yield "shares or quotas name: these limit nothing for it", accounts
+    for rule in policy.rules:
+        named = (rule.allow or frozenset()) | rule.deny | rule.prefer
+        yield f"rule {rule.name} names: it does nothing there", named
+    if policy.default_model is not None:
+        yield "defaultModel names: estimates decide instead", frozenset([policy.default_model])
 
 
 def _invalid(declared: Declared[Fleet] | Declared[Policy]) -> Condition:

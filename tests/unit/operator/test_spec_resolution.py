@@ -84,6 +84,27 @@ def test_models_of_accounts_that_the_fleet_has_not_are_named_but_do_no_harm() ->
     assert "has no model frontire," in resolved.resolved_refs.message
 
 
+def test_models_of_rules_and_the_default_that_the_fleet_has_not_are_named_but_do_no_harm() -> None:
+    policy = policy_manifest()
+    policy["spec"]["defaultModel"] = "largest"
+    policy["spec"]["rules"] = [
+        {"name": "a", "match": {"anyKeyword": ["x"]}, "prefer": {"models": ["large", "tiny"], "bonus": 1}},
+        {"name": "b", "match": {"anyKeyword": ["y"]}, "models": {"allow": ["small"]}},
+        {"name": "c", "models": {"deny": ["frontier"]}},
+    ]
+    resolved = _resolved(observed(fleet_manifest(), policy, deployment_object("large"))).policies[ASSISTANT]
+    assert resolved.in_force
+    assert resolved.resolved_refs.reason == "UnknownModels"
+    for said in (
+        "has no model tiny, which rule a names",
+        "has no model small, which rule b names",
+        "none of the models that rule b allows, so that its requests are refused",
+        "has no model largest, which defaultModel names",
+    ):
+        assert said in resolved.resolved_refs.message
+    assert "rule c" not in resolved.resolved_refs.message
+
+
 def test_the_younger_of_two_fleets_on_one_deployment_stays_out() -> None:
     younger = _created(_another_fleet("other", "large"), "02")
     older = _created(fleet_manifest(), "01")
