@@ -187,7 +187,7 @@ def _resolved(policy: Policy, fleet: Fleet) -> Condition:
 
 
 def _named(policy: Policy) -> Iterator[tuple[str, frozenset[ModelName]]]:
-    """Return the models that the policy names, with where it does and what that is worth if one is unknown."""
+    """Return where the policy names models, with what comes of it where one is unknown, and which."""
     accounts = frozenset(model for account in accounts_of(policy) for model in account.models or ())
     yield "shares or quotas name: these limit nothing for it", accounts
     for rule in policy.rules:
