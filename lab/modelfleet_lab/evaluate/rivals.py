@@ -5,7 +5,9 @@ In: a `Scene`. Out: `Contender`s, ours first. Next: `referee`. Sources and chang
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -43,6 +45,8 @@ ROBUST = "published batch, robust"
 MIX = "constants mix"
 CONSTANT = "best constant model"
 ROBIN = "round robin"
+_STEP = 1.5
+"""Between budgets for which the rise of congestion prices is tuned: it changes slowly, and takes long."""
 
 
 def contenders(scene: Scene) -> tuple[Contender, ...]:
@@ -65,8 +69,17 @@ def contenders(scene: Scene) -> tuple[Contender, ...]:
         return priced(past, money(share))
 
     @cache
+    def shape(step: int) -> Priced:
+        return congestion_priced(past, money(_STEP**step))
+
+    @cache
     def rising(share: float) -> Priced:
-        return congestion_priced(past, money(share))
+        near = shape(round(math.log(share, _STEP)))
+
+        def at(price: float) -> Priced:
+            return replace(near, money_price=price)
+
+        return at(calibrated_price(at, past, money(share)))
 
     @cache
     def fixed(share: float) -> Priced:
