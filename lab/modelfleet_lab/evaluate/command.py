@@ -13,12 +13,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from modelfleet_lab.command_line import Parsers, writable
+from modelfleet_lab.command_line import Parsers, positive, writable
 
 RESAMPLES = 1000
+ORDERS = ("random", "easy-to-hard", "cost")
 EXAMPLES = """examples:
   modelfleet evaluate --data DIR
   modelfleet evaluate --data DIR --seed 1 --json out/evaluate.json
+  modelfleet evaluate --data DIR --leave-one-task-out
+  modelfleet evaluate --data DIR --capacity 1.5 3
 
 DIR has queries.parquet (query_id, task, prompt, input_tokens), outcomes.parquet (query_id, model, quality in
 [0, 1], and where known cost_usd and output_tokens) and models.csv (model, usd_per_mtok_in, usd_per_mtok_out).
@@ -37,6 +40,25 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="recorded outcomes")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the split and of all draws")
     parser.add_argument(
+        "--leave-one-task-out",
+        action="store_true",
+        help="also train without each task in turn and choose for it, without a price",
+    )
+    parser.add_argument(
+        "--capacity",
+        type=positive,
+        nargs="+",
+        metavar="T",
+        help="also compare methods where the three favourites have 1/T of the slots they are asked for",
+    )
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        nargs="+",
+        metavar="|".join(ORDERS),
+        help="also play the test in this order, in batches, for a tenth to all of the best single's cost",
+    )
+    parser.add_argument(
         "--resamples", type=_count, default=RESAMPLES, metavar="N", help="of the bootstrap (default 1000)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
@@ -46,10 +68,10 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluate and show; raise ValueError and OSError for data that can not be used."""
     # Heavy, and every other command would wait for them.
+    from modelfleet_lab.evaluate import capacity, leave_out, order, tables
     from modelfleet_lab.evaluate.policies import Study, evaluate
     from modelfleet_lab.evaluate.protocol import split
     from modelfleet_lab.evaluate.result import document
-    from modelfleet_lab.evaluate.tables import policies_table, single_line
     from modelfleet_lab.outcomes import read
 
     began = time.monotonic()
@@ -62,9 +84,27 @@ def run(options: argparse.Namespace, console: Console) -> int:
         def tell(what: str) -> None:
             progress.update(task, description=what)
 
-        found = evaluate(Study(protocol, tell), resamples=options.resamples, tell=tell)
-    console.print(policies_table(protocol, found))
-    console.print(single_line(protocol), highlight=False, markup=False)
+        study = Study(protocol, tell)
+        tell("bootstraps for the robust method")
+        split_told = study.split()
+        found = evaluate(study, split_told, resamples=options.resamples, tell=tell)
+        shown = [tables.policies(protocol, found)]
+        sections = {}
+        if options.leave_one_task_out:
+            left_out = leave_out.run(protocol, resamples=options.resamples, tell=tell)
+            sections["loto"] = left_out.json()
+            shown.append(tables.left_out(left_out))
+        if options.capacity:
+            tight = capacity.run(split_told, seed=options.seed, tightness=options.capacity, progress=tell)
+            sections["capacity"] = tight.json()
+            shown += [tables.tight(one, tight.share) for one in (*tight.found, *tight.fewest)]
+        if options.order:
+            orders = order.run(split_told, seed=options.seed, orders=options.order, progress=tell)
+            sections["order"] = orders.json()
+            shown += [tables.ordered(name, one) for name, one in orders.found.items()]
+    console.print(tables.best_single(protocol), highlight=False, markup=False)
+    for table in shown:
+        console.print(table)
     if options.json is not None:
         figures = document(
             protocol,
@@ -73,6 +113,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             command=options.typed,
             resamples=options.resamples,
             seconds=time.monotonic() - began,
+            sections=sections,
         )
         options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         console.print(f"written to {options.json}", highlight=False, markup=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelfleet_lab.evaluate import calibration
+from modelfleet_lab.evaluate import calibration, published
 from modelfleet_lab.evaluate.curves import Curve, cost_share, relative_quality
 from modelfleet_lab.evaluate.intervals import draws, interval, read_curves, resampled
 from modelfleet_lab.evaluate.protocol import Protocol
@@ -22,6 +22,7 @@ SHARES = (95, 98, 100)
 """Percent of the best single model's quality whose cost is told: k95, k98, k100."""
 FRACTIONS = (*range(5, 101, 5), 37)
 """Percent of the best single model's cost at which quality is told: r05 .. r100, and r37."""
+CURVE_NAMES = (*(f"k{t}" for t in SHARES), *(f"r{f:02d}" for f in sorted(FRACTIONS)))
 PLOTTED = tuple(np.round(np.concatenate((np.linspace(0, 0.2, 21), np.linspace(0.22, 1.2, 50))), 4).tolist())
 """Cost shares of the plotted curves."""
 
@@ -51,10 +52,10 @@ class Figures:
     """(p,) ends of the interval of relative quality at `PLOTTED`."""
     high: FloatArray
     reliability: calibration.Reliability | None
-
-
-def _names() -> tuple[str, ...]:
-    return (*(f"k{t}" for t in SHARES), *(f"r{f:02d}" for f in sorted(FRACTIONS)))
+    samples: FloatArray
+    """(b, f) the figures of `CURVE_NAMES` in each resample: the same queries for every policy."""
+    literature: Mapping[str, float]
+    """Measures of `published`, without intervals."""
 
 
 def _read(of: Curve, single_cost: float, single_quality: float) -> FloatArray:
@@ -80,9 +81,8 @@ def measure(protocol: Protocol, policy: Played, *, estimated: FloatArray | None,
     )
     whole = policy.curve
     values = _read(whole, protocol.single_cost, protocol.single_quality)
-    names = _names()
-    named = {name: Figure(float(values[i]), interval(found[:, i])) for i, name in enumerate(names)}
-    plotted = found[:, len(names) :]
+    named = {name: Figure(float(values[i]), interval(found[:, i])) for i, name in enumerate(CURVE_NAMES)}
+    plotted = found[:, len(CURVE_NAMES) :]
     ends = [interval(plotted[:, i]) or (np.nan, np.nan) for i in range(len(PLOTTED))]
     return Figures(
         named=_calibrated(protocol, estimated, resamples) | named,
@@ -90,7 +90,36 @@ def measure(protocol: Protocol, policy: Played, *, estimated: FloatArray | None,
         low=np.array([low for low, _ in ends]),
         high=np.array([high for _, high in ends]),
         reliability=None if estimated is None else calibration.reliability(estimated, test.quality),
+        samples=found[:, : len(CURVE_NAMES)],
+        literature=_literature(protocol, policy, whole),
     )
+
+
+def versus(ours: Figures, theirs: Figures) -> dict[str, Figure]:
+    """Return ours minus theirs by name, with intervals of the paired resamples."""
+    with np.errstate(invalid="ignore"):  # Neither reaches it: infinite less infinite.
+        samples = ours.samples - theirs.samples
+        return {
+            name: Figure(ours.named[name].value - theirs.named[name].value, interval(samples[:, i]))
+            for i, name in enumerate(CURVE_NAMES)
+        }
+
+
+def _literature(protocol: Protocol, policy: Played, whole: Curve) -> dict[str, float]:
+    past, test = protocol.past.cost.mean(axis=0), protocol.test
+    cheapest = int(past.argmin())
+
+    def constant(column: int) -> tuple[float, float]:
+        return float(test.cost[:, column].mean()), float(test.quality[:, column].mean())
+
+    apgr, shares = published.gap_recovered(whole, constant(cheapest), constant(protocol.single))
+    return {
+        "aiq": published.aiq(whole, float(test.cost.mean(axis=0).max())),
+        "apgr": apgr,
+        **{f"cpt{percent}": share for percent, share in shares.items()},
+        "routerarena": published.best_arena_score(policy),
+        "routing_accuracy": published.best_routing_accuracy(policy, test.quality),
+    }
 
 
 def _calibrated(protocol: Protocol, estimated: FloatArray | None, resamples: int) -> dict[str, Figure]:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 
 from modelfleet_core.estimation.trained import Prediction
 
-from modelfleet_lab.evaluate import costs, estimators
+from modelfleet_lab.evaluate import costs, estimators, robust, streams
 from modelfleet_lab.evaluate.estimators import Known
 from modelfleet_lab.evaluate.figures import Figures, measure
 from modelfleet_lab.evaluate.protocol import Protocol
 from modelfleet_lab.evaluate.sweeps import Sweep, constants, priced
+from modelfleet_lab.evaluate.told import Side, Split
 from modelfleet_lab.methods import FloatArray
 
 
@@ -34,6 +35,27 @@ class Study:
         self.cost: FloatArray = self._expected(self.test, self.told)
         self.past_cost: FloatArray = self._expected(self.past, self.past_told)
 
+    def split(self) -> Split:
+        """Return past and test as methods see them; made anew at each call."""
+        protocol, kappa = self.protocol, self.trained.kappa
+        lowered = estimators.pessimistic(self.told, kappa)
+        return Split(
+            models=protocol.data.models,
+            past=Side(
+                quality=protocol.past.quality,
+                cost=protocol.past.cost,
+                told_quality=estimators.pessimistic(self.past_told, kappa),
+                told_cost=self.past_cost,
+            ),
+            test=Side(
+                quality=protocol.test.quality,
+                cost=protocol.test.cost,
+                told_quality=lowered,
+                told_cost=self.cost,
+                told_low=robust.lowered(lowered, protocol.past, protocol.test, seed=protocol.seed),
+            ),
+        )
+
     def _expected(self, asked: Known, told: Prediction) -> FloatArray:
         return costs.expected(
             self.protocol.data,
@@ -44,7 +66,9 @@ class Study:
         )
 
 
-def evaluate(study: Study, *, resamples: int, tell: Callable[[str], None]) -> dict[str, Figures]:
+def evaluate(
+    study: Study, split: Split, *, resamples: int, tell: Callable[[str], None]
+) -> dict[str, Figures]:
     """Return the figures by policy, ours (`default`) first; `tell` is told what is played now."""
     protocol = study.protocol
     past, test = protocol.past, protocol.test
@@ -69,5 +93,7 @@ def evaluate(study: Study, *, resamples: int, tell: Callable[[str], None]) -> di
     by_price("default_task", study.trained.predict(study.test.x, study.test.labels).quality)
     by_price("default_kappa_0", told.quality)
     by_price("default_kappa_1", estimators.pessimistic(told, 1.0))
+    for name, policy in streams.play(split, seed=protocol.seed, tell=tell).items():
+        found[name] = measure(protocol, policy, estimated=None, resamples=resamples)
     add("oracle", priced(test.quality, test.cost))
     return found

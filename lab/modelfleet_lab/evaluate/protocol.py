@@ -75,9 +75,10 @@ def part_of(data: Recorded, members: BoolArray) -> Part:
     )
 
 
-def best_single(past: Part) -> int:
-    """Return the column of the highest mean quality, of equal ones the cheapest."""
-    quality, cost = past.quality.mean(axis=0), past.cost.mean(axis=0)
+def best_single(past: Part, members: BoolArray | None = None) -> int:
+    """Return the column of the highest mean quality, of equal ones the cheapest; of `members` (k,) only."""
+    rows = slice(None) if members is None else members
+    quality, cost = past.quality[rows].mean(axis=0), past.cost[rows].mean(axis=0)
     return int(np.where(quality >= quality.max() - 1e-12, cost, np.inf).argmin())
 
 

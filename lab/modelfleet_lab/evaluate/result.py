@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modelfleet_lab.evaluate.figures import PLOTTED, Figures
+from modelfleet_lab.evaluate.figures import PLOTTED, Figures, versus
 from modelfleet_lab.evaluate.protocol import Protocol
 from modelfleet_lab.methods import FloatArray
 
+SECTIONS = ("capacity", "order", "pressure", "allocation", "loto", "learning")
 SCHEMA = "modelfleet.evaluation/1"
 _ATTRIBUTION = {
     "zeroeval": "Apache-2.0, WildEval/ZeroEval @ 8c1485e; token counts are estimates of one tokenizer, list "
@@ -35,8 +36,12 @@ def document(
     command: str,
     resamples: int,
     seconds: float,
+    sections: Mapping[str, Mapping[str, object]],
 ) -> dict[str, object]:
-    """Return the whole document; figures of the policy `default` also stand at its top."""
+    """Return the whole document; figures of the policy `default` also stand at its top.
+
+    `sections` are the experiments that were asked for, by name; the others are null.
+    """
     data = protocol.data
     policies = {name: _policy(figures) for name, figures in found.items()}
     single = protocol.single
@@ -69,6 +74,12 @@ def document(
         },
         **policies["default"],
         "policies": policies,
+        "versus": {
+            name: _versus(found["default"], other) for name, other in found.items() if name != "default"
+        },
+        "literature": {name: _literature(figures) for name, figures in found.items()},
+        "constants": _constants(protocol),
+        **{name: sections.get(name) for name in SECTIONS},
         "curves": {name: _curve(protocol, figures) for name, figures in found.items()},
         "reliability": {
             name: {
@@ -87,6 +98,34 @@ def _policy(figures: Figures) -> dict[str, object]:
     for name, figure in figures.named.items():
         entry |= figure.json(name)
     return entry
+
+
+def _constants(protocol: Protocol) -> dict[str, dict[str, float | None]]:
+    """Return every model alone on the test."""
+    quality, cost = protocol.test.quality.mean(axis=0), protocol.test.cost.mean(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        columns = {
+            "quality": quality,
+            "cost_usd": cost,
+            "relative_quality": quality / protocol.single_quality,
+            "cost_share": cost / protocol.single_cost,
+        }
+    numbers = {name: _numbers(np.asarray(values)) for name, values in columns.items()}
+    return {
+        model: {name: values[j] for name, values in numbers.items()}
+        for j, model in enumerate(protocol.data.models)
+    }
+
+
+def _versus(ours: Figures, theirs: Figures) -> dict[str, object]:
+    entry: dict[str, object] = {}
+    for name, figure in versus(ours, theirs).items():
+        entry |= figure.json(name)
+    return entry
+
+
+def _literature(figures: Figures) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in figures.literature.items()}
 
 
 def _curve(protocol: Protocol, figures: Figures) -> dict[str, list[float | None]]:

@@ -5,18 +5,21 @@ In: `Figures` by policy. Out: a table. Next: `command` prints it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.table import Table
 
+from modelfleet_lab.evaluate.capacity import Tight
 from modelfleet_lab.evaluate.figures import Figure, Figures
+from modelfleet_lab.evaluate.frontier import Frontier
+from modelfleet_lab.evaluate.leave_out import LeftOut
 from modelfleet_lab.evaluate.protocol import Protocol
 
 COLUMNS = ("k95", "k98", "k100", "r25", "r37", "r50", "r100", "auc", "brier", "ece")
 
 
-def policies_table(protocol: Protocol, found: Mapping[str, Figures]) -> Table:
+def policies(protocol: Protocol, found: Mapping[str, Figures]) -> Table:
     """Return a row for each policy."""
     test, data = protocol.test, protocol.data
     table = Table(
@@ -33,12 +36,67 @@ def policies_table(protocol: Protocol, found: Mapping[str, Figures]) -> Table:
     return table
 
 
-def single_line(protocol: Protocol) -> str:
+def best_single(protocol: Protocol) -> str:
     """Return who is to beat."""
     return (
         f"best single model of the past: {protocol.data.models[protocol.single]}, on the test quality "
         f"{protocol.single_quality:.4f} at {1000 * protocol.single_cost:.4f} USD per 1000 queries"
     )
+
+
+def left_out(found: LeftOut) -> Table:
+    """Return a row for each task that was left out of training."""
+    table = Table(
+        title="One task left out of training; choices without a price",
+        caption=f"ours minus the best single model of the other tasks: mean {found.mean:+.4f}, "
+        f"worst {found.worst:+.4f}",
+    )
+    for column in ("task", "queries", "ours", "best single", "ours minus it", "95 % interval", "cost"):
+        table.add_column(column, justify="left" if column == "task" else "right")
+    for task in found.tasks:
+        low, high = task.gain_ci or (np.nan, np.nan)
+        table.add_row(
+            task.name,
+            str(task.queries),
+            f"{task.ours:.4f}",
+            f"{task.single:.4f}",
+            f"{task.gain:+.4f}",
+            f"{low:+.4f} .. {high:+.4f}",
+            f"{task.cost_share:.2f}",
+        )
+    return table
+
+
+def tight(found: Tight, share: float) -> Table:
+    """Return a row for each method with scarce slots."""
+    table = Table(
+        title=f"T = {found.tightness:g}, {share:g} of the best single model's cost",
+        caption="quality and cost: shares of the best single model's; points are hundredths of its quality",
+    )
+    for column in ("method", "quality", "ours minus it", "95 % interval", "cost", "unserved"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    for line in found.lines:
+        table.add_row(
+            line.name,
+            f"{line.quality:.4f}",
+            f"{line.behind:+.2f}",
+            f"{line.behind_ci[0]:+.2f} .. {line.behind_ci[1]:+.2f}",
+            f"{line.cost:.3f}",
+            f"{line.unserved:.2%}",
+        )
+    return table
+
+
+def ordered(name: str, found: Sequence[Frontier]) -> Table:
+    """Return a row for each method in one order of the test."""
+    table = Table(title=f"order {name}, in batches", caption="k and r as above, over the budgets told")
+    table.add_column("method", no_wrap=True)
+    columns = tuple(found[0].figures)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for one in found:
+        table.add_row(one.name, *(_cell(one.figures[column]) for column in columns))
+    return table
 
 
 def _cell(figure: Figure) -> str:
