@@ -36,7 +36,6 @@ from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed
 from modelfleet_core.batching.queue import Queue
 from modelfleet_core.batching.solving import Batch, solve
-from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.estimation.profile import read
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.messages import SlotGrant
@@ -46,12 +45,13 @@ from modelfleet_sidecar.assign import decision_of
 from modelfleet_sidecar.batch import Batcher, stopwatch
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Prospect, prospect
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
-from support.sidecars import GivenLease, Spec, fleet_of, policy_of
+from support.sidecars import GivenLease, Spec, fleet_of, live_estimator, never, policy_of
 
 PATIENCE = 60.0
 TICK = 0.001
@@ -88,7 +88,7 @@ def scene(n: int, m: int, seed: int, *, slots: int, dear: float = math.inf) -> S
     now = boot_clock()
     call = parse_fields({"model": "auto", "messages": [{"role": "user", "content": "hello"}]})
     ask = Ask(call, read(call.texts), lease.policy.tiers[1], None, now, now + PATIENCE, routed=True)
-    first = prospect(ask, lease.fleet, lease.policy, PriorEstimator())
+    first = prospect(ask, lease.fleet, lease.policy, live_estimator())
     prospects = []
     for i in range(n):
         reserve = tuple([nano_usd(Decimal(repr(float(3.0 * usd)))) for usd in cost[i]])
@@ -203,11 +203,13 @@ async def large(n: int, m: int, seed: int, dear: float) -> tuple[float, float, f
     telemetry = Telemetry()
     batcher = Prepared(
         lease=it.lease,
-        estimator=PriorEstimator(),
+        estimator=live_estimator(),
+        keys=ApiKeys(None, boot_clock),
         leave_alone=Unreachable(boot_clock).leave_alone,
         release=lambda _decision: None,
         clock=boot_clock,
         telemetry=telemetry,
+        draw=never,
     )
     batcher.prospects = {id(seen.ask): seen for seen in it.prospects}
     noted: list[Decision] = []

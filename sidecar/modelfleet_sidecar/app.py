@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import secrets
 import socket
 from collections.abc import Callable, Iterator
@@ -19,17 +20,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from modelfleet.v1 import router_pb2, router_pb2_grpc
-from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.messages import SidecarId
 
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.callers import connected
+from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.former import JournalledLease
 from modelfleet_sidecar.grpc_api import GrpcApi
 from modelfleet_sidecar.http_api import HttpApi
 from modelfleet_sidecar.keys import ApiKeys
-from modelfleet_sidecar.lease import LeaseClient, boot_clock
+from modelfleet_sidecar.learning import Learning
+from modelfleet_sidecar.lease import Evidence, LeaseClient, boot_clock
 from modelfleet_sidecar.operator_access import OperatorAccess
+from modelfleet_sidecar.plugins import load_plugin
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
 from modelfleet_sidecar.telemetry import AdminApp, AsgiApp, Telemetry
@@ -56,6 +60,7 @@ class RunningLease(Lease, Protocol):
     def trouble(self) -> str: ...
     async def run(self) -> None: ...
     async def drain(self, timeout: float = ...) -> bool: ...
+    def tell_of(self, evidence: Evidence) -> None: ...
 
 
 def connect_lease(settings: Settings) -> LeaseClient:
@@ -74,19 +79,35 @@ class Sidecar:
     """One sidecar: `start`, then `drain`. Addresses are known once it has started."""
 
     def __init__(
-        self, *, settings: Settings, lease: RunningLease, clock: Callable[[], float] = boot_clock
+        self,
+        *,
+        settings: Settings,
+        lease: RunningLease,
+        clock: Callable[[], float] = boot_clock,
+        draw: Callable[[], float] = random.random,
     ) -> None:
+        """`draw` returns random numbers, uniform in [0, 1). Raises SettingsError where the estimator is not
+        installed."""
         self._settings = settings
         self._lease = lease
         self._tasks: list[asyncio.Task[None]] = []
         self.telemetry = Telemetry()
+        experience = ExperienceLog()
+        lease.tell_of(experience)
         self.router = Router(
             lease=lease,
-            estimator=PriorEstimator(),
+            estimator=LiveEstimator(
+                telemetry=self.telemetry,
+                experience=experience,
+                plugin=load_plugin(settings.estimator),
+                clock=clock,
+            ),
+            learning=Learning(experience=experience, clock=clock, telemetry=self.telemetry),
             keys=ApiKeys(settings.keys, clock),
             telemetry=self.telemetry,
             clock=clock,
             settler=lambda: connected(self.grpc_address.port),
+            draw=draw,
         )
         self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
         self._admin = _WebServer(

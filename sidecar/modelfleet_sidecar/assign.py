@@ -15,7 +15,7 @@ from modelfleet_core.batching.outcome import Placed
 from modelfleet_core.catalog import ExternalPlacement, Fleet
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.leasing.messages import Need, Want
+from modelfleet_core.leasing.messages import Document, Need, Want
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import (
     NANO,
@@ -28,9 +28,10 @@ from modelfleet_core.values import (
     base_url,
 )
 
-from modelfleet_sidecar.decision import Considered, Decision
+from modelfleet_sidecar.decision import Considered, Decision, Grounds
 from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.reasons import reason_of
+from modelfleet_sidecar.repeats import asked_as
 
 
 class Lease(Protocol):
@@ -48,6 +49,10 @@ class Lease(Protocol):
     def money_price(self) -> float: ...
     @property
     def refusal(self) -> str: ...
+    @property
+    def estimator(self) -> Document: ...
+    @property
+    def learned(self) -> Document: ...
     def want(self, wants: Mapping[VariantKey, Want], needs: Mapping[AccountName, Need]) -> None: ...
     def record(self, tier: TierName, task: TaskName, offers: Mapping[ModelName, ModelOffer]) -> None: ...
     async def wait_change(self, timeout: float) -> bool: ...
@@ -67,6 +72,9 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         weighed.slot_prices,
         weighed.values,
         weighed.paid,
+        seen.deviation,
+        seen.samples,
+        seen.paced,
     )
     considered = Considered(
         variants=candidate.variants,
@@ -94,6 +102,18 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         input_tokens=seen.profile.input_tokens,
         settle_within=held.deadline - now if seen.ask.routed else None,
         considered=considered,
+        grounds=Grounds(
+            confidence=seen.known.estimates.confidence,
+            estimator_version=seen.known.estimator_version,
+            learned_version=seen.known.learned_version,
+            base=seen.base[j],
+            embedding=seen.known.embedding,
+            learns=seen.policy.learning.enabled,
+            explored=seen.explored == placed.variant,
+            group=seen.ask.group,
+            load=seen.load[j],
+            asked_as=asked_as(seen.ask),
+        ),
         certificate=placed.certificate,
         batch_size=placed.batch_size,
         waited=now - seen.ask.arrived,

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed
@@ -18,13 +18,17 @@ from modelfleet_core.batching.queue import Queue
 from modelfleet_core.batching.room import LeaveAlone
 from modelfleet_core.batching.solving import Batch, Solved, solve
 from modelfleet_core.catalog import Fleet
+from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.policy import Batching, Policy
+from modelfleet_core.values import VariantKey
 
 from modelfleet_sidecar.assign import Lease, decision_of
+from modelfleet_sidecar.chat import AUTO
 from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.exploring import explored
 from modelfleet_sidecar.failures import Failure, Fault, internal
 from modelfleet_sidecar.keys import ApiKeys
-from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers, prospect
+from modelfleet_sidecar.prospect import NOTHING_USED, Estimator, Prospect, Used, cluster, offers, prospect
 from modelfleet_sidecar.refusals import no_lease, refused
 from modelfleet_sidecar.repeats import Repeats
 from modelfleet_sidecar.telemetry import Telemetry
@@ -59,7 +63,10 @@ class Batcher:
         release: Callable[[Decision], None],
         clock: Callable[[], float],
         telemetry: Telemetry,
+        draw: Callable[[], float],
     ) -> None:
+        """`draw` returns random numbers, uniform in [0, 1), for exploration."""
+        self._draw = draw
         self._lease = lease
         self._estimator = estimator
         self._keys = keys
@@ -99,9 +106,11 @@ class Batcher:
         fleet, policy = self._lease.fleet, self._lease.policy
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
-        seen = prospect(ask, fleet, policy, self._estimator, self._keys.lacks)
+        seen = prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used_of(self._lease.holding))
         if not ask.earlier:
             self._estimator.saw(seen.profile)
+        if seen.low_confidence:
+            self._telemetry.low_confidence()
         return seen
 
     def elsewhere(self, ask: Ask) -> bool:
@@ -135,6 +144,7 @@ class Batcher:
             self.count(seen)
         self._renew()
         ticket, now = next(self._tickets), self._clock()
+        seen = self._explored(seen, now)
         if (decision := self._at_once(ticket, seen, now)) is not None:
             return decision
         waiting = Waiting(seen, asyncio.get_running_loop().create_future())
@@ -151,6 +161,21 @@ class Batcher:
                 self._queue.leave(ticket, self._clock())
                 self._follow()
             raise
+
+    def _explored(self, seen: Prospect, now: float) -> Prospect:
+        """Return the prospect, now and then with another variant as the best; all limits hold for it too."""
+        share = seen.policy.learning.exploration if seen.policy.learning.enabled else 0.0
+        if not share or seen.low_confidence or seen.ask.call.model != AUTO or seen.ask.earlier:
+            return seen
+        draw = self._draw()
+        if draw >= share:
+            return seen
+        free = {
+            self._lease.holding.variant_of(endpoint)
+            for endpoint, slots in self._lease.holding.free(now, seen.ask.tier.name).items()
+            if slots > 0
+        }
+        return explored(seen, self._lease.slot_prices, self._lease.money_price, free, draw, now)
 
     def _at_once(self, ticket: int, seen: Prospect, now: float) -> Decision | None:
         """Return the decision while nothing binds; None: the request must wait for its turn."""
@@ -291,7 +316,9 @@ class Batcher:
                 self._end(ticket, no_lease(self._lease.refusal))
                 continue
             try:
-                new = prospect(seen.ask, fleet, policy, self._estimator, self._keys.lacks)
+                new = prospect(
+                    seen.ask, fleet, policy, self._estimator, self._keys.lacks, used_of(self._lease.holding)
+                )
             except Failure as failure:
                 self._end(ticket, failure)
                 continue
@@ -304,6 +331,15 @@ class Batcher:
 
     def _count(self) -> None:
         self._telemetry.queue(len(self._queue))
+
+
+def used_of(holding: Holding) -> Mapping[VariantKey, Used]:
+    """Return what this sidecar uses of each leased variant."""
+    used: dict[VariantKey, Used] = {}
+    for slots in holding.lease.slots.values():
+        before = used.get(slots.variant, NOTHING_USED)
+        used[slots.variant] = Used(before.in_flight + slots.in_flight, before.endpoints + 1)
+    return used
 
 
 def stopwatch(seconds: float) -> Callable[[], float]:

@@ -26,6 +26,10 @@ class Reason(Enum):
     PINNED = "Pinned"
     """The caller named the model."""
     ONLY_ELIGIBLE = "OnlyEligible"
+    LOW_CONFIDENCE = "LowConfidence"
+    """Estimates were not trusted, so the rule's models, or the policy's default model, were taken."""
+    EXPLORED = "Explored"
+    """By chance, among those worth nearly as much as the best, so that feedback tells of it."""
     BUDGET_BINDS = "BudgetBinds"
     """A better one was too dear for the money left."""
     SLOTS_BIND = "SlotsBind"
@@ -60,6 +64,10 @@ class Ask:
     """The declared tenant that its headers name."""
     matched: Matched | None = None
     """The policy's rule for it; None: none."""
+    group: str = ""
+    """The declared group of callers, by which routing is compared; empty: none of them."""
+    features: FloatArray | None = None
+    """Of its text, made once; None: nothing asks for them."""
     routed: bool = False
     """The caller sends the request itself and settles later; otherwise the sidecar forwards it."""
     earlier: tuple[Attempt, ...] = ()
@@ -74,8 +82,9 @@ class Considered:
 
     variants: tuple[VariantKey, ...]
     figures: FloatArray
-    """(6, m): quality, cost in USD, service seconds, slot price, value, and what it would have paid besides
-    for limits of its batch."""
+    """(9, m): quality, cost in USD, service seconds, slot price, value, what it would have paid besides for
+    limits of its batch, the quality's standard deviation as an estimate, scored answers behind it, and
+    answers behind the service seconds."""
     money_price: float
     """Quality per USD: value = weight * quality - slot price * service seconds - money price * cost."""
     excluded_by: tuple[str, ...]
@@ -83,6 +92,27 @@ class Considered:
     stopped_by: tuple[str, ...]
     """(m,) what kept the request from the variant: the above, or the limit of the batch of which others
     took the rest; empty: nothing, it is the one chosen or worth less."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grounds:
+    """What a choice rests on besides prices, for explanations and for what is learned of it later."""
+
+    confidence: float
+    """In the estimates, 0 to 1."""
+    estimator_version: str
+    learned_version: str
+    base: float
+    """The chosen model's quality as estimated without what was learned."""
+    embedding: FloatArray | None
+    learns: bool
+    """Whether the policy has answers counted and feedback taught."""
+    explored: bool
+    group: str
+    load: float
+    """Share of the variant's slots that this sidecar used when it was chosen."""
+    asked_as: int
+    """Hash of what was asked, with a key of this process."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,6 +144,7 @@ class Decision:
     settle_within: float | None
     """Seconds after which it settles at its reserve by itself; None: the sidecar forwards and settles it."""
     considered: Considered
+    grounds: Grounds
     certificate: Certificate
     batch_size: int
     waited: float

@@ -15,7 +15,7 @@ from modelfleet_sidecar.feedback import Feedback
 
 KEPT = 10_000
 KEPT_VARIANTS = 250_000
-"""Each takes some 90 bytes."""
+"""Each takes some 110 bytes."""
 KEPT_COMMENTS = 1_000
 """Decisions whose feedback keeps its comment."""
 
@@ -36,6 +36,12 @@ class Option:
     """Weighted quality that it would have paid for limits of the batch."""
     excluded_by: str
     stopped_by: str
+    deviation: float
+    """Standard deviation of `quality` as an estimate."""
+    samples: float
+    """Scored answers behind it; 0: the manifest's word."""
+    service_samples: float
+    """Answers behind `service_time`; 0: the manifest's word."""
 
 
 @dataclass(slots=True)
@@ -43,6 +49,8 @@ class Entry:
     decision: Decision
     cost: NanoUsd | None = None
     """None: not settled yet."""
+    answer_id: str = ""
+    """As the model server named its answer; empty: it did not."""
     failure: str = ""
     """Reason why it failed; empty: it did not."""
     feedback: Feedback | None = None
@@ -61,6 +69,8 @@ class DecisionLog:
         self._variants = 0
         """Considered in `_settled`."""
         self._commented: deque[Entry] = deque()
+        self._answers: dict[str, str] = {}
+        """Decisions by the ids of their answers; empty: several have that id."""
 
     def __len__(self) -> int:
         return len(self._open) + len(self._settled)
@@ -79,6 +89,14 @@ class DecisionLog:
         while len(self._settled) > self._kept or (self._variants > self._most and len(self._settled) > 1):
             _, oldest = self._settled.popitem(last=False)
             self._variants -= len(oldest.decision.considered.variants)
+            self._answers.pop(oldest.answer_id, None)
+
+    def answered(self, decision_id: str, answer_id: str) -> None:
+        """Remember by which id the caller knows an answer."""
+        entry = self.find(decision_id)
+        if entry is not None and answer_id and not entry.answer_id:
+            entry.answer_id = answer_id
+            self._answers[answer_id] = decision_id if answer_id not in self._answers else ""
 
     def failed(self, decision_id: str, reason: str) -> None:
         """Remember why a decision came to nothing."""
@@ -99,6 +117,10 @@ class DecisionLog:
     def find(self, decision_id: str) -> Entry | None:
         return self._open.get(decision_id) or self._settled.get(decision_id)
 
+    def find_answer(self, answer_id: str) -> Entry | None:
+        """Return the decision of an answer; None: it is not known, or not the only one of that id."""
+        return self.find(self._answers.get(answer_id, ""))
+
 
 def options(decision: Decision) -> list[Option]:
     """Return every variant that was considered: what could be chosen first, best value first."""
@@ -114,6 +136,9 @@ def options(decision: Decision) -> list[Option]:
             batch_price=float(considered.figures[5, j]),
             excluded_by=considered.excluded_by[j],
             stopped_by=considered.stopped_by[j],
+            deviation=float(considered.figures[6, j]),
+            samples=float(considered.figures[7, j]),
+            service_samples=float(considered.figures[8, j]),
         )
         for j, variant in enumerate(considered.variants)
     ]

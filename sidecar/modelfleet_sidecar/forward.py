@@ -21,9 +21,18 @@ from modelfleet_core.values import NanoUsd
 
 from modelfleet_sidecar.chat import ChatCall, upstream_body
 from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.estimates import Timing
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
-from modelfleet_sidecar.sse import BadStreamError, EventStream, Usage, error_text, read_usage
+from modelfleet_sidecar.sse import (
+    BadStreamError,
+    EventStream,
+    Usage,
+    answer_id,
+    cut_short,
+    error_text,
+    read_usage,
+)
 from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
 
 PATH = "/v1/chat/completions"
@@ -43,6 +52,8 @@ class Receipt:
     cost: NanoUsd
 
 
+Noted = Callable[["Exchange", "Timing"], None]
+"""Take note of a whole answer, before the caller has its end."""
 Settle = Callable[[Decision, NanoUsd | None], NanoUsd]
 """Book a decision's cost (None: its reserve), free its slot and return what was charged. Idempotent."""
 
@@ -59,8 +70,19 @@ class Exchange:
         *,
         stream: bool,
         secret: str,
+        sent_at: float,
+        clock: Callable[[], float],
+        noted: Noted,
     ) -> None:
         self.decision = decision
+        self._clock = clock
+        self._noted = noted
+        self._sent_at = sent_at
+        self._first_at: float | None = None
+        self.answer_id = ""
+        """As the server named its answer; empty: it did not."""
+        self.cut = False
+        """Whether the answer ended at its token limit."""
         self.receipt: Receipt | None = None
         self._call = call
         self._connection = connection
@@ -84,6 +106,12 @@ class Exchange:
             self._first = await self._whole()
         else:
             self._first = await self._next(self._stream)
+
+    @property
+    def cut_by_us(self) -> bool:
+        """Whether the policy's limit of tokens cut the answer, not one that the caller set."""
+        asked = self._call.asked_output_tokens
+        return self.cut and (asked is None or asked > self.decision.max_output_tokens)
 
     @property
     def answer(self) -> bytes:
@@ -119,6 +147,7 @@ class Exchange:
         if value.get("error") and not value.get("choices"):
             raise _broke(self.decision, error_text(value, self._secret))
         self.usage = read_usage(value)
+        self.answer_id, self.cut = answer_id(value), cut_short(value)
         self._finish(math.ceil(len(whole) / 4))
         return whole
 
@@ -131,13 +160,17 @@ class Exchange:
         try:
             while data := await self._connection.read():
                 relay = stream.feed(data)
+                if relay and self._first_at is None:
+                    self._first_at = self._clock()
                 if stream.done:
                     self._ended = True
                     # Usage before the end may be a running count, which the bill would pass.
                     self.usage = stream.usage
+                    self.answer_id, self.cut = stream.answer_id, stream.cut
+                    whole = self._clock()
                     # The model is through: book first, so that a caller who has the end finds it settled.
                     await self._tail()
-                    self._finish(stream.events)
+                    self._finish(stream.events, whole)
                 if stream.error is not None:
                     self._broken = _broke(self.decision, stream.error)
                     if not relay:
@@ -159,7 +192,8 @@ class Exchange:
         except (TimeoutError, CutError):
             await self._connection.hang_up(HANG_UP_PATIENCE)
 
-    def _finish(self, guessed_output: int) -> None:
+    def _finish(self, guessed_output: int, whole: float | None = None) -> None:
+        """Settle an answer that was whole at that time, by the clock; None: now."""
         decision = self.decision
         if self.usage is not None:
             usage = self.usage
@@ -169,15 +203,26 @@ class Exchange:
             usage = Usage(decision.input_tokens, min(guessed_output, most), estimated=True)
             actual = None
         self.receipt = Receipt(usage, self._settle(decision, actual))
+        first = None if self._first_at is None else self._first_at - self._sent_at
+        self._noted(self, Timing(first, (self._clock() if whole is None else whole) - self._sent_at))
 
 
 class Forwarder:
     """Sends decided requests to their endpoints."""
 
     def __init__(
-        self, *, pool: Pool, settle: Settle, release: Callable[[Iterable[Decision]], None], keys: ApiKeys
+        self,
+        *,
+        pool: Pool,
+        settle: Settle,
+        release: Callable[[Iterable[Decision]], None],
+        keys: ApiKeys,
+        clock: Callable[[], float],
+        noted: Noted,
     ) -> None:
         """`release` gives back all that decisions hold that were not sent."""
+        self._clock = clock
+        self._noted = noted
         self._keys = keys
         self._pool = pool
         self._settle = settle
@@ -212,6 +257,7 @@ class Forwarder:
                     retry_after=1.0,
                     retry_on=RetryOn.TIMEOUT if error.late else RetryOn.CONNECT,
                 ) from None
+            sent_at = self._clock()
             try:
                 await connection.send(target, PATH, body, decision.id, bearer=key)
                 status, headers = await connection.head()
@@ -221,7 +267,17 @@ class Forwarder:
                 failure = await _refused(decision, status, headers, connection, key)
                 actual = NanoUsd(0)
                 raise failure
-            exchange = Exchange(decision, call, connection, self._settle, stream=stream, secret=key)
+            exchange = Exchange(
+                decision,
+                call,
+                connection,
+                self._settle,
+                stream=stream,
+                secret=key,
+                sent_at=sent_at,
+                clock=self._clock,
+                noted=self._noted,
+            )
             yield exchange
         finally:
             if exchange is not None and exchange.usage is not None:

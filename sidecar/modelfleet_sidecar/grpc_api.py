@@ -141,7 +141,8 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
             usage = None
             if request.HasField("usage"):
                 usage = Usage(request.usage.input_tokens, request.usage.output_tokens)
-            settled = self._router.settle(request.decision_id, usage)
+            broken = request.outcome == router_pb2.OUTCOME_ERROR
+            settled = self._router.settle(request.decision_id, usage, broken=broken)
             return router_pb2.SettleResponse(
                 cost_nano_usd=settled.cost, repeated=settled.repeated, expired=settled.expired
             )
@@ -180,6 +181,9 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                         batch_price=option.batch_price,
                         excluded_by=option.excluded_by,
                         stopped_by=option.stopped_by,
+                        quality_deviation=option.deviation,
+                        samples=option.samples,
+                        service_samples=option.service_samples,
                     )
                     for option in options(decision)
                 ],
@@ -199,6 +203,10 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                     for attempt in decision.earlier
                 ],
                 rule=decision.rule,
+                confidence=decision.grounds.confidence,
+                estimator_version=decision.grounds.estimator_version,
+                learned_version=decision.grounds.learned_version,
+                explored=decision.grounds.explored,
                 score=None if entry.feedback is None else entry.feedback.score,
             )
 

@@ -253,6 +253,10 @@ def _explanation(entry: Entry) -> dict[str, object]:
         "reserved_usd": usd(decision.reserved),
         "cost_usd": None if entry.cost is None else usd(entry.cost),
         "failed_by": entry.failure,
+        "confidence": decision.grounds.confidence,
+        "estimator_version": decision.grounds.estimator_version,
+        "learned_version": decision.grounds.learned_version,
+        "explored": decision.grounds.explored,
         "score": None if entry.feedback is None else entry.feedback.score,
         "comment": None if entry.feedback is None else entry.feedback.comment or None,
         "earlier_attempts": [
@@ -289,6 +293,9 @@ def _explanation(entry: Entry) -> dict[str, object]:
                 "batch_price": option.batch_price,
                 "excluded_by": option.excluded_by,
                 "stopped_by": option.stopped_by,
+                "quality_deviation": option.deviation,
+                "samples": option.samples,
+                "service_samples": option.service_samples,
             }
             for option in options(decision)
         ],

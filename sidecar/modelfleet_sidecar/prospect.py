@@ -6,37 +6,43 @@ can never be served. Next: `batch` lets it wait, `assign` places it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.catalog import Fleet, Model, Variant
 from modelfleet_core.demand import ModelOffer, cells
-from modelfleet_core.estimation.estimate import Estimate
+from modelfleet_core.estimation.forecast import Question
+from modelfleet_core.estimation.latency import Pace
 from modelfleet_core.estimation.profile import RequestProfile, profile_of
 from modelfleet_core.leasing.accounts import accounts_of, charges
 from modelfleet_core.leasing.rates import rate_uses
-from modelfleet_core.policy import Policy
-from modelfleet_core.rules import forbids
+from modelfleet_core.policy import Policy, Rule
+from modelfleet_core.rules import decides, forbids
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
 from modelfleet_sidecar.chat import AUTO
 from modelfleet_sidecar.decision import Ask
+from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault
 
 NO_KEY = "NoApiKey"
 """Why a variant is left out whose API key is not there."""
+LOW_CONFIDENCE = "LowConfidence"
+"""Why a variant is left out where estimates are not trusted."""
 RULE = "rule:"
 """Before the name of the rule that keeps its requests from a variant."""
 
 
 class Estimator(Protocol):
-    """What routing needs of an estimator: estimates, and to be told of requests and whole answers."""
+    """What routing needs of an estimator, and tells it."""
 
-    def estimate(self, profile: RequestProfile, fleet: Fleet) -> tuple[Estimate, ...]: ...
+    def estimate(self, question: Question, fleet: Fleet) -> Known: ...
+    def pace(self, variant: Variant, load: float) -> Pace: ...
     def saw(self, profile: RequestProfile) -> None: ...
-    def answered(self, task: TaskName, output_tokens: int) -> None: ...
     def output_tokens(self) -> Mapping[TaskName, float]: ...
 
 
@@ -52,6 +58,52 @@ class Prospect:
     """What the core decides on."""
     output_limit: tuple[int, ...]
     """(m,) tokens per choice that the variant may be asked for."""
+    known: Known
+    base: tuple[float, ...]
+    """(m,) quality without what was learned since its estimator was made."""
+    deviation: tuple[float, ...]
+    """(m,) standard deviation of quality as an estimate."""
+    samples: tuple[float, ...]
+    """(m,) scored answers behind quality."""
+    load: tuple[float, ...]
+    """(m,) share of the variant's slots that this sidecar uses, with this request."""
+    paced: tuple[float, ...]
+    """(m,) answers behind the service time."""
+    low_confidence: bool = False
+    """Whether estimates were not trusted, and models left out for it."""
+    explored: VariantKey | None = None
+    """What was made the best by chance; None: nothing was."""
+
+
+class Used(NamedTuple):
+    """What this sidecar uses of one variant."""
+
+    in_flight: int
+    endpoints: int
+    """Leased ones."""
+
+
+NOTHING_USED = Used(0, 0)
+NO_USE: Mapping[VariantKey, Used] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class _Rows:
+    """One entry per variant."""
+
+    variants: list[VariantKey] = field(default_factory=list)
+    quality: list[float] = field(default_factory=list)
+    base: list[float] = field(default_factory=list)
+    deviation: list[float] = field(default_factory=list)
+    samples: list[float] = field(default_factory=list)
+    cost: list[float] = field(default_factory=list)
+    service_time: list[float] = field(default_factory=list)
+    load: list[float] = field(default_factory=list)
+    paced: list[float] = field(default_factory=list)
+    reserve: list[NanoUsd] = field(default_factory=list)
+    output_limit: list[int] = field(default_factory=list)
+    rates: list[Mapping[EndpointUrl, int]] = field(default_factory=list)
+    excluded_by: list[str] = field(default_factory=list)
 
 
 def no_key_lacks(_variant: Variant) -> bool:
@@ -65,10 +117,12 @@ def prospect(
     policy: Policy,
     estimator: Estimator,
     lacks_key: Callable[[Variant], bool] = no_key_lacks,
+    used: Mapping[VariantKey, Used] = NO_USE,
 ) -> Prospect:
     """Profile a request and estimate every variant. Raises Failure when none could ever serve it.
 
-    What `lacks_key` is left out, unless the caller sends the request itself, with a key of its own.
+    What `lacks_key` is left out, unless the caller sends the request itself, with a key of its own. `used`:
+    what this sidecar uses of variants; absent ones it does not use.
     """
     call = ask.call
     known_model(call.model, fleet)
@@ -85,9 +139,9 @@ def prospect(
     accounts = accounts_of(policy)
     rule = ask.matched.rule if ask.matched is not None else None
     forbidden = f"{RULE}{rule.name}" if rule is not None else ""
-    rates: list[Mapping[EndpointUrl, int]] = []
-    rows: list[tuple[VariantKey, float, float, float, NanoUsd, int, str]] = []
-    for model, estimate in zip(fleet.models, estimator.estimate(seen, fleet), strict=True):
+    known = estimator.estimate(Question(seen, ask.task, ask.features), fleet)
+    rows = _Rows()
+    for model, estimate in zip(fleet.models, known.estimates.models, strict=True):
         room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
         why = "" if room else "ContextLength"
         if call.model not in (AUTO, model.name):
@@ -96,23 +150,26 @@ def prospect(
             why = forbidden
         for variant in model.variants:
             unkeyed = NO_KEY if not why and not ask.routed and lacks_key(variant) else ""
-            seconds = variant.latency.service_time(estimate.output_tokens)
-            rates.append(rate_uses(variant, seen.input_tokens_bound + room * call.choices))
-            rows.append(
-                (
-                    variant.key,
-                    estimate.quality,
-                    estimate.cost,
-                    seconds,
-                    estimate.reserve,
-                    room,
-                    why or unkeyed,
-                )
-            )
-    if all(row[6] for row in rows):
-        if any(row[6] == NO_KEY for row in rows):
+            in_flight, endpoints = used.get(variant.key, NOTHING_USED)
+            load = (in_flight + 1) / (max(1, endpoints) * variant.concurrency)
+            pace = estimator.pace(variant, load)
+            rows.variants.append(variant.key)
+            rows.quality.append(estimate.quality)
+            rows.base.append(estimate.base)
+            rows.deviation.append(math.sqrt(estimate.quality_variance))
+            rows.samples.append(estimate.samples)
+            rows.cost.append(estimate.cost)
+            rows.service_time.append(pace.seconds(estimate.output_tokens))
+            rows.load.append(load)
+            rows.paced.append(pace.samples)
+            rows.reserve.append(estimate.reserve)
+            rows.output_limit.append(room)
+            rows.rates.append(rate_uses(variant, seen.input_tokens_bound + room * call.choices))
+            rows.excluded_by.append(why or unkeyed)
+    if all(rows.excluded_by):
+        if NO_KEY in rows.excluded_by:
             raise _no_key(call.model)
-        if rule is not None and all(row[6] in ("Pinned", forbidden) for row in rows):
+        if rule is not None and all(why in ("Pinned", forbidden) for why in rows.excluded_by):
             raise _no_model_allowed(call.model, rule.name, policy)
         whose = "any model" if call.model == AUTO else f"model {call.model!r}"
         raise Failure(
@@ -122,34 +179,75 @@ def prospect(
             f" {whose}; shorten messages or max_tokens",
             field="messages",
         )
-    variants, quality, cost, service_time, reserve, output_limit, excluded_by = zip(*rows, strict=True)
+    low_confidence = known.estimates.confidence < policy.estimator.min_confidence and _distrust(
+        rows, rule, policy, named=call.model != AUTO
+    )
     candidate = Candidate(
-        variants=variants,
+        variants=tuple(rows.variants),
         tier=ask.tier.name,
         weight=ask.tier.weight,
         shed_penalty=ask.tier.weight * policy.shed_penalty,
         arrived=ask.arrived,
         deadline=ask.deadline,
         longest=policy.limits.max_request,
-        quality=quality,
-        cost=cost,
-        service_time=service_time,
-        reserve=reserve,
-        excluded_by=excluded_by,
+        quality=tuple(rows.quality),
+        cost=tuple(rows.cost),
+        service_time=tuple(rows.service_time),
+        reserve=tuple(rows.reserve),
+        excluded_by=tuple(rows.excluded_by),
         routed=ask.routed,
         charges=tuple(
             charges(accounts, variant.model, ask.tenant, amount)
-            for variant, amount in zip(variants, reserve, strict=True)
+            for variant, amount in zip(rows.variants, rows.reserve, strict=True)
         )
         if accounts
         else (),
-        rates=tuple(rates) if any(rates) else (),
-        lean=tuple(rule.bonus if variant.model in rule.prefer else 0.0 for variant in variants)
-        if rule is not None and rule.prefer
-        else (),
+        rates=tuple(rows.rates) if any(rows.rates) else (),
+        lean=_lean(rows, rule, known.kappa if policy.estimator.kappa is None else policy.estimator.kappa),
         avoided=ask.avoided,
     )
-    return Prospect(ask, fleet, policy, seen, candidate, output_limit)
+    return Prospect(
+        ask=ask,
+        fleet=fleet,
+        policy=policy,
+        profile=seen,
+        candidate=candidate,
+        output_limit=tuple(rows.output_limit),
+        known=known,
+        base=tuple(rows.base),
+        deviation=tuple(rows.deviation),
+        samples=tuple(rows.samples),
+        load=tuple(rows.load),
+        paced=tuple(rows.paced),
+        low_confidence=low_confidence,
+    )
+
+
+def _distrust(rows: _Rows, rule: Rule | None, policy: Policy, *, named: bool) -> bool:
+    """Leave out what may not answer where estimates are not trusted; return whether anything decides."""
+    able = {variant.model for variant, why in zip(rows.variants, rows.excluded_by, strict=True) if not why}
+    left = decides(rule, policy.default_model, able, named=named)
+    if left is None:
+        return False
+    for j, variant in enumerate(rows.variants):
+        if variant.model not in left:
+            rows.excluded_by[j] = rows.excluded_by[j] or LOW_CONFIDENCE
+    return True
+
+
+def _lean(rows: _Rows, rule: Rule | None, kappa: float) -> tuple[float, ...]:
+    """Return what is added to each variant's quality where they are compared; empty: nothing."""
+    prefers = rule is not None and bool(rule.prefer)
+    if not prefers and not kappa:
+        return ()
+    bonus = rule.bonus if rule is not None else 0.0
+    preferred = rule.prefer if rule is not None else frozenset[ModelName]()
+    return tuple(
+        [
+            (bonus if variant.model in preferred else 0.0) - kappa * deviation
+            for variant, deviation in zip(rows.variants, rows.deviation, strict=True)
+        ]
+    )
 
 
 def _no_key(model: str) -> Failure:

@@ -19,6 +19,10 @@ def reason_of(seen: Prospect, placed: Placed) -> Reason:
     favourite = placed.weighed.favourite
     if seen.ask.call.model != AUTO:
         return Reason.PINNED
+    if seen.low_confidence:
+        return Reason.LOW_CONFIDENCE
+    if seen.explored == placed.variant:
+        return Reason.EXPLORED
     if candidate.excluded_by.count("") == 1:
         return Reason.ONLY_ELIGIBLE
     if placed.column == favourite:

@@ -26,7 +26,7 @@ class Repeats:
 
     def refused(self, ask: Ask) -> None:
         """Remember a request that was counted and is now refused."""
-        key = _key(ask)
+        key = asked_as(ask)
         times = self._refused.setdefault(key, [])
         times.append(self._clock())
         self._refused.move_to_end(key)
@@ -35,7 +35,7 @@ class Repeats:
 
     def again(self, ask: Ask) -> bool:
         """Return whether the request was refused a moment ago; each refusal excuses one repeat."""
-        key = _key(ask)
+        key = asked_as(ask)
         since = self._clock() - REMEMBERED
         times = [time for time in self._refused.pop(key, ()) if time > since]
         if not times:
@@ -45,5 +45,6 @@ class Repeats:
         return True
 
 
-def _key(ask: Ask) -> int:
+def asked_as(ask: Ask) -> int:
+    """Return a hash of what is asked, with a key that only this process has."""
     return hash((ask.call.model, ask.tier.name, tuple(ask.call.texts)))

@@ -21,14 +21,16 @@ from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import AUTO, ChatCall, with_params
 from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.estimates import LiveEstimator, Timing
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault, bad_field, late, shutting_down
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.forward import Exchange, Forwarder
 from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.keys import ApiKeys
+from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.offline import OfflineBatches
-from modelfleet_sidecar.prospect import Estimator, known_model
+from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
 from modelfleet_sidecar.retry import GONE, anywhere, next_attempt, pause_after
 from modelfleet_sidecar.sse import Usage
@@ -43,6 +45,8 @@ CONNECT_TIMEOUT = 2.0
 HOUSEKEEPING = 1.0
 CLOCKS_AGREE = 0.05
 """Seconds by which the event loop may ring before our own clock says so."""
+SETTLED_AS_ERROR = "SettledAsError"
+"""Why a routed decision failed: its caller said so."""
 LAST_WORDS = 0.5
 """Seconds that requests get to tell their callers that the sidecar goes down."""
 
@@ -74,20 +78,31 @@ class Router:
         self,
         *,
         lease: Lease,
-        estimator: Estimator,
+        estimator: LiveEstimator,
+        learning: Learning,
         keys: ApiKeys,
         telemetry: Telemetry,
         clock: Callable[[], float],
         settler: Callable[[], bool] = lambda: True,
+        draw: Callable[[], float],
     ) -> None:
-        """`settler` tells whether anyone is left who could settle routed decisions, for the end."""
+        """`settler` tells whether anyone is left who could settle routed decisions, for the end; `draw`
+        returns random numbers, uniform in [0, 1), for exploration."""
         self._lease = lease
         self._estimator = estimator
+        self._learning = learning
         self._keys = keys
         self._telemetry = telemetry
         self._clock = clock
         self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
-        self._forwarder = Forwarder(pool=self._pool, settle=self._settle, release=self.release, keys=keys)
+        self._forwarder = Forwarder(
+            pool=self._pool,
+            settle=self._settle,
+            release=self.release,
+            keys=keys,
+            clock=clock,
+            noted=self._answered,
+        )
         self._unreachable = Unreachable(clock)
         self._batcher = Batcher(
             lease=lease,
@@ -97,6 +112,7 @@ class Router:
             release=lambda decision: self.release([decision]),
             clock=clock,
             telemetry=telemetry,
+            draw=draw,
         )
         self._offline = OfflineBatches(
             lease=lease,
@@ -190,19 +206,21 @@ class Router:
         if left <= 0:
             raise late(0.0)
         named = headers.get(TASK_HEADER)
-        tasks = {task for model in fleet.models for task in model.quality.by_task}
+        tasks = {task for model in fleet.models for task in model.quality.by_task} | {*self._estimator.tasks}
         ruled = matched.rule.task if matched is not None else None
         return Ask(
             call=call,
             reading=reading,
             tier=policy.tier_of(headers),
-            # Only tasks that the fleet tells apart: others change no estimate, and callers could make up any
-            # number of them.
+            # Only tasks that fleet or estimator tell apart: others change no estimate, and callers could make
+            # up any number of them.
             task=TaskName(named) if named in tasks else ruled,
             arrived=now,
             deadline=now + left,
             tenant=policy.tenant_of(headers),
             matched=matched,
+            group=policy.group_of(headers),
+            features=self._estimator.features(reading.text, policy),
             routed=routed,
         )
 
@@ -223,6 +241,8 @@ class Router:
                 self._telemetry.refused(failure.reason)
                 raise
             self._note(decision)
+            if not ask.earlier:
+                self._learning.asked(ask)
             return decision
 
     async def decide_all(
@@ -267,8 +287,6 @@ class Router:
                             self._unreachable.refused(decision.endpoint)
                         ask, decision = await self._decide_again(ask, decision, failure)
             outcome = "Ok"
-            if exchange.usage is not None:
-                self._estimator.answered(TaskName(decision.task), exchange.usage.output_tokens)
         except Failure as failure:
             outcome = failure.reason
             raise
@@ -290,9 +308,26 @@ class Router:
         """Return whether a server that broke a request off still serves others: only this one avoids it."""
         return failure.reason != UNREACHABLE and self._pool.reaches(Target.parse(decision.endpoint))
 
+    def _answered(self, exchange: Exchange, timing: Timing) -> None:
+        """Take note of a whole answer, before its caller has the end of it."""
+        decision = exchange.decision
+        assert exchange.receipt is not None  # noqa: S101 - it was settled just before
+        self._decisions.answered(decision.id, exchange.answer_id)
+        self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
+        if exchange.usage is not None:
+            self._estimator.answered(
+                TaskName(decision.task),
+                decision.variant,
+                decision.grounds.load,
+                exchange.usage.output_tokens,
+                timing,
+            )
+
     def _failed(self, ask: Ask, decision: Decision, failure: Failure) -> None:
         """Remember how an attempt ended, and tell the caller which one it was."""
         self._decisions.failed(decision.id, failure.reason)
+        if failure.retry_on is not None:
+            self._learning.failed(decision)
         failure.attempts, failure.decision_id = len(ask.earlier) + 1, decision.id
 
     async def _decide_again(self, ask: Ask, failed: Decision, failure: Failure) -> tuple[Ask, Decision]:
@@ -323,8 +358,11 @@ class Router:
             refusal.message += f" (after {failure.reason} of {failed.variant})"
             raise
 
-    def settle(self, decision_id: str, usage: Usage | None) -> Settled:
-        """Book a routed decision by what it used; None: it never reached the model. Raises Failure."""
+    def settle(self, decision_id: str, usage: Usage | None, *, broken: bool = False) -> Settled:
+        """Book a routed decision by what it used; None: it never reached the model. Raises Failure.
+
+        `broken`: the model failed the request, as the caller says.
+        """
         entry = self.explain(decision_id)
         if entry.cost is not None:
             before = self._lease.holding.settle(entry.decision.reservation, None, self._clock())
@@ -346,14 +384,23 @@ class Router:
                 " the decision reserved for its prompt and max_output_tokens; send the counts that the"
                 " model server billed (the reserve stays held until then)",
             )
-        return Settled(self._settle(entry.decision, actual), repeated=False)
+        cost = self._settle(entry.decision, actual)
+        if broken:
+            self._decisions.failed(decision_id, SETTLED_AS_ERROR)
+            self._learning.failed(entry.decision)
+        else:
+            self._learning.answered(entry.decision, cost, truncated=False)
+        return Settled(cost, repeated=False)
 
     def feedback(self, said: Feedback) -> Counted:
         """Count what is said of an answer, once per decision. Raises Failure."""
-        entry = self.explain(said.decision_id)
+        entry = self._decisions.find_answer(said.decision_id) or self.explain(said.decision_id)
         if entry.feedback is not None:
             return Counted(entry.decision.id, entry.feedback.score, repeated=True)
         self._decisions.scored(entry, said)
+        self._telemetry.feedback(entry.decision, said)
+        if not entry.failure:
+            self._learning.scored(entry.decision, said.score)
         return Counted(entry.decision.id, said.score, repeated=False)
 
     def explain(self, decision_id: str) -> Entry:
@@ -374,6 +421,7 @@ class Router:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._batcher.run())
             tasks.create_task(self._keep_house())
+            tasks.create_task(self._estimator.run(self._lease))
 
     async def drain(self, grace: float) -> bool:
         """Accept nothing more and wait until nothing is in flight or unsettled; False: time was up.

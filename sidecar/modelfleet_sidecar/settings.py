@@ -65,6 +65,8 @@ class Settings:
     """Folder that outlives the process, not the pod; None: what a crashed sidecar had stays unused."""
     keys: Path | None
     """Folder with the API keys of external models; None: models that need one are not used."""
+    estimator: str
+    """Name of an installed estimator; `default`: the sidecar's own."""
     log_format: str
     """`text` or `json`."""
     log_level: str
@@ -100,6 +102,9 @@ SETTINGS: dict[str, _Setting] = {
     ),
     "keys": _Setting(
         "", "folder with the API keys of external models as SECRET/KEY; without a key its models are not used"
+    ),
+    "estimator": _Setting(
+        "default", "an installed estimator by its name (entry point of the group modelfleet.estimators)"
     ),
     "log_format": _Setting("text", "text or json, one object per line"),
     "log_level": _Setting("info", "debug (each decision), info (each minute's decisions), warning or error"),
@@ -179,6 +184,7 @@ def _settings(text: Mapping[str, str]) -> Settings:
         drain_grace=grace,
         journal=Path(text["journal"]) if text["journal"] else None,
         keys=Path(text["keys"]) if text["keys"] else None,
+        estimator=text["estimator"],
         log_format=text["log_format"].lower(),
         log_level=text["log_level"].lower(),
     )

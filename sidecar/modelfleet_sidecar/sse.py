@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 MAX_EVENT = 1024 * 1024
 MAX_TOKENS = 2**31 - 1
-_MARKS = (b'"usage"', b'"error"', b"[DONE]")
+MAX_ID = 200
+_MARKS = (b'"usage"', b'"error"', b'"length"', b"[DONE]")
 """An event without any of these is relayed unread."""
+_ID = re.compile(rb'"id" ?: ?"([\x21\x23-\x5b\x5d-\x7e]{1,200})"')
 _EVENT = re.compile(rb".*?\n\r?\n", re.DOTALL)
 
 
@@ -45,6 +47,20 @@ def read_usage(answer: object) -> Usage | None:
     return Usage(prompt, completion if total is None else max(completion, total - prompt))
 
 
+def cut_short(answer: object) -> bool:
+    """Return whether a choice in an answer's or chunk's JSON ended at its token limit."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    return isinstance(choices, list) and any(
+        isinstance(choice, dict) and choice.get("finish_reason") == "length" for choice in choices
+    )
+
+
+def answer_id(answer: object) -> str:
+    """Return how the server names a whole answer, at most 200 characters; empty: it does not."""
+    named = answer.get("id") if isinstance(answer, dict) else None
+    return named if isinstance(named, str) and len(named) <= MAX_ID else ""
+
+
 def _tokens(count: object) -> int | None:
     if isinstance(count, bool) or not isinstance(count, int):
         return None
@@ -61,12 +77,18 @@ class EventStream:
         self.error: str | None = None
         """What the server said in an error event."""
         self.events = 0
+        self.cut = False
+        """Whether a choice ended at its token limit."""
+        self.answer_id = ""
+        """As the server names the answer; empty: it did not yet."""
         self._keep_usage = keep_usage
         self._secret = secret
         self._partial = b""
 
     def feed(self, data: bytes) -> bytes:
         """Return what to relay: whole events only. Raises BadStreamError."""
+        if not self.answer_id and (named := _ID.search(data)) is not None:
+            self.answer_id = named[1].decode("ascii")
         if not self._partial and data.endswith(b"\n\n") and not any(mark in data for mark in _MARKS):
             self.events += data.count(b"data:")
             return data
@@ -102,6 +124,7 @@ class EventStream:
             self.error = error_text(chunk, self._secret)
             return False
         self.usage = read_usage(chunk) or self.usage
+        self.cut = self.cut or cut_short(chunk)
         return bool(chunk.get("choices")) or self._keep_usage
 
 

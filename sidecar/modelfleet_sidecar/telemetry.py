@@ -19,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
+from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.logs import DecisionLines
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,9 @@ LABELS = {
         "such as `UpstreamStatus` or `NoFreeSlot`."
     ),
     "modelfleet_sidecar_decisions/reason": (
-        "`BestValue`, `Pinned` (the caller named the model), `OnlyEligible`, `BudgetBinds` (a better one was "
-        "too dear) or `SlotsBind` (a better one had no free slot)."
+        "`BestValue`, `Pinned` (the caller named the model), `OnlyEligible`, `LowConfidence` (estimates were "
+        "not trusted), `Explored` (by chance, to learn), `BudgetBinds` (a better one was too dear) or "
+        "`SlotsBind` (a better one had no free slot)."
     ),
     "modelfleet_sidecar_refusals/reason": (
         "Reason of the error: `BudgetExhausted`, `NoFreeSlot`, `NoLease`, `DeadlineExceeded`, `Overloaded`, "
@@ -45,6 +47,12 @@ LABELS = {
     ),
     "modelfleet_sidecar_slots/state": "`free` or `in_flight` (a request uses it).",
     "modelfleet_sidecar_internal_errors/stage": "`assign`, `http` or `grpc`.",
+    "modelfleet_sidecar_feedback/source": "`score`, `rating` or `label`.",
+    "modelfleet_sidecar_estimator_info/version": (
+        "Of the estimator in force; `plugin:` and the name of a plug-in; empty: the manifest's priors."
+    ),
+    "modelfleet_sidecar_estimator_info/learned": "Version of what was learned; empty: nothing.",
+    "modelfleet_sidecar_documents_refused/kind": "`estimator` or `learned`.",
     "modelfleet_sidecar_responses/api": "`http` or `grpc`.",
     "modelfleet_sidecar_responses/status": "Status code of that protocol, such as `200` or `OK`.",
 }
@@ -143,6 +151,54 @@ class Telemetry:
         self._slots = Gauge(f"{name}slots", "Leased slots, by state.", ["state"], registry=registry)
         self._money = Gauge(f"{name}free_money_usd", "USD that can be reserved now.", registry=registry)
         self._live = Gauge(f"{name}lease_live", "1 while the lease gives slots, else 0.", registry=registry)
+        self._feedback = Counter(
+            f"{name}feedback",
+            "Decisions that got feedback, once each, by the model that answered and how it was said.",
+            ["model", "source"],
+            registry=registry,
+        )
+        self._score = Counter(
+            f"{name}feedback_score",
+            "Sum of the scores of feedback, each from 0 to 1, by the model that answered.",
+            ["model"],
+            registry=registry,
+        )
+        self._repeated = Counter(
+            f"{name}repeated_requests",
+            "Requests that were asked again within minutes of their answer, by the model that had answered.",
+            ["model"],
+            registry=registry,
+        )
+        self._truncated = Counter(
+            f"{name}truncated_answers",
+            "Answers that the policy's limit of output tokens cut, by model.",
+            ["model"],
+            registry=registry,
+        )
+        self._low_confidence = Counter(
+            f"{name}low_confidence",
+            "Requests whose estimates were not trusted, so that a rule or the default model decided.",
+            registry=registry,
+        )
+        self._estimator = Gauge(
+            f"{name}estimator_info",
+            "1 for what estimates rest on.",
+            ["version", "learned"],
+            registry=registry,
+        )
+        self._documents = Counter(
+            f"{name}documents_refused",
+            "Estimators and what was learned that came from the operator and could not be used.",
+            ["kind"],
+            registry=registry,
+        )
+        for kind in ("estimator", "learned"):
+            self._documents.labels(kind)
+        self._plugin = Counter(
+            f"{name}estimator_failures",
+            "Requests for which the plug-in estimator failed and the sidecar's own answered.",
+            registry=registry,
+        )
         self._bugs = Counter(
             f"{name}internal_errors",
             "Faults of the sidecar itself, by where they happened.",
@@ -161,6 +217,30 @@ class Telemetry:
     def request(self, model: str, tier: str, outcome: str, seconds: float) -> None:
         self._requests.labels(model, tier, outcome).inc()
         self._seconds.labels(model).observe(seconds)
+
+    def feedback(self, decision: Decision, said: Feedback) -> None:
+        self._feedback.labels(decision.variant.model, said.source.value).inc()
+        self._score.labels(decision.variant.model).inc(said.score)
+
+    def repeated(self, decision: Decision) -> None:
+        self._repeated.labels(decision.variant.model).inc()
+
+    def truncated(self, decision: Decision) -> None:
+        self._truncated.labels(decision.variant.model).inc()
+
+    def low_confidence(self) -> None:
+        self._low_confidence.inc()
+
+    def estimator(self, version: str, learned_version: str) -> None:
+        """Tell which estimator is in force; empty: the manifest's priors, and nothing learned."""
+        self._estimator.clear()
+        self._estimator.labels(version, learned_version).set(1)
+
+    def document_refused(self, kind: str) -> None:
+        self._documents.labels(kind).inc()
+
+    def plugin_failed(self) -> None:
+        self._plugin.inc()
 
     def retried(self, failure: Failure) -> None:
         self._retries.labels(failure.reason).inc()

@@ -21,6 +21,7 @@ from modelfleet_sidecar.forward import Forwarder
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.upstream import HIGH_WATER, Pool
+from support.sidecars import GROUNDS
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +60,8 @@ def decision_at(port: int, number: int = 1) -> Decision:
         max_output_tokens=10,
         input_tokens=3,
         settle_within=None,
-        considered=Considered((variant,), np.zeros((6, 1)), 0.0, ("",), ("",)),
+        considered=Considered((variant,), np.zeros((9, 1)), 0.0, ("",), ("",)),
+        grounds=GROUNDS,
         certificate=Certificate(0.0, 0.0, 0.0, Termination.OPTIMAL, (), 0.0),
         batch_size=1,
         waited=0.0,
@@ -105,6 +107,8 @@ async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
         settle=books.settle,
         release=books.release,
         keys=ApiKeys(None, boot_clock),
+        clock=boot_clock,
+        noted=lambda _exchange, _timing: None,
     )
     try:
         yield forwarder, books, server.sockets[0].getsockname()[1]

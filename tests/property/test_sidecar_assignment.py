@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from modelfleet_core.batching.placing import Placer
 from modelfleet_core.batching.solving import solve
 from modelfleet_core.catalog import Pricing
-from modelfleet_core.estimation.estimate import PriorEstimator
 from modelfleet_core.estimation.profile import read
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, NanoUsd, TierName
@@ -21,7 +20,7 @@ from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.prospect import Prospect, prospect
 from modelfleet_sidecar.unreachable import Unreachable
-from support.sidecars import GivenLease, Spec, fleet_of, policy_of
+from support.sidecars import GivenLease, Spec, fleet_of, live_estimator, policy_of
 
 pytestmark = pytest.mark.property
 
@@ -116,6 +115,6 @@ def prospect_of(lease: GivenLease, number: int, one: tuple[bool, int | None, int
     call = parse_fields(fields)
     asked = Ask(call, read(call.texts), tier, None, now, now + 20.0)
     try:
-        return prospect(asked, lease.fleet, lease.policy, PriorEstimator())
+        return prospect(asked, lease.fleet, lease.policy, live_estimator())
     except Failure:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from modelfleet_core.catalog import (
     Variant,
 )
 from modelfleet_core.demand import ModelOffer
+from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import AccountGrant, Grant, Need, SidecarId, SlotGrant, Want
@@ -39,8 +40,11 @@ from modelfleet_core.values import (
 from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.server import ModelServer, ServerSettings
 from modelfleet_sidecar.app import Sidecar
-from modelfleet_sidecar.lease import boot_clock
+from modelfleet_sidecar.decision import Grounds
+from modelfleet_sidecar.estimates import LiveEstimator
+from modelfleet_sidecar.lease import NO_DOCUMENT, Evidence, boot_clock
 from modelfleet_sidecar.settings import Address, Settings
+from modelfleet_sidecar.telemetry import Telemetry
 
 ANYWHERE = Address("127.0.0.1", 0)
 PERIOD = PeriodId("ml/assistant/Day/2026-11-22")
@@ -51,6 +55,19 @@ CRAWLING = LatencyProfile(ttft=20.0, per_token=1000.0, load=0.0)
 STUCK = LatencyProfile(ttft=60_000.0, per_token=1.0, load=0.0)
 TRIED_AGAIN = Fallback()
 TRIED_ONCE = Fallback(max_attempts=1)
+GROUNDS = Grounds(
+    confidence=0.0,
+    estimator_version="",
+    learned_version="",
+    base=0.7,
+    embedding=None,
+    learns=True,
+    explored=False,
+    group="",
+    load=0.0,
+    asked_as=0,
+)
+"""Of a decision whose estimate is the manifest's word."""
 PRICING = Pricing(input_femto=10**9, output_femto=2 * 10**9)
 
 
@@ -124,6 +141,21 @@ def policy_of(
     )
 
 
+def live_estimator(
+    telemetry: Telemetry | None = None, experience: ExperienceLog | None = None
+) -> LiveEstimator:
+    """Return an estimator that goes by the manifest's priors."""
+    return LiveEstimator(
+        telemetry=telemetry if telemetry is not None else Telemetry(),
+        experience=experience if experience is not None else ExperienceLog(),
+    )
+
+
+def never() -> float:
+    """Return a draw that explores nothing."""
+    return 1.0
+
+
 class GivenLease:
     """A lease as the lease client shows it, granted by the test instead of an operator."""
 
@@ -134,6 +166,8 @@ class GivenLease:
         self.slot_prices: Mapping[VariantKey, float] = {}
         self.money_price = 0.0
         self.refusal = ""
+        self.estimator = self.learned = NO_DOCUMENT
+        self.evidence: Evidence | None = None
         self.connected = True
         self.trouble = ""
         self.wants: Mapping[VariantKey, Want] = {}
@@ -200,6 +234,9 @@ class GivenLease:
             return False
         return True
 
+    def tell_of(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+
     async def run(self) -> None:
         await asyncio.Event().wait()
 
@@ -238,7 +275,11 @@ class Rig:
 
 
 def settings_for(
-    operator: Address = ANYWHERE, *, drain_grace: float = 5.0, keys: Path | None = None
+    operator: Address = ANYWHERE,
+    *,
+    drain_grace: float = 5.0,
+    keys: Path | None = None,
+    estimator: str = "default",
 ) -> Settings:
     return Settings(
         operator=operator,
@@ -253,6 +294,7 @@ def settings_for(
         drain_grace=drain_grace,
         journal=None,
         keys=keys,
+        estimator=estimator,
         log_format="text",
         log_level="info",
     )
@@ -266,6 +308,8 @@ async def running_sidecar(
     granted: bool = True,
     keys: Path | None = None,
     drain_grace: float = 5.0,
+    estimator: str = "default",
+    draw: Callable[[], float] = never,
 ) -> AsyncIterator[Rig]:
     """Start a simulated server for each spec and a sidecar that holds all their slots."""
     async with AsyncExitStack() as stack:
@@ -294,7 +338,8 @@ async def running_sidecar(
         if granted:
             lease.fleet, lease.policy = fleet_of(specs), chosen
             lease.grant(slots, money=money)
-        sidecar = Sidecar(settings=settings_for(keys=keys, drain_grace=drain_grace), lease=lease)
+        settings = settings_for(keys=keys, drain_grace=drain_grace, estimator=estimator)
+        sidecar = Sidecar(settings=settings, lease=lease, draw=draw)
         await sidecar.start()
         stack.push_async_callback(sidecar.drain)
         yield Rig(sidecar, lease, servers, slots)

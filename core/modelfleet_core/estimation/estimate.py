@@ -1,15 +1,20 @@
 """Stage assign, second half of knowing a request: what each model would make of it.
 
-In: `RequestProfile` and the fleet. Out: one `Estimate` per model. Next: the assignment problem.
+In: `RequestProfile` and the fleet, the `Forecast` of an estimator, what was learned since. Out: `Estimates`,
+one per model. Next: the assignment problem.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+
+import numpy as np
 
 from modelfleet_core.catalog import Fleet
+from modelfleet_core.estimation.forecast import UNTOLD_VARIANCE, FloatArray, Forecast, Question
+from modelfleet_core.estimation.learned import Learned
 from modelfleet_core.estimation.profile import RequestProfile
 from modelfleet_core.estimation.running import Running
 from modelfleet_core.values import ModelName, NanoUsd, TaskName, usd
@@ -17,6 +22,8 @@ from modelfleet_core.values import ModelName, NanoUsd, TaskName, usd
 _SHARPNESS = 3.0
 _ANY_DIFFICULTY = Running(mean=0.4, variance=0.0225)
 """Spread of difficulty scores over mixed tasks, until a task's own is known."""
+_TRUSTED = 100.0
+"""Scored answers per model after which the manifest's priors, as corrected, are trusted by half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,10 @@ class Estimate:
     model: ModelName
     quality: float
     """In [0, 1]."""
+    base: float
+    """The same without what was learned since its estimator was made."""
     quality_variance: float
+    """Of the estimate, not of a single answer."""
     samples: float
     """Answers that the estimate rests on; 0: the manifest's word."""
     cost: float
@@ -34,13 +44,61 @@ class Estimate:
     reserve: NanoUsd
     """No attempt costs more."""
     output_tokens: float
-    """Expected; a variant's `Latency.service_time` makes seconds of it."""
+    """Expected; a variant's `Pace` makes seconds of it."""
 
 
-class Estimator(Protocol):
-    def estimate(self, profile: RequestProfile, fleet: Fleet) -> tuple[Estimate, ...]:
-        """Return one estimate per model, in the order of the fleet."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What is expected of one request."""
+
+    models: tuple[Estimate, ...]
+    """In the fleet's order."""
+    confidence: float
+    """In [0, 1]: how far they can be trusted; 0: nothing but the manifest's priors."""
+
+
+def estimates(
+    profile: RequestProfile,
+    fleet: Fleet,
+    forecast: Forecast,
+    learned: Learned | None = None,
+    embedding: FloatArray | None = None,
+) -> Estimates:
+    """Return what is expected of each model of `fleet`.
+
+    `learned`, for the models of `fleet` in its order, corrects the forecast's quality of a request with this
+    `embedding` (k,).
+    """
+    quality: Sequence[float] = [min(1.0, max(0.0, one)) for one in forecast.quality]
+    base, confidence = quality, forecast.confidence
+    variance = forecast.variance or (UNTOLD_VARIANCE,) * len(quality)
+    samples = forecast.samples or (0.0,) * len(quality)
+    if learned is not None and embedding is not None:
+        better, doubt, scored = learned.correct(embedding, np.array(quality, dtype=np.float64))
+        quality, seen = better.tolist(), scored.tolist()
+        variance = [new if n > 0 else old for new, old, n in zip(doubt.tolist(), variance, seen, strict=True)]
+        samples = [old + n for old, n in zip(samples, seen, strict=True)]
+        mean = sum(seen) / len(seen)
+        confidence = max(confidence, mean / (mean + _TRUSTED))
+    tokens = forecast.output_tokens or (math.nan,) * len(quality)
+    limit = float(profile.max_output_tokens)
+    models = []
+    for j, model in enumerate(fleet.models):
+        length = profile.output_tokens if math.isnan(tokens[j]) else min(limit, tokens[j])
+        pricing = model.pricing
+        models.append(
+            Estimate(
+                model=model.name,
+                quality=quality[j],
+                base=base[j],
+                quality_variance=variance[j],
+                samples=samples[j],
+                cost=usd(pricing.cost(profile.input_tokens, round(length))),
+                reserve=pricing.cost(profile.input_tokens_bound, profile.max_output_tokens),
+                output_tokens=length,
+            )
+        )
+    return Estimates(tuple(models), confidence)
 
 
 class PriorEstimator:
@@ -69,26 +127,19 @@ class PriorEstimator:
         """Return mean lengths of answers by task, for `profile`."""
         return {task: running.mean for task, running in self._output.items()}
 
-    def estimate(self, profile: RequestProfile, fleet: Fleet) -> tuple[Estimate, ...]:
-        """Return one estimate per model, in the order of the fleet."""
+    def forecast(self, question: Question, fleet: Fleet) -> Forecast:
+        """Return the manifest's word on each model; its confidence is 0."""
+        profile = question.profile
         spread = self._difficulty.get(profile.task, _ANY_DIFFICULTY)
         hardness = spread.rank(profile.difficulty)
-        estimates = []
-        for model in fleet.models:
-            quality = quality_at(model.quality.of(profile.task), hardness)
-            expected = model.pricing.cost(profile.input_tokens, round(profile.output_tokens))
-            estimates.append(
-                Estimate(
-                    model=model.name,
-                    quality=quality,
-                    quality_variance=quality * (1.0 - quality),
-                    samples=0.0,
-                    cost=usd(expected),
-                    reserve=model.pricing.cost(profile.input_tokens_bound, profile.max_output_tokens),
-                    output_tokens=profile.output_tokens,
-                )
-            )
-        return tuple(estimates)
+        return Forecast(
+            quality=[quality_at(model.quality.of(profile.task), hardness) for model in fleet.models],
+            confidence=0.0,
+        )
+
+    def estimate(self, profile: RequestProfile, fleet: Fleet) -> tuple[Estimate, ...]:
+        """Return one estimate per model by the manifest's word alone, in the order of the fleet."""
+        return estimates(profile, fleet, self.forecast(Question(profile), fleet)).models
 
 
 def quality_at(mean: float, hardness: float) -> float:

@@ -9,13 +9,15 @@ from modelfleet_core.catalog import Pricing
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
 from modelfleet_sidecar.decision import Considered, Decision, Reason
 from modelfleet_sidecar.explain import DecisionLog, options
+from support.sidecars import GROUNDS
 
 VARIANTS = tuple(VariantKey(ModelName(name), "gpu") for name in ("a", "b", "c"))
 
 
 def decision(number: int) -> Decision:
     figures = np.array(
-        [[0.5, 0.9, 0.7], [1, 2, 3], [0.1, 0.2, 0.3], [0, 0, 0], [0.5, 0.9, 0.7], [0, 0.3, 0]],
+        [[0.5, 0.9, 0.7], [1, 2, 3], [0.1, 0.2, 0.3], [0, 0, 0], [0.5, 0.9, 0.7], [0, 0.3, 0]]
+        + 3 * [[0, 0, 0]],
         dtype=np.float64,
     )
     return Decision(
@@ -37,6 +39,7 @@ def decision(number: int) -> Decision:
         input_tokens=5,
         settle_within=None,
         considered=Considered(VARIANTS, figures, 0.0, ("", "NoFreeSlot", ""), ("", "NoFreeSlot", "")),
+        grounds=GROUNDS,
         certificate=Certificate(0.7, 0.7, 0.0, Termination.OPTIMAL, (), 0.001),
         batch_size=1,
         waited=0.0,

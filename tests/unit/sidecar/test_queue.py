@@ -11,7 +11,7 @@ from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Placed, Why
 from modelfleet_core.catalog import Pricing
-from modelfleet_core.estimation.estimate import PriorEstimator
+from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.journal import Ended, Entry
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Batching, Policy
@@ -22,6 +22,7 @@ from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision, Reason
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
+from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.refusals import refused
@@ -29,7 +30,7 @@ from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import LEFT_ALONE, Unreachable
-from support.sidecars import SLOW, GivenLease, Spec, fleet_of, policy_of
+from support.sidecars import SLOW, GivenLease, Spec, fleet_of, live_estimator, never, policy_of
 
 SMALL, BIG = Spec("small", 0.5), Spec("big", 0.8)
 RICH = NanoUsd(10**12)
@@ -46,12 +47,15 @@ class Bench:
         self.lease = GivenLease()
         self.lease.fleet = fleet_of(specs)
         self.lease.policy = policy if policy is not None else policy_of()
+        telemetry, experience = Telemetry(), ExperienceLog()
         self.router = Router(
             lease=self.lease,
-            estimator=PriorEstimator(),
+            estimator=live_estimator(telemetry, experience),
+            learning=Learning(experience=experience, clock=boot_clock, telemetry=telemetry),
             keys=ApiKeys(None, boot_clock),
-            telemetry=Telemetry(),
+            telemetry=telemetry,
             clock=boot_clock,
+            draw=never,
         )
         self._following = asyncio.create_task(self.router.run())
 

@@ -675,6 +675,7 @@ class Candidate(_message.Message):
     STOPPED_BY_FIELD_NUMBER: _builtins.int
     QUALITY_DEVIATION_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
+    SERVICE_SAMPLES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     variant: _builtins.str
     quality: _builtins.float
@@ -698,6 +699,8 @@ class Candidate(_message.Message):
     """standard deviation of `quality` as an estimate"""
     samples: _builtins.float
     """scored answers behind it; 0: the manifest's word"""
+    service_samples: _builtins.float
+    """answers behind `service_seconds`; 0: the manifest's word"""
     def __init__(
         self,
         *,
@@ -713,10 +716,11 @@ class Candidate(_message.Message):
         stopped_by: _builtins.str = ...,
         quality_deviation: _builtins.float = ...,
         samples: _builtins.float = ...,
+        service_samples: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_price", b"batch_price", "cost_nano_usd", b"cost_nano_usd", "excluded_by", b"excluded_by", "model", b"model", "quality", b"quality", "quality_deviation", b"quality_deviation", "samples", b"samples", "service_seconds", b"service_seconds", "slot_price", b"slot_price", "stopped_by", b"stopped_by", "value", b"value", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_price", b"batch_price", "cost_nano_usd", b"cost_nano_usd", "excluded_by", b"excluded_by", "model", b"model", "quality", b"quality", "quality_deviation", b"quality_deviation", "samples", b"samples", "service_samples", b"service_samples", "service_seconds", b"service_seconds", "slot_price", b"slot_price", "stopped_by", b"stopped_by", "value", b"value", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

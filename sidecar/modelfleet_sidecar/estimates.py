@@ -1,0 +1,264 @@
+"""Stage assign, the sidecar's estimator: what is in force of all that tells of a model's answers.
+
+In: documents and the fleet from the lease, a plug-in where one is set, lengths and times of answers. Out:
+`Known` of each request, and each variant's pace. Next: `prospect` makes a candidate of it.
+
+The base of estimates is a plug-in, else what training found out, else the manifest's priors; what was learned
+from feedback corrects the base that it was learned on. Documents are read in a thread; until a new one is
+read, and where it can not be, the last good one stays, so no request waits for any of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from modelfleet_core.catalog import Fleet, Variant
+from modelfleet_core.estimation.artifact import ArtifactError
+from modelfleet_core.estimation.artifact import decode as read_trained
+from modelfleet_core.estimation.embedding import embed
+from modelfleet_core.estimation.estimate import Estimates, PriorEstimator, estimates
+from modelfleet_core.estimation.features import FloatArray, features
+from modelfleet_core.estimation.forecast import Estimator, Forecast, Question, TrainedEstimator, checked
+from modelfleet_core.estimation.latency import Pace, Paces
+from modelfleet_core.estimation.learned import NOTHING_LEARNED, Learned, LearnedError
+from modelfleet_core.estimation.learned import decode as read_learned
+from modelfleet_core.estimation.learning import ExperienceLog
+from modelfleet_core.estimation.profile import RequestProfile
+from modelfleet_core.estimation.trained import Trained
+from modelfleet_core.leasing.messages import Document
+from modelfleet_core.policy import Policy
+from modelfleet_core.values import TaskName, VariantKey
+
+from modelfleet_sidecar.plugins import Plugin
+from modelfleet_sidecar.telemetry import Telemetry
+
+Parsed = TypeVar("Parsed")
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN = 1.0
+"""Seconds between looks at the lease, should a change of it go unnoticed."""
+SAID_AGAIN = 60.0
+"""Seconds after which the log says again that a plug-in fails."""
+
+
+class Lease(Protocol):
+    """What it follows of the lease client."""
+
+    @property
+    def fleet(self) -> Fleet | None: ...
+    @property
+    def estimator(self) -> Document: ...
+    @property
+    def learned(self) -> Document: ...
+    async def wait_change(self, timeout: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What is known of one request."""
+
+    estimates: Estimates
+    estimator_version: str
+    """Of the base; empty: the manifest's priors."""
+    learned_version: str
+    """Empty: nothing was learned on that base."""
+    kappa: float
+    """Standard deviations of pessimism that pay, as calibrated with the base."""
+    embedding: FloatArray | None
+    """(k,) of its text, for what is learned of it later; None: nothing is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fitted:
+    """What is in force, for one fleet."""
+
+    fleet: Fleet
+    estimator: Estimator
+    learned: Learned | None
+
+
+class LiveEstimator:
+    """One per sidecar, in its event loop."""
+
+    def __init__(
+        self,
+        *,
+        telemetry: Telemetry,
+        experience: ExperienceLog,
+        plugin: Plugin | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._telemetry = telemetry
+        self._experience = experience
+        self._plugin = plugin
+        self._clock = clock
+        self._priors = PriorEstimator()
+        self._paces = Paces()
+        self._documents: dict[str, Document] = {}
+        """As taken over last, good or bad."""
+        self._trained: Trained | None = None
+        self._trained_version = ""
+        self._learned = NOTHING_LEARNED
+        self._learned_version = ""
+        self._fitted: _Fitted | None = None
+        self._silent_until = 0.0
+        self._swapped()
+
+    @property
+    def version(self) -> str:
+        """Return the version of the base in force; empty: the manifest's priors."""
+        return self._plugin.version if self._plugin is not None else self._trained_version
+
+    @property
+    def tasks(self) -> tuple[TaskName, ...]:
+        """Return the tasks that the base tells apart besides the manifest's."""
+        return self._trained.tasks if self._trained is not None else ()
+
+    async def run(self, lease: Lease) -> None:
+        """Follow the lease until cancelled."""
+        while True:
+            await self.take(lease)
+            await lease.wait_change(LOOK_AGAIN)
+
+    async def take(self, lease: Lease) -> None:
+        """Take over the documents that the lease has now."""
+        if (document := self._new("estimator", lease.estimator)) is not None:
+            trained = await asyncio.to_thread(self._read, "estimator", document, read_trained)
+            if trained is not None or not document.manifest:
+                self._trained, self._trained_version = trained, document.version
+                self._swapped()
+        if (document := self._new("learned", lease.learned)) is not None:
+            learned = await asyncio.to_thread(self._read, "learned", document, read_learned)
+            if learned is not None or not document.manifest:
+                self._learned, self._learned_version = learned or NOTHING_LEARNED, document.version
+                self._swapped()
+        if lease.fleet is not None and (self._fitted is None or self._fitted.fleet is not lease.fleet):
+            self._paces.keep(variant.key for variant in lease.fleet.variants())
+            self._fitted = await asyncio.to_thread(self._fit, lease.fleet)
+
+    def features(self, text: str, policy: Policy) -> FloatArray | None:
+        """Return the features of a request's text; None: nothing asks for them."""
+        if self._trained is None and self._learned is NOTHING_LEARNED and not policy.learning.enabled:
+            return None
+        return features(text)
+
+    def estimate(self, question: Question, fleet: Fleet) -> Known:
+        """Return what is known of a request whose `question.features` this made."""
+        fitted = self._fitted
+        if fitted is None or fitted.fleet is not fleet:
+            fitted = self._fitted = self._fit(fleet)
+        if question.features is None and (self._trained is not None or fitted.learned is not None):
+            question = Question(question.profile, question.named_task, features(question.profile.text))
+        embedding = embed(question.features) if question.features is not None else None
+        forecast = self._by_plugin(question, fleet)
+        if forecast is not None and self._plugin is not None:
+            said = estimates(question.profile, fleet, forecast)
+            return Known(said, self._plugin.version, "", 0.0, embedding)
+        forecast = fitted.estimator.forecast(question, fleet)
+        said = estimates(question.profile, fleet, forecast, fitted.learned, embedding)
+        return Known(
+            estimates=said,
+            estimator_version=self._trained_version,
+            learned_version=self._learned_version if fitted.learned is not None else "",
+            kappa=self._trained.kappa if self._trained is not None else 0.0,
+            embedding=embedding,
+        )
+
+    def pace(self, variant: Variant, load: float) -> Pace:
+        return self._paces.pace(variant, load)
+
+    def saw(self, profile: RequestProfile) -> None:
+        """Count a request that arrived."""
+        self._priors.saw(profile)
+
+    def output_tokens(self) -> Mapping[TaskName, float]:
+        """Return mean lengths of answers by task."""
+        return self._priors.output_tokens()
+
+    def answered(
+        self, task: TaskName, variant: VariantKey, load: float, output_tokens: int, timing: Timing
+    ) -> None:
+        """Count a whole answer: its length, and how long it took."""
+        self._priors.answered(task, output_tokens)
+        fleet = self._fitted.fleet if self._fitted is not None else None
+        known = fleet.variant(variant) if fleet is not None else None
+        if known is None:
+            return
+        if timing.first is None:
+            self._paces.answered(known, load, timing.whole, output_tokens)
+        else:
+            rest = timing.whole - timing.first
+            self._paces.streamed(known, load, timing.first, rest, output_tokens)
+
+    def _new(self, kind: str, document: Document) -> Document | None:
+        """Return the document if it was not taken over before."""
+        if self._documents.get(kind) is document:
+            return None
+        before = self._documents.get(kind)
+        self._documents[kind] = document
+        return None if before is None and not document.manifest else document
+
+    def _read(self, kind: str, document: Document, read: Callable[[bytes], Parsed]) -> Parsed | None:
+        if not document.manifest:
+            return None
+        try:
+            return read(document.manifest)
+        except (ArtifactError, LearnedError) as error:
+            log.error(
+                "version %s of the %s can not be used, the last good one stays: %s",
+                document.version,
+                kind,
+                error,
+            )
+            self._telemetry.document_refused(kind)
+            return None
+
+    def _swapped(self) -> None:
+        """Something else is in force from now on."""
+        self._fitted = self._fit(self._fitted.fleet) if self._fitted is not None else None
+        self._experience.rebase(self.version)
+        self._telemetry.estimator(self.version, self._learned_version)
+
+    def _fit(self, fleet: Fleet) -> _Fitted:
+        trained = self._trained
+        learned = None
+        if self._learned is not NOTHING_LEARNED and self._learned.base_version == self._trained_version:
+            learned = self._learned.for_fleet([model.name for model in fleet.models])
+        return _Fitted(
+            fleet=fleet,
+            estimator=TrainedEstimator(trained.for_fleet(fleet)) if trained is not None else self._priors,
+            learned=learned,
+        )
+
+    def _by_plugin(self, question: Question, fleet: Fleet) -> Forecast | None:
+        """Return what the plug-in says; None: there is none, or it failed."""
+        if self._plugin is None:
+            return None
+        try:
+            return checked(self._plugin.estimator.forecast(question, fleet), len(fleet.models))
+        except Exception as error:  # noqa: BLE001 - whatever others' code raises, the request goes on
+            self._telemetry.plugin_failed()
+            if self._clock() >= self._silent_until:
+                self._silent_until = self._clock() + SAID_AGAIN
+                # Its text may quote the request.
+                log.error(
+                    "the estimator %s failed with %s; the sidecar's own estimates count instead",
+                    self._plugin.name,
+                    type(error).__name__,
+                )
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds that an answer took since it was asked for."""
+
+    first: float | None
+    """Until its first part came; None: it came whole."""
+    whole: float

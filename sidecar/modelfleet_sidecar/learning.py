@@ -1,0 +1,82 @@
+"""Stage learn: what became of decisions, counted for the leader.
+
+In: answers, failures, repeated requests and feedback from `router`. Out: sums in the `ExperienceLog`, which
+reports tell of. Nothing here holds a text: of what was asked it keeps a hash with this process's own key.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from modelfleet_core.estimation.experience import ExperienceKey
+from modelfleet_core.estimation.learning import Answer, ExperienceLog
+from modelfleet_core.values import NanoUsd, TaskName, usd
+
+from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.repeats import asked_as
+from modelfleet_sidecar.telemetry import Telemetry
+
+REPEATED = 180.0
+"""Seconds after an answer within which the same request says that it did not serve."""
+MOST = 10_000
+
+
+class Learning:
+    """Counts for policies that learn; for others it does nothing."""
+
+    def __init__(
+        self, *, experience: ExperienceLog, clock: Callable[[], float], telemetry: Telemetry
+    ) -> None:
+        self._experience = experience
+        self._clock = clock
+        self._telemetry = telemetry
+        self._answered: OrderedDict[int, tuple[float, Decision]] = OrderedDict()
+        """By what was asked, the oldest first."""
+
+    def asked(self, ask: Ask) -> None:
+        """Look whether a request was answered a moment ago."""
+        before = self._answered.pop(asked_as(ask), None)
+        if before is not None and self._clock() - before[0] <= REPEATED:
+            self._experience.retried(_key(before[1]))
+            self._telemetry.repeated(before[1])
+
+    def answered(self, decision: Decision, cost: NanoUsd, *, truncated: bool) -> None:
+        """Count a whole answer; `truncated`: by our limit of tokens."""
+        if truncated:
+            self._telemetry.truncated(decision)
+        if not decision.grounds.learns:
+            return
+        key = _key(decision)
+        self._experience.answered(key, decision.quality, usd(cost))
+        if truncated:
+            self._experience.truncated(key)
+        self._answered[decision.grounds.asked_as] = (self._clock(), decision)
+        self._answered.move_to_end(decision.grounds.asked_as)
+        if len(self._answered) > MOST:
+            self._answered.popitem(last=False)
+
+    def failed(self, decision: Decision) -> None:
+        """Count an attempt that its model server failed."""
+        if decision.grounds.learns:
+            self._experience.failed(_key(decision))
+
+    def scored(self, decision: Decision, score: float) -> None:
+        """Learn from a score of an answer, if the base of its estimate is still in force."""
+        grounds = decision.grounds
+        if (
+            grounds.learns
+            and grounds.embedding is not None
+            and grounds.estimator_version == self._experience.estimator_version
+        ):
+            answer = Answer(_key(decision), grounds.embedding, grounds.base, decision.quality)
+            self._experience.scored(answer, score)
+
+
+def _key(decision: Decision) -> ExperienceKey:
+    return ExperienceKey(
+        task=TaskName(decision.task),
+        rule=decision.rule,
+        model=decision.variant.model,
+        group=decision.grounds.group,
+    )
