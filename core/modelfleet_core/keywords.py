@@ -26,7 +26,9 @@ _MARKS = (
 _LETTER = rf"(?:[^\W{_UNSPACED}]|[{_MARKS}])"
 _IN_SPACED = re.compile(_LETTER)
 _WORD = re.compile(f"{_LETTER}+")
-_ASCII_WORD = re.compile(r"\w+", re.ASCII)
+_APART = str.maketrans(
+    {chr(code): " " for code in range(128) if not (chr(code).isalnum() or code == ord("_"))}
+)
 
 
 class Words:
@@ -42,8 +44,7 @@ class Words:
 
     @cached_property
     def _set(self) -> frozenset[str]:
-        text = self.folded
-        return frozenset((_ASCII_WORD if text.isascii() else _WORD).findall(text))
+        return frozenset(words(self.folded))
 
     def first(self, keywords: Keywords) -> str:
         """Return one of `keywords` that occurs; empty: none does."""
@@ -76,6 +77,11 @@ class Keywords:
 
     def __bool__(self) -> bool:
         return bool(self.words or self.phrases)
+
+
+def words(text: str) -> list[str]:
+    """Return the words of `text` in their order, without those of scripts that do not part them."""
+    return text.translate(_APART).split() if text.isascii() else _WORD.findall(text)
 
 
 def folded(text: str) -> str:

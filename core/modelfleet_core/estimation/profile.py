@@ -2,50 +2,28 @@
 
 In: the texts of a request's messages. Out: `RequestProfile`. Next: `estimate`.
 
-Features come from at most `_PREFIX` characters of the last message, so that a giant input costs no more
-than a long one; bytes are counted in full, since the reserve rests on them.
+The last message is looked at in part (`signs`), so that a giant input costs no more than a long one; bytes
+are counted in full, since the reserve rests on them.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from modelfleet_core.estimation.script import script_of
+from modelfleet_core.estimation import lexicon
+from modelfleet_core.estimation.script import most_of
+from modelfleet_core.estimation.signs import Signs, signs
 from modelfleet_core.values import TaskName
 
 MATH, CODE, REASONING, CHAT = TaskName("math"), TaskName("code"), TaskName("reasoning"), TaskName("chat")
 
-_PREFIX = 4096
 _BYTES_PER_TOKEN = 4.0
 _MESSAGE_OVERHEAD = 16
 """Tokens that a chat template may add around one message, and once around the conversation."""
 _OUTPUT_TOKENS: Mapping[TaskName, float] = {MATH: 350.0, CODE: 400.0, REASONING: 300.0, CHAT: 180.0}
 """Expected answers before any has been seen."""
-
-_NUMBER = re.compile(r"\d+")
-_MATHS = re.compile(
-    r"[=+*/^<>≤≥√∑∫]\s*-?\d|\\(?:frac|sum|int|sqrt)|\b(?:equation|integral|derivative|probability"
-    r"|polynomial|prime|triangle|remainder|how many|how much|percent|calculate|compute|solve)\b",
-    re.IGNORECASE,
-)
-_CODE = re.compile(
-    r"```(?!json)|\b(?:def|return|import|function|const|void|public|SELECT|regex|algorithm|compile|debug"
-    r"|python|javascript|typescript|rust|golang|sql|bash)\b|;[ \t]*$|\w\([^()\n]{0,40}\)[ \t]*[:{]",
-    re.MULTILINE,
-)
-_REASONING = re.compile(
-    r"\b(?:why|prove|proof|deduce|infer|therefore|explain|compare|puzzle|logic|true or false|must be"
-    r"|exactly one|if and only if|each of the following)\b",
-    re.IGNORECASE,
-)
-_STEPS = re.compile(
-    r"\b(?:then|after|before|first|second|finally|each|every|respectively|step|twice|half|remaining"
-    r"|unless|except|given that|suppose|assume|if)\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +44,6 @@ class RequestProfile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Features:
-    """Counts in the text that was looked at."""
-
-    words: int
-    numbers: int
-    maths: int
-    code: int
-    reasoning: int
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
 class Reading:
     """What one look at a request's messages tells, before anything else is known of it."""
 
@@ -86,9 +52,13 @@ class Reading:
     size: int
     """UTF-8 bytes of all messages."""
     messages: int
-    script: str
-    """Of most letters looked at; empty: there are none."""
-    features: _Features
+    signs: Signs
+    """In the part of the text that is looked at."""
+
+    @property
+    def script(self) -> str:
+        """Of most letters looked at; empty: there are none."""
+        return most_of(self.signs.letters)
 
     @property
     def input_tokens(self) -> int:
@@ -99,13 +69,11 @@ class Reading:
 def read(texts: Sequence[str]) -> Reading:
     """Read the messages `texts` (oldest first)."""
     text = next((text for text in reversed(texts) if text and not text.isspace()), "")
-    seen = text[:_PREFIX]
     return Reading(
         text=text,
         size=sum(_bytes(text) for text in texts),
         messages=len(texts),
-        script=script_of(seen),
-        features=_features(seen),
+        signs=signs(text),
     )
 
 
@@ -141,8 +109,8 @@ def profile_of(
     limit, None: `max_output_tokens` (the policy's) holds; the smaller one is enforced. `seen_output_tokens`
     are running means of answers by task; absent ones fall back to typical lengths.
     """
-    named = task if task is not None else _guess(reading.features)
-    difficulty = _difficulty(reading.features, reading.size)
+    named = task if task is not None else _guess(reading.signs)
+    difficulty = _difficulty(reading.signs, reading.size)
     limit = max_output_tokens if asked_output_tokens is None else min(asked_output_tokens, max_output_tokens)
     seen = (seen_output_tokens or {}).get(named)
     typical = seen if seen is not None else _OUTPUT_TOKENS.get(named, _OUTPUT_TOKENS[CHAT])
@@ -162,37 +130,26 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _features(text: str) -> _Features:
-    return _Features(
-        words=len(text.split()),
-        numbers=len(_NUMBER.findall(text)),
-        maths=len(_MATHS.findall(text)),
-        code=len(_CODE.findall(text)),
-        reasoning=len(_REASONING.findall(text)),
-        steps=len(_STEPS.findall(text)),
-    )
-
-
-def _guess(features: _Features) -> TaskName:
-    """Return the task that the words speak for most clearly; chat where none does."""
+def _guess(signs: Signs) -> TaskName:
+    """Return the task that the signs speak for most clearly; chat where none does."""
     scores = {
-        CODE: 2.0 * features.code,
-        MATH: features.maths + 0.5 * min(features.numbers, 6),
-        REASONING: 1.5 * features.reasoning + 0.25 * features.steps,
+        CODE: 2.0 * (signs.of(lexicon.CODE) + signs.code),
+        MATH: signs.of(lexicon.MATHS) + signs.formulas + 0.5 * min(signs.numbers, 6),
+        REASONING: 1.5 * signs.of(lexicon.REASONING) + 0.25 * signs.of(lexicon.STEPS),
     }
-    best = max(scores, key=lambda name: scores[name])
+    best = max(scores, key=scores.__getitem__)
     return best if scores[best] >= 2.0 else CHAT
 
 
-def _difficulty(features: _Features, size: int) -> float:
+def _difficulty(signs: Signs, size: int) -> float:
     """Return `1 - exp(-evidence / 4)`: every sign of work adds, with less and less effect."""
     evidence = (
         0.25 * math.log2(1.0 + size / 200.0)
-        + 0.20 * features.steps
-        + 0.25 * features.maths
-        + 0.10 * min(features.numbers, 12)
-        + 0.20 * min(features.code, 10)
-        + 0.30 * features.reasoning
-        + 0.01 * min(features.words, 100)
+        + 0.20 * signs.of(lexicon.STEPS)
+        + 0.25 * (signs.of(lexicon.MATHS) + signs.formulas)
+        + 0.10 * min(signs.numbers, 12)
+        + 0.20 * min(signs.of(lexicon.CODE) + signs.code, 10)
+        + 0.30 * signs.of(lexicon.REASONING)
+        + 0.01 * min(signs.words, 100)
     )
     return 1.0 - math.exp(-evidence / 4.0)

@@ -8,6 +8,8 @@ block. Digits, punctuation and signs belong to no script.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 _BLOCKS = (
@@ -77,12 +79,13 @@ _EDGES = np.array([edge for _, first, last in _BLOCKS for edge in (first, last +
 _OF_PLACE = np.full(2 * len(_BLOCKS) + 1, len(SCRIPTS))
 """Number of the script between two edges; the last number stands for none."""
 _OF_PLACE[1::2] = [SCRIPTS.index(name) for name, _, _ in _BLOCKS]
+_NOT_LETTERS = str.maketrans({chr(code): None for code in range(128) if not chr(code).isalpha()})
 
 
 def letters_by_script(text: str) -> dict[str, int]:
     """Return how many letters of `text` are of which script; only scripts that occur."""
     if text.isascii():
-        letters = sum(map(str.isalpha, text))
+        letters = len(text.translate(_NOT_LETTERS))
         return {"Latin": letters} if letters else {}
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     counts = np.bincount(_OF_PLACE[np.searchsorted(_EDGES, codes, side="right")], minlength=len(SCRIPTS) + 1)
@@ -91,7 +94,9 @@ def letters_by_script(text: str) -> dict[str, int]:
 
 def script_of(text: str) -> str:
     """Return the script of most letters of `text`, of equal ones the first by name; empty: no letters."""
-    if text.isascii():
-        return "Latin" if any(map(str.isalpha, text)) else ""
-    counts = letters_by_script(text)
+    return most_of(letters_by_script(text))
+
+
+def most_of(counts: Mapping[str, int]) -> str:
+    """Return the script of most letters, of equal ones the first by name; empty: there are none."""
     return max(counts, key=counts.__getitem__, default="")

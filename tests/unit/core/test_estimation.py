@@ -46,9 +46,10 @@ def test_the_input_bound_counts_every_byte_and_the_overhead_of_messages():
 
 
 def test_a_giant_input_is_counted_whole_but_read_in_part():
-    giant = of("word " * 400_000 + HARD)
-    assert giant.input_tokens_bound > 2_000_000
-    assert giant.task == CHAT
+    filler = "word " * 400_000
+    assert of(filler + HARD + filler).input_tokens_bound > 4_000_000
+    assert of(filler + HARD + filler).task == CHAT
+    assert of(HARD + filler).task == of(filler + HARD).task == MATH
 
 
 def test_text_that_is_not_valid_unicode_is_still_bounded():

@@ -1,0 +1,88 @@
+"""Stage assign, part of the profile: one look at a text, and the signs in it.
+
+In: text. Out: `Signs`, counts of what was seen and nothing of the text itself. Next: `subject`, `profile`.
+
+Every step is one pass over at most `LOOKED_AT` characters in C; a giant text costs no more than a long one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modelfleet_core.estimation.lexicon import PHRASES, WORDS
+from modelfleet_core.estimation.script import letters_by_script
+from modelfleet_core.keywords import words
+
+FIRST, LAST = 3072, 1024
+LOOKED_AT = FIRST + LAST
+"""Characters of a text that are looked at: the first and the last, as questions stand before or after what
+they are about."""
+
+_FOR: dict[str, tuple[str, ...]] = {}
+for _kind, _words in WORDS.items():
+    for _word in _words.split():
+        _FOR[_word] = (*_FOR.get(_word, ()), _kind)
+_PHRASES = tuple(
+    (max(re.findall(r"\w+", phrase), key=len), phrase, kind)
+    for kind, phrases in PHRASES.items()
+    for phrase in phrases
+)
+"""Phrases are looked for only where the longest word of theirs is."""
+_NOT_DIGITS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isdigit()})
+_FORMULA = re.compile(r"[=+*/^<>≤≥√∑∫]\s*-?\d")
+_CODE_MARKS = (";\n", "):\n", ") {", "){", "SELECT ", " => ", "#include")
+_MOST = 50
+"""Signs of one kind count no further: who repeats a word a thousand times gains nothing by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signs:
+    """What was counted in one text."""
+
+    words: int
+    numbers: int
+    """Runs of digits."""
+    formulas: int
+    """Operators before a number."""
+    code: int
+    """Blocks, ends of statements and heads of functions."""
+    letters: Mapping[str, int]
+    """By script; only those that occur."""
+    kinds: Mapping[str, int]
+    """Words and phrases by what they speak for (`lexicon`); only those that occur."""
+
+    def of(self, kind: str) -> int:
+        return self.kinds.get(kind, 0)
+
+
+def excerpt(text: str) -> str:
+    """Return the part of `text` that is looked at."""
+    return text if len(text) <= LOOKED_AT else f"{text[:FIRST]}\n{text[-LAST:]}"
+
+
+def signs(text: str) -> Signs:
+    """Return the signs in `text`."""
+    text = excerpt(text)
+    lower = text.lower()
+    found = words(lower)
+    counts = Counter(found)
+    kinds: dict[str, int] = {}
+    for word in counts.keys() & _FOR.keys():
+        for kind in _FOR[word]:
+            kinds[kind] = kinds.get(kind, 0) + counts[word]
+    for longest, phrase, kind in _PHRASES:
+        if longest in counts and (times := lower.count(phrase)):
+            kinds[kind] = kinds.get(kind, 0) + times
+    plain = text if text.isascii() else text.encode("ascii", "replace").decode("ascii")
+    blocks = max(0, text.count("```") - text.count("```json")) if "```" in text else 0
+    return Signs(
+        words=len(found),
+        numbers=len(plain.translate(_NOT_DIGITS).split()),
+        formulas=len(_FORMULA.findall(text)),
+        code=blocks + sum(map(text.count, _CODE_MARKS)),
+        letters=letters_by_script(text),
+        kinds={kind: min(_MOST, times) for kind, times in kinds.items()},
+    )
