@@ -22,6 +22,7 @@ RESAMPLES = 1000
 _TRIES = 5
 _BEYOND = 1.02
 """By how much a further try aims past the cost in question, so that it lies between two tries."""
+_NOTHING = 1e-12
 _WIDEST = 3.0
 """Nor is a method told more than this multiple of the budget, or less than its inverse."""
 
@@ -64,6 +65,8 @@ class Line:
     name: str
     quality: float
     """Share of the best single model's."""
+    quality_ci: tuple[float, float]
+    """95 % interval; bootstrap over queries, of which the best single model sees the same."""
     cost: float
     """Share of the best single model's; differs from the cost in question only where the method can not
     spend so much, or so little."""
@@ -76,6 +79,7 @@ class Line:
     def json(self) -> dict[str, object]:
         return {
             "quality": self.quality,
+            "quality_ci": list(self.quality_ci),
             "cost": self.cost,
             "unserved": self.unserved,
             "behind": self.behind,
@@ -144,24 +148,31 @@ def between(scene: Scene, runs: Sequence[Run], share: float) -> Run:
 
 def lines(scene: Scene, found: Sequence[tuple[str, Run]], *, seed: int) -> tuple[Line, ...]:
     """Return a line for each method; the first is ours, with which the others are paired."""
-    best = float(scene.single_quality.mean())
+    single = scene.single_quality
+    best = max(float(single.mean()), _NOTHING)
     draws = np.random.default_rng(seed).integers(0, scene.queries, (RESAMPLES, scene.queries))
+    drawn = np.maximum(single[draws].mean(axis=1), _NOTHING)
     ours = found[0][1].quality
     result = []
     for name, one in found:
         gain = 100.0 * (ours - one.quality) / best
-        low, high = np.quantile(gain[draws].mean(axis=1), [0.025, 0.975])
         result.append(
             Line(
                 name=name,
                 quality=float(one.quality.mean()) / best,
+                quality_ci=_interval(one.quality[draws].mean(axis=1) / drawn),
                 cost=_share(scene, one),
                 unserved=one.unserved,
                 behind=float(gain.mean()),
-                behind_ci=(float(low), float(high)),
+                behind_ci=_interval(gain[draws].mean(axis=1)),
             )
         )
     return tuple(result)
+
+
+def _interval(values: FloatArray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _share(scene: Scene, one: Run) -> float:

@@ -27,7 +27,7 @@ def lowered(quality: FloatArray, past: Part, asked: Part, *, seed: int) -> Float
 
     def refit(drawn: FloatArray) -> FloatArray:
         nonlocal total
-        fitted = estimate(known, past.tasks, past.quality, past.cost, new, weight=drawn).quality
+        fitted = estimate(known, past.tasks, past.quality, new, weight=drawn)
         total = total + fitted
         return fitted
 

@@ -1,7 +1,7 @@
 """Methods of the field behind one small interface, for simulation and evaluation.
 
 In: a `BatchView`, all that a method may know when it is asked. Out: a column for each request, or not now.
-Next: `modelfleet simulate` and the comparison (`python -m modelfleet_lab.methods`) serve what was chosen.
+Next: `modelfleet simulate` and the batch experiments of `modelfleet evaluate` serve what was chosen.
 
 Sources, what each method knows and what we changed are in `docs/methods.md`. Methods may remember what they
 saw in earlier views; the same views and seed give the same choices.

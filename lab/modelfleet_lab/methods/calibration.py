@@ -1,7 +1,7 @@
 """Finds the prices at which a method spends its budget best, on past batches whose outcomes are known.
 
-In: `PastBatch`es and a budget. Out: methods with their prices set. Next: `simulate` and the comparison. So
-each method plays at its best: whatever a user could tune on past traffic is tuned here.
+In: `PastBatch`es and a budget. Out: methods with their prices set. Next: the
+batch experiments. So each method plays at its best: whatever a user could tune on past traffic is tuned here.
 """
 
 from __future__ import annotations

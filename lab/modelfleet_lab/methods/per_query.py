@@ -1,7 +1,7 @@
 """Methods that look at one request at a time, in order of arrival.
 
-In: a `BatchView`. Out: a column for each request. Next: `simulate` and the comparison. `calibration` finds
-their prices on past traffic.
+In: a `BatchView`. Out: a column for each request. Next: `simulate` and the batch experiments.
+`calibration` finds their prices on past traffic.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PORT: weights learned once from the first requests, then one pass over the models for each request.
 
-In: `BatchView`s as they come. Out: a column for each request. Next: `simulate` and the comparison.
+In: `BatchView`s as they come. Out: a column for each request. Next: the batch experiments.
 Source: Wu and Silwal, Efficient Training-Free Online Routing for High-Volume Multi-LLM Serving, NeurIPS 2025,
 arXiv 2509.02718, Algorithm 1. Where we depart from it is said in `docs/methods.md`.
 """

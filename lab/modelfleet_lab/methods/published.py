@@ -1,8 +1,8 @@
 """The published batch method: instances allocated beforehand, then one integer program per batch.
 
 In: training queries or a `BatchView`. Out: replicas, or a column for each request. Next: `simulate` and the
-comparison. Source: Markovic-Voronov et al., Robust Batch-Level Query Routing for Large Language Models under
-Cost and Capacity Constraints, arXiv 2603.26796. No latency, no pacing, no look ahead.
+batch experiments. Source: Markovic-Voronov et al., Robust Batch-Level Query Routing for Large Language Models
+under Cost and Capacity Constraints, arXiv 2603.26796. No latency, no pacing, no look ahead.
 """
 
 from __future__ import annotations

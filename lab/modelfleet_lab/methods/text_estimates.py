@@ -1,8 +1,8 @@
-"""Quality and cost of each model from the text of a query alone: what all compared methods are told.
+"""Quality of each model from the text of a query alone, by an estimator that is quick to fit again.
 
-In: recorded outcomes of the past, prompts. Out: estimates. Next: `comparison`. A plain stand-in for the
-product's estimator: half the means of the tasks that the text looks like, half a ridge regression of rank 2,
-on counts of hashed words.
+In: recorded outcomes of the past, counted as often as a bootstrap drew them, and prompts. Out: estimates.
+Next: the published robust mode is told how far they scatter. Plain, but of the product's kind: half the means
+of the tasks that the text looks like, half a ridge regression of rank 2, on counts of hashed words.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +20,6 @@ _RIDGE = 10.0
 _RANK = 2
 _TASK_PRIOR = 10.0
 """Queries' worth of the overall mean that each task's mean is shrunk by."""
-_LEAST_COST = 1e-9
 
 
 def features(prompts: Sequence[str]) -> FloatArray:
@@ -36,58 +34,33 @@ def features(prompts: Sequence[str]) -> FloatArray:
     return scaled
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Estimates:
-    quality: FloatArray
-    """(n, m) in [0, 1]."""
-    cost: FloatArray
-    """(n, m) USD."""
-
-
 def estimate(
     known: FloatArray,
     tasks: Sequence[str],
     quality: FloatArray,
-    cost: FloatArray,
     asked: FloatArray,
     *,
     weight: FloatArray | None = None,
-) -> Estimates:
-    """Return estimates for `asked` (k, d) from outcomes (n, m) of `known` (n, d), counted `weight` times."""
+) -> FloatArray:
+    """Return (k, m) estimates for `asked` (k, d) from outcomes (n, m) of `known` (n, d).
+
+    The i-th query counts `weight[i]` times, once where None.
+    """
     n, m = quality.shape
     w = np.ones(n) if weight is None else weight
     names = sorted(set(tasks))
     label = (np.array(tasks)[:, None] == np.array(names)).astype(np.float64)
     mean = w @ quality / w.sum()
-    logs = np.log(np.maximum(cost, _LEAST_COST))
-    fitted, predicted = _ridge(known, np.hstack([quality, label, logs]), asked, w)
-    t = len(names)
+    fitted, predicted = _ridge(known, np.hstack([quality, label]), asked, w)
     # Strength is shared across models: the fit keeps its two main directions.
     _, _, directions = np.linalg.svd(np.sqrt(w)[:, None] * (fitted[:, :m] - mean), full_matrices=False)
     shared = directions[:_RANK].T @ directions[:_RANK]
     by_text = mean + (predicted[:, :m] - mean) @ shared
-    posterior = np.maximum(predicted[:, m : m + t], 1e-6)
+    posterior = np.maximum(predicted[:, m:], 1e-6)
     posterior /= posterior.sum(axis=1, keepdims=True)
     seen = label.T @ w
     by_task = (label.T @ (w[:, None] * quality) + _TASK_PRIOR * mean) / (seen + _TASK_PRIOR)[:, None]
-    smearing = (w @ cost) / np.maximum(w @ np.exp(fitted[:, m + t :]), _LEAST_COST)
-    return Estimates(
-        quality=np.clip(0.5 * (posterior @ by_task) + 0.5 * by_text, 0.0, 1.0),
-        cost=np.exp(predicted[:, m + t :]) * smearing,
-    )
-
-
-def cross_fitted(
-    known: FloatArray, tasks: Sequence[str], quality: FloatArray, cost: FloatArray, folds: int = 5
-) -> Estimates:
-    """Return estimates for `known` itself, each from outcomes of other queries."""
-    part = np.arange(len(known)) % folds
-    result = Estimates(np.empty_like(quality), np.empty_like(cost))
-    for fold in range(folds):
-        rest, mine = part != fold, part == fold
-        names = [task for task, kept in zip(tasks, rest.tolist(), strict=True) if kept]
-        found = estimate(known[rest], names, quality[rest], cost[rest], known[mine])
-        result.quality[mine], result.cost[mine] = found.quality, found.cost
+    result: FloatArray = np.clip(0.5 * (posterior @ by_task) + 0.5 * by_text, 0.0, 1.0)
     return result
 
 

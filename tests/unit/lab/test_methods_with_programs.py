@@ -18,6 +18,7 @@ from modelfleet_lab.methods.calibration import (
     priced,
     slot_priced,
 )
+from modelfleet_lab.methods.certified import Certified
 from modelfleet_lab.methods.per_query import Priced
 from modelfleet_lab.methods.port import Port, learned_weights
 from modelfleet_lab.methods.published import PublishedBatch, bootstrap_quantile
@@ -181,3 +182,10 @@ def test_an_outcome_counts_what_was_billed_and_nothing_for_requests_left_out() -
         np.array([[1.0, 2.0], [4.0, 8.0]]),
     )
     assert batch.outcome(np.array([1, -1])) == (4.0, 2.0)
+
+
+def test_our_assignment_sees_the_whole_batch_and_what_a_dollar_is_worth() -> None:
+    asked = view([[0.5, 0.9], [0.1, 0.8]], free=[1, 1])
+    assert Certified().choose(asked).tolist() == [0, 1]
+    dear = view([[0.5, 0.9], [0.1, 0.8]], free=[2, 2], cost=[[0.0, 1.0], [0.0, 1.0]])
+    assert Certified(0.5).choose(dear).tolist() == [0, 1]
