@@ -94,14 +94,15 @@ class Sidecar:
         self.telemetry = Telemetry()
         experience = ExperienceLog()
         lease.tell_of(experience)
+        self.estimator = LiveEstimator(
+            telemetry=self.telemetry,
+            experience=experience,
+            plugin=load_plugin(settings.estimator),
+            clock=clock,
+        )
         self.router = Router(
             lease=lease,
-            estimator=LiveEstimator(
-                telemetry=self.telemetry,
-                experience=experience,
-                plugin=load_plugin(settings.estimator),
-                clock=clock,
-            ),
+            estimator=self.estimator,
             learning=Learning(experience=experience, clock=clock, telemetry=self.telemetry),
             keys=ApiKeys(settings.keys, clock),
             telemetry=self.telemetry,

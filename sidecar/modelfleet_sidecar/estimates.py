@@ -100,6 +100,7 @@ class LiveEstimator:
         self._clock = clock
         self._priors = PriorEstimator()
         self._paces = Paces()
+        self._taking = asyncio.Lock()
         self._documents: dict[str, Document] = {}
         """As taken over last, good or bad."""
         self._trained: Trained | None = None
@@ -127,7 +128,11 @@ class LiveEstimator:
             await lease.wait_change(LOOK_AGAIN)
 
     async def take(self, lease: Lease) -> None:
-        """Take over the documents that the lease has now."""
+        """Take over the documents that the lease has now, and return once it is done."""
+        async with self._taking:
+            await self._take(lease)
+
+    async def _take(self, lease: Lease) -> None:
         if (document := self._new("estimator", lease.estimator)) is not None:
             trained = await asyncio.to_thread(self._read, "estimator", document, read_trained)
             if trained is not None or not document.manifest:
