@@ -18,10 +18,11 @@ from modelfleet_lab.demo import command as demo
 from modelfleet_lab.estimator import command as estimator
 from modelfleet_lab.evaluate import command as evaluate
 from modelfleet_lab.plan import command as plan
+from modelfleet_lab.report import command as report
 from modelfleet_lab.simulate import command as simulate
 from modelfleet_lab.train import command as train
 
-COMMANDS: tuple[Command, ...] = (demo, plan, simulate, evaluate, train, estimator)
+COMMANDS: tuple[Command, ...] = (demo, plan, simulate, evaluate, report, train, estimator)
 PLAIN_WIDTH = 120
 """Columns of the table where there is no terminal to ask."""
 EXAMPLES = """examples:
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   modelfleet plan -f FLEET --demand 20    what a fleet would run for 20 requests a second, and why
   modelfleet simulate --faults some       leases, prices and limits of many sidecars in virtual time
   modelfleet evaluate --data DIR          what routing gains on recorded outcomes, against baselines
+  modelfleet report --json FILE           one page of evaluations: what is better, and what is not
   modelfleet train --data DIR             learn from recorded outcomes which model answers what how well
   modelfleet estimator inspect FILE       what such an estimator knows
 """

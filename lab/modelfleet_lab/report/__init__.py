@@ -1,0 +1,1 @@
+"""The page of evaluations: what is better, what is not, and the command behind every figure."""
