@@ -1,7 +1,8 @@
 """Stage assign, what training and estimates see of a text: a fixed number of figures.
 
 In: a text. Out: a vector of `FEATURES` figures, logarithms of counts: lexical ones, then hashed words, pairs
-of words and runs of three bytes. Next: `training`, `trained`, `embedding`.
+of words and runs of three bytes, each of these blocks scaled to one length. Next: `training`, `trained`,
+`embedding`.
 
 All by whole-array operations on UTF-8 bytes, so that the time does not depend on what the text says; of a
 giant text only its start and its end are looked at. The hash is a polynomial over 64-bit values of bytes: the
@@ -10,6 +11,7 @@ same on every machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +28,13 @@ _MARKS = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 LEXICAL = 16 + len(_MARKS)
 FEATURES = LEXICAL + _WORDS + _PAIRS + _RUNS
 """Length of a vector."""
+_BLOCKS = (
+    (LEXICAL, LEXICAL + _WORDS),
+    (LEXICAL + _WORDS, LEXICAL + _WORDS + _PAIRS),
+    (LEXICAL + _WORDS + _PAIRS, FEATURES),
+)
+_SIZE = 10.0
+"""Euclidean length of each block of hashed counts: what a text says does not depend on how long it is."""
 _MOST_BYTES = 4 * (_START + _END + 1)
 
 
@@ -96,7 +105,13 @@ def features(text: str) -> FloatArray:
         runs = (values[:-2] * np.uint64(_BASE) + values[1:-1]) * np.uint64(_BASE) + values[2:]
         hashed[_WORDS + _PAIRS :] = _counts(runs, _RUNS)
     _lexical(result, len(text), data, kinds[starts], np.diff(starts, append=data.size))
-    return np.log1p(result, out=result)
+    np.log1p(result, out=result)
+    for first, last in _BLOCKS:
+        block = result[first:last]
+        length = math.sqrt(float(block @ block))
+        if length > 0.0:
+            block *= _SIZE / length
+    return result
 
 
 def feature_matrix(texts: Sequence[str]) -> FloatArray:

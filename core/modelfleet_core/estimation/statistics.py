@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelfleet_core.estimation.features import FEATURES
+from modelfleet_core.estimation.sample import Sample
 from modelfleet_core.values import ModelName, TaskName
 
 FloatArray = npt.NDArray[np.float64]
@@ -21,7 +22,9 @@ IntArray = npt.NDArray[np.int64]
 
 FOLDS = 5
 MOST_TASKS = 64
-"""Tasks beyond these are counted as if they had no name."""
+"""Tasks with fewer rows than these have no estimate of their own."""
+_MOST_NAMES = 4 * MOST_TASKS
+"""Tasks that are counted; those first seen later are as if they had no name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,6 +154,7 @@ class Statistics:
     """Of log(1 + output tokens)."""
     tokens: FloatArray
     """(folds, m) sum of output tokens."""
+    sample: Sample
     tasks: dict[TaskName, TaskSums] = field(default_factory=dict)
 
     @classmethod
@@ -164,11 +168,13 @@ class Statistics:
             quality=Outcomes.none(m),
             log_tokens=Outcomes.none(m),
             tokens=np.zeros((FOLDS, m)),
+            sample=Sample.none(FEATURES, m),
         )
 
     def add(self, batch: Batch) -> None:
         """Count `batch`; raise ValueError if it is not one."""
         checked(batch, len(self.models))
+        self.sample += Sample.of(batch.x, batch.quality, batch.output_tokens, batch.fold, batch.task)
         for fold in np.unique(batch.fold).tolist():
             mine = np.flatnonzero(batch.fold == fold)
             x, quality, tokens = batch.x[mine], batch.quality[mine], batch.output_tokens[mine]
@@ -186,7 +192,7 @@ class Statistics:
         known = ~np.isnan(quality)
         value = np.where(known, quality, 0.0)
         for task in dict.fromkeys(labels):
-            if task is None or (task not in self.tasks and len(self.tasks) >= 4 * MOST_TASKS):
+            if task is None or (task not in self.tasks and len(self.tasks) >= _MOST_NAMES):
                 continue
             sums = self.tasks.setdefault(task, TaskSums.none(len(self.models)))
             mine = [k for k, label in enumerate(labels) if label == task]
@@ -208,6 +214,7 @@ class Statistics:
             quality=self.quality + other.quality,
             log_tokens=self.log_tokens + other.log_tokens,
             tokens=self.tokens + other.tokens,
+            sample=self.sample + other.sample,
             tasks={
                 name: self.tasks.get(name, nothing) + other.tasks.get(name, nothing)
                 for name in sorted({*self.tasks, *other.tasks})

@@ -1,15 +1,20 @@
 """Stage assign, quality and length of answers as learned from past outcomes.
 
-In: features of a text, its task where known. Out: `Prediction` for every model. Next: `estimate`, `learning`.
+In: features of a text, its task where known. Out: `Prediction` for every model. Next: `forecast`.
 
-Quality is half the mean of the tasks that the text looks like and half a ridge regression of low rank, pulled
-back to the model's mean as far as the text is unlike those of training, then calibrated.
+    quality = mean + gate (curve(mean + a task + b text) - mean),    text alone
+    quality = curve(mean + task + c residual),                       where the task is named
+
+`task`: by how much the means of the tasks that the text looks like are off the model's mean; `text`: the same
+by a ridge regression of low rank; `residual`: by one of rank one within tasks; a, b, c: `weights`, as
+held-out data bear them out; gate: how far the text is like those of training, 1 or less; curve: the
+calibration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +25,9 @@ from modelfleet_core.values import ModelName, TaskName
 FloatArray = npt.NDArray[np.float64]
 
 _LEAST_SHARE = 1e-6
-_UNKNOWN_VARIANCE = 0.05
-"""Of a model's mean quality where only the manifest speaks."""
+_LEAST_DISTANCE = 1e-9
+_LONGEST = 20.0
+"""Logarithm of the most tokens that are ever expected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +49,24 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What an estimate is put together from: n queries, m models, t tasks."""
+
+    posterior: FloatArray
+    """(n, t)"""
+    named: npt.NDArray[np.bool_]
+    """(n,) the task is known and one of ours."""
+    task: FloatArray
+    """(n, m) off the mean."""
+    text: FloatArray
+    """(n, m)"""
+    residual: FloatArray
+    """(n, m) off the task's mean."""
+    distance: FloatArray
+    """(n, max(1, t)) squared, to the middle of each task."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Trained:
     """What training found out; d features, m models, t tasks, r directions of strength, k of likeness."""
 
@@ -54,6 +78,8 @@ class Trained:
     """How many standard deviations of pessimism pay; 0: none."""
     center: FloatArray
     """(d,) mean of the features."""
+    scale: FloatArray
+    """(d,) their standard deviation."""
     mean: FloatArray
     """(m,) quality."""
     samples: FloatArray
@@ -70,16 +96,30 @@ class Trained:
     """(t, m) shrunk to `mean`."""
     task_samples: FloatArray
     """(t, m)"""
+    residual_direction: FloatArray
+    """(d,) of features in which difficulty within a task differs."""
+    residual_middle: FloatArray
+    """(t,) mean of each task along it."""
+    residual_loadings: FloatArray
+    """(m,)"""
     likeness: FloatArray
-    """(d, k): squares of projections sum to the leverage h."""
-    typical_leverage: float
-    """h50, the median of training."""
+    """(d, k) main directions of the features."""
+    likeness_weight: FloatArray
+    """(k,) of a squared distance along each."""
+    likeness_rest: FloatArray
+    """(1,) weight of the squared distance off all of them."""
+    middles: FloatArray
+    """(max(1, t), k) of the tasks along them; of all where there is no task."""
+    typical_distance: FloatArray
+    """(max(1, t),) up to which a text is as those of the task."""
+    weights: FloatArray
+    """(3,) of task, text and residual."""
+    curve: FloatArray
+    """(c, m) calibrated quality at c points of the estimate, evenly from 0 to 1; rising."""
     noise: FloatArray
     """(m,) variance of an outcome around its estimate."""
-    slope: FloatArray
-    """(m,) of the calibration."""
-    level: FloatArray
-    """(m,) of the calibration."""
+    spread: FloatArray
+    """(m,) variance of estimates around the model's mean."""
     token_directions: FloatArray
     """(d, s)"""
     token_loadings: FloatArray
@@ -91,72 +131,117 @@ class Trained:
 
     def predict(self, x: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Prediction:
         """Return the estimates for `x` (n, d); `tasks` (n,) where labels are known."""
-        off = x - self.center
-        n, m = len(x), len(self.models)
-        posterior = self._posterior(off)
-        known = np.zeros(n, dtype=np.bool_)
+        z = (x - self.center) / self.scale
+        parts = self.parts(z, tasks)
+        gate = self.gate(parts)
+        tokens = self.token_mean + (z @ self.token_directions) @ self.token_loadings
+        return Prediction(
+            quality=self.quality(parts, gate),
+            variance=self.variance(parts, gate),
+            samples=self._samples(parts, gate),
+            confidence=gate,
+            output_tokens=np.maximum(1.0, np.exp(np.minimum(tokens, _LONGEST)) * self.token_smearing),
+            tasks=parts.posterior,
+        )
+
+    def parts(self, z: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Parts:
+        """Return the parts for scaled features `z` (n, d)."""
+        posterior, named = self._posterior(z), np.zeros(len(z), dtype=np.bool_)
         if tasks is not None:
             place = {task: k for k, task in enumerate(self.tasks)}
             for row, task in enumerate(tasks):
                 if task is not None and task in place:
                     posterior[row] = 0.0
                     posterior[row, place[task]] = 1.0
-                    known[row] = True
-        leverage = np.square(off @ self.likeness).sum(axis=1)
-        gate = np.minimum(1.0, self.typical_leverage / np.maximum(leverage, 1e-12)) ** 2
-        by_text = (off @ self.directions) @ self.loadings
-        if self.tasks:
-            by_task = posterior @ self.task_quality - self.mean
-            moved = 0.5 * by_task + 0.5 * by_text
-            moved[known] = by_task[known]
-            evidence = posterior @ self.task_samples
-        else:
-            moved = by_text
-            evidence = np.broadcast_to(self.samples, (n, m))
-        raw = self.mean + gate[:, None] * moved
-        quality = np.clip(self.level + self.slope * raw, 0.0, 1.0)
-        samples = gate[:, None] * evidence + (1.0 - gate[:, None]) * self.samples
-        tokens = np.exp(self.token_mean + (off @ self.token_directions) @ self.token_loadings)
-        return Prediction(
-            quality=quality,
-            variance=self.noise * (leverage[:, None] / max(1.0, float(self.samples.max(initial=1.0)))),
-            samples=samples,
-            confidence=gate,
-            output_tokens=np.maximum(1.0, tokens * self.token_smearing),
-            tasks=posterior,
+                    named[row] = True
+        along = z @ self.likeness
+        off = np.maximum(np.square(z).sum(axis=1) - np.square(along).sum(axis=1), 0.0)
+        weighted = along * self.likeness_weight
+        distance = (
+            (weighted * along).sum(axis=1)[:, np.newaxis]
+            - 2.0 * weighted @ self.middles.T
+            + np.square(self.middles) @ self.likeness_weight
+            + off[:, np.newaxis] * self.likeness_rest
         )
+        n, m = len(z), len(self.models)
+        by_task = posterior @ self.task_quality - self.mean if self.tasks else np.zeros((n, m))
+        within = z @ self.residual_direction - posterior @ self.residual_middle
+        return Parts(
+            posterior=posterior,
+            named=named,
+            task=by_task,
+            text=(z @ self.directions) @ self.loadings,
+            residual=within[:, np.newaxis] * self.residual_loadings,
+            distance=np.maximum(distance, _LEAST_DISTANCE),
+        )
+
+    def gate(self, parts: Parts) -> FloatArray:
+        """Return (n,) the share of what the text says that is believed: 1 if it is like those of training."""
+        near = np.square(np.minimum(1.0, self.typical_distance / parts.distance))
+        share: FloatArray = (parts.posterior * near).sum(axis=1) if self.tasks else near[:, 0]
+        return share
+
+    def combined(self, parts: Parts) -> FloatArray:
+        """Return (n, m) quality before gate and calibration, in [0, 1]."""
+        moved = self.weights[0] * parts.task + self.weights[1] * parts.text
+        if parts.named.any():
+            known = parts.task + self.weights[2] * parts.residual
+            moved[parts.named] = known[parts.named]
+        raw: FloatArray = np.clip(self.mean + moved, 0.0, 1.0)
+        return raw
+
+    def quality(self, parts: Parts, gate: FloatArray) -> FloatArray:
+        """Return (n, m) quality in [0, 1].
+
+        Calibration comes before the gate, so that a text that is like none has the models' means, in their
+        order.
+        """
+        off = calibrated(self.curve, self.combined(parts)) - self.mean
+        if parts.named.any():
+            # Of a named task the mean is known however unlike the text is.
+            gate = np.where(parts.named, 1.0, gate)
+        result: FloatArray = self.mean + gate[:, np.newaxis] * off
+        return result
+
+    def variance(self, parts: Parts, gate: FloatArray) -> FloatArray:
+        """Return the variance of means and slopes of that many outcomes, and that of what the gate hides."""
+        a, b = self.weights[0], self.weights[1]
+        of_mean = 1.0 / (self.samples + 1.0)
+        share = np.square(parts.posterior)
+        of_task = share @ (1.0 / (self.task_samples + 1.0)) if self.tasks else 0.0
+        rank = len(self.loadings)
+        near = np.square(gate)[:, np.newaxis]
+        moved = near * (a * a * of_task + b * b * rank * of_mean)
+        variance: FloatArray = self.noise * (of_mean + moved) + (1.0 - near) * self.spread
+        return variance
 
     def for_fleet(self, fleet: Fleet) -> Trained:
-        """Return this for the models of `fleet`, in its order; new ones get their neighbours' loadings."""
-        place = {name: k for k, name in enumerate(self.models)}
-        columns = np.array([place.get(model.name, -1) for model in fleet.models], dtype=np.int64)
-        prior = np.array([model.quality.prior for model in fleet.models])
-        new = columns < 0
-        near = columns.copy()
-        for k in np.flatnonzero(new).tolist():
-            near[k] = int(np.argmin(np.abs(self.mean - prior[k])))
-        mean = np.where(new, prior, self.mean[near])
-        return replace(
-            self,
-            models=tuple(model.name for model in fleet.models),
-            mean=mean,
-            samples=np.where(new, 0.0, self.samples[near]),
-            loadings=self.loadings[:, near],
-            task_quality=np.clip(self.task_quality[:, near] - self.mean[near] + mean, 0.0, 1.0),
-            task_samples=np.where(new, 0.0, self.task_samples[:, near]),
-            noise=np.where(new, _UNKNOWN_VARIANCE, self.noise[near]),
-            slope=np.where(new, 1.0, self.slope[near]),
-            level=np.where(new, 0.0, self.level[near]),
-            token_loadings=self.token_loadings[:, near],
-            token_mean=self.token_mean[near],
-            token_smearing=self.token_smearing[near],
-        )
+        """Return this for the models of `fleet`, in its order; see `cold_start` for those never seen."""
+        from modelfleet_core.estimation.cold_start import for_fleet
 
-    def _posterior(self, off: FloatArray) -> FloatArray:
-        scores = self.task_levels + off @ self.task_slopes
+        return for_fleet(self, fleet)
+
+    def _posterior(self, z: FloatArray) -> FloatArray:
+        scores = self.task_levels + z @ self.task_slopes
         if not self.tasks:
             return scores
-        scores -= scores.max(axis=1, keepdims=True)
-        shares = np.maximum(np.exp(scores), _LEAST_SHARE)
+        shares = np.maximum(np.exp(scores - scores.max(axis=1, keepdims=True)), _LEAST_SHARE)
         result: FloatArray = shares / shares.sum(axis=1, keepdims=True)
         return result
+
+    def _samples(self, parts: Parts, gate: FloatArray) -> FloatArray:
+        if not self.tasks:
+            return np.tile(self.samples, (len(gate), 1))
+        like = parts.posterior @ self.task_samples
+        return self.samples + gate[:, np.newaxis] * (like - self.samples)
+
+
+def calibrated(curve: FloatArray, raw: FloatArray) -> FloatArray:
+    """Return `raw` (n, m) in [0, 1] on the `curve` (c, m), linear between its points."""
+    steps = len(curve) - 1
+    place = raw * steps
+    below = np.minimum(place.astype(np.int64), steps - 1)
+    column = np.arange(curve.shape[1])
+    low = curve[below, column]
+    result: FloatArray = low + (place - below) * (curve[below + 1, column] - low)
+    return np.clip(result, 0.0, 1.0)

@@ -1,38 +1,43 @@
 """Stage forward and learn, from past outcomes to an estimator.
 
 In: `Statistics`, or batches to count. Out: `Trained`. Next: `artifact`, then the sidecars.
+
+Sums give the fit, and one more for each fold that is left out; a sample of rows, each estimated by the fit
+without its fold, tells what the parts are worth, from where on a text is unlike training, and the
+calibration.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from modelfleet_core.estimation.features import FEATURES
-from modelfleet_core.estimation.statistics import MOST_TASKS, Batch, Outcomes, Statistics, fold_of
-from modelfleet_core.estimation.trained import Trained
+from modelfleet_core.estimation import calibration, fitting
+from modelfleet_core.estimation.sample import Sample
+from modelfleet_core.estimation.statistics import FOLDS, Batch, Statistics, fold_of
+from modelfleet_core.estimation.trained import Parts, Trained
 from modelfleet_core.values import ModelName
 
 __all__ = ["Batch", "Statistics", "fold_of", "train", "trained_from"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
-_RIDGE = 30.0
-"""Strength of the prior on slopes, in rows, for features of unit variance."""
-_RANK = 2
-_TASK_PRIOR = 10.0
-"""Outcomes' worth of the model's mean in each of its tasks' means."""
-_LIKENESS = 32
+_LIKE_SHARE = 0.8
+"""Of a task's held-out texts, those that count as like it without reserve."""
+_LEAST_ROWS = 20
+"""Rows that a task's own distance rests on at least; fewer: all tasks' rows."""
+_HALF = 0.5
 
 
 def train(models: Sequence[ModelName], batches: Callable[[], Iterable[Batch]]) -> Trained:
     """Return what the batches teach of `models`; raise ValueError if they teach nothing.
 
-    `batches()` is called once for every pass over the data. Memory does not grow with the rows.
+    `batches()` is gone through once. Memory does not grow with the rows.
     """
     statistics = Statistics.none(models)
     for batch in batches():
@@ -41,95 +46,139 @@ def train(models: Sequence[ModelName], batches: Callable[[], Iterable[Batch]]) -
 
 
 def trained_from(statistics: Statistics) -> Trained:
-    """Return the fit to all folds."""
-    rows = statistics.rows.sum()
-    count = statistics.quality.count.sum(axis=0)
-    if rows < 2 or count.sum() < 2:
+    """Return what the sums teach; raise ValueError if that is nothing."""
+    if statistics.rows.sum() < 2 or statistics.quality.count.sum() < 2:
         raise ValueError("there are fewer than two outcomes to learn from; record some first")
-    center = statistics.x.sum(axis=0) / rows
-    scatter = statistics.xx.sum(axis=0) - rows * np.outer(center, center)
-    scale = np.sqrt(np.maximum(np.diag(scatter) / rows, 1e-2))
-    values, vectors = np.linalg.eigh(scatter / np.outer(scale, scale))
-    values = np.maximum(values, 0.0)
-    basis = vectors / scale[:, None]
-    mean, slopes = _ridge(statistics.quality, basis, values, rows)
-    directions, loadings = _of_rank(slopes, scatter, np.sqrt(count), _RANK)
-    tokens_mean, token_slopes = _ridge(statistics.log_tokens, basis, values, rows)
-    token_directions, token_loadings = _of_rank(
-        token_slopes, scatter, np.sqrt(statistics.log_tokens.count.sum(axis=0)), _RANK + 1
-    )
-    names = sorted(statistics.tasks, key=lambda name: (-statistics.tasks[name].rows.sum(), name))[:MOST_TASKS]
-    t = len(names)
-    task_rows = np.array([statistics.tasks[name].rows.sum() for name in names])
-    task_x = np.array([statistics.tasks[name].x.sum(axis=0) for name in names]).reshape(t, FEATURES)
-    task_count = np.array([statistics.tasks[name].count.sum(axis=0) for name in names]).reshape(t, -1)
-    task_total = np.array([statistics.tasks[name].total.sum(axis=0) for name in names]).reshape(t, -1)
-    off = task_x / np.maximum(task_rows, 1.0)[:, None] - center
-    whitened = basis @ ((basis.T @ off.T) / (values + _RIDGE)[:, None]) * rows
-    levels = np.log(np.maximum(task_rows, 1.0) / rows) - 0.5 * np.einsum("td,dt->t", off, whitened)
-    top = np.argsort(values)[::-1][:_LIKENESS]
-    likeness = basis[:, top] / np.sqrt(values[top] + _RIDGE)
-    leverage = float(np.einsum("dk,de,ek->", likeness, scatter, likeness)) / rows
-    seen_tokens = statistics.log_tokens.count.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        smearing = np.where(
-            seen_tokens > 0,
-            statistics.tokens.sum(axis=0) / (np.maximum(seen_tokens, 1.0) * np.exp(tokens_mean)),
-            1.0,
-        )
-    found = Trained(
-        models=statistics.models,
-        tasks=tuple(names),
-        version="",
-        kappa=0.0,
-        center=center,
-        mean=mean,
-        samples=count,
-        directions=directions,
-        loadings=loadings,
-        task_slopes=whitened,
-        task_levels=levels,
-        task_quality=(task_total + _TASK_PRIOR * mean) / (task_count + _TASK_PRIOR),
-        task_samples=task_count,
-        likeness=likeness,
-        typical_leverage=leverage,
-        noise=np.maximum(mean * (1.0 - mean), 1e-3),
-        slope=np.ones(len(mean)),
-        level=np.zeros(len(mean)),
-        token_directions=token_directions,
-        token_loadings=token_loadings,
-        token_mean=np.where(seen_tokens > 0, tokens_mean, np.nan),
-        token_smearing=smearing,
-    )
+    found = fitting.fitted(statistics)
+    held = _HeldOut.of(statistics)
+    if held is not None:
+        found = held.tuned(found)
     return versioned(found)
 
 
+class _HeldOut:
+    """Rows of the sample with the parts of their estimates, by fits that did not see their fold."""
+
+    def __init__(self, rows: Sample, unnamed: Parts, named: Parts, log_tokens: FloatArray) -> None:
+        self._task = rows.task
+        self._quality = rows.quality.astype(np.float64)
+        self._tokens = rows.output_tokens.astype(np.float64)
+        self._unnamed, self._named = unnamed, named
+        self._log_tokens = log_tokens
+
+    @classmethod
+    def of(cls, statistics: Statistics) -> _HeldOut | None:
+        """Return the rows; None where too few folds have any."""
+        sample, total = statistics.sample, statistics.rows.sum()
+        found: list[tuple[IntArray, Parts, Parts, FloatArray]] = []
+        for fold in range(FOLDS):
+            mine = np.flatnonzero(sample.fold == fold)
+            if not mine.size or total - statistics.rows[fold] < 2:
+                continue
+            rest = fitting.fitted(statistics, without=fold)
+            z = (sample.x[mine] - rest.center) / rest.scale
+            labels = [sample.task[k] for k in mine.tolist()]
+            tokens = rest.token_mean + (z @ rest.token_directions) @ rest.token_loadings
+            found.append((mine, rest.parts(z), rest.parts(z, labels), tokens))
+        if not found:
+            return None
+        order = np.concatenate([mine for mine, *_ in found])
+        return cls(
+            sample.at(order),
+            _joined([parts for _, parts, _, _ in found]),
+            _joined([parts for _, _, parts, _ in found]),
+            np.concatenate([tokens for *_, tokens in found]),
+        )
+
+    def tuned(self, trained: Trained) -> Trained:
+        """Return `trained` with weights, gate, calibration and the rest that held-out rows tell."""
+        found = replace(trained, weights=self._weights(trained))
+        found = replace(found, typical_distance=self._typical_distance(found))
+        gate = found.gate(self._unnamed)
+        raw = found.combined(self._unnamed)
+        found = replace(found, curve=calibration.fitted_curve(raw, self._quality, fitting.CURVE))
+        quality = found.quality(self._unnamed, gate)
+        known = ~np.isnan(self._quality)
+        count = known.sum(axis=0)
+        error = np.where(known, np.square(np.nan_to_num(self._quality) - quality), 0.0).sum(axis=0)
+        found = replace(
+            found,
+            noise=(error + trained.noise) / (count + 1.0),
+            spread=quality.var(axis=0),
+            token_smearing=self._smearing(),
+        )
+        deviation = np.sqrt(found.variance(self._unnamed, gate))
+        return replace(found, kappa=calibration.best_kappa(quality, deviation, self._quality))
+
+    def _weights(self, trained: Trained) -> FloatArray:
+        """Return by how much each part is believed: halfway between one half and least squares.
+
+        One half is what many data sets bear out; least squares alone follows the noise of one.
+        """
+        known = ~np.isnan(self._quality)
+        off = (self._quality - trained.mean)[known]
+        text = self._unnamed.text[known]
+        labelled = known & self._named.named[:, np.newaxis]
+        inside = (self._quality - trained.mean - self._named.task)[labelled]
+        residual = self._named.residual[labelled]
+        c = float(residual @ inside) / (float(residual @ residual) + 1e-9)
+        if not trained.tasks:
+            b = float(text @ off) / (float(text @ text) + 1e-9)
+            return np.array([0.0, np.clip(b, 0.0, 1.0), 0.0])
+        task = self._unnamed.task[known]
+        a, b = _least_squares(task, text, off)
+        both = _HALF * np.array([a, b]) + _HALF * _HALF
+        both /= max(1.0, float(both.sum()))
+        return np.array([both[0], both[1], np.clip(c, 0.0, 1.0)])
+
+    def _typical_distance(self, trained: Trained) -> FloatArray:
+        """Return the distance within which most held-out texts of each task are."""
+        place = {task: k for k, task in enumerate(trained.tasks)}
+        looks = self._unnamed.posterior.argmax(axis=1) if place else np.zeros(len(self._task), np.int64)
+        of = np.array(
+            [
+                place.get(t, int(k)) if t is not None else int(k)
+                for t, k in zip(self._task, looks, strict=True)
+            ]
+        )
+        own = self._unnamed.distance[np.arange(len(of)), of]
+        result = np.full(max(1, len(place)), np.quantile(own, _LIKE_SHARE))
+        for k in range(len(result)):
+            mine = own[of == k]
+            if len(mine) >= _LEAST_ROWS:
+                result[k] = np.quantile(mine, _LIKE_SHARE)
+        return result
+
+    def _smearing(self) -> FloatArray:
+        known = ~np.isnan(self._tokens) & ~np.isnan(self._log_tokens)
+        fitted = np.where(known, np.exp(np.minimum(self._log_tokens, 20.0)), 0.0).sum(axis=0)
+        seen = np.where(known, self._tokens, 0.0).sum(axis=0)
+        result: FloatArray = np.where(fitted > 0, seen / np.maximum(fitted, 1e-9), 1.0)
+        return result
+
+
 def versioned(trained: Trained) -> Trained:
-    """Return `trained` with the version that its content has."""
-    digest = hashlib.sha256("\n".join((*trained.models, "", *trained.tasks)).encode())
-    for array in (trained.mean, trained.directions, trained.loadings, trained.task_quality, trained.level):
-        digest.update(array.astype(np.float32).tobytes())
+    """Return `trained` with the version that its content has, to 32 bits."""
+    digest = hashlib.sha256()
+    for field in fields(trained):
+        value = getattr(trained, field.name)
+        if isinstance(value, np.ndarray):
+            digest.update(value.astype("<f4").tobytes())
+        elif field.name != "version":
+            digest.update(repr(value).encode())
     return replace(trained, version=digest.hexdigest()[:16])
 
 
-def _ridge(
-    outcomes: Outcomes, basis: FloatArray, values: FloatArray, rows: float
-) -> tuple[FloatArray, FloatArray]:
-    """Return means (m,) and slopes (d, m); a model that answered few rows has its share of their scatter."""
-    count = outcomes.count.sum(axis=0)
-    some = np.maximum(count, 1.0)
-    overall = outcomes.total.sum() / max(1.0, float(count.sum()))
-    mean = np.where(count > 0, outcomes.total.sum(axis=0) / some, overall)
-    products = outcomes.xy.sum(axis=0) - outcomes.x.sum(axis=0) * mean
-    return mean, basis @ ((basis.T @ products) / (values[:, None] * (count / rows) + _RIDGE))
+def _joined(parts: Sequence[Parts]) -> Parts:
+    return Parts(*(np.concatenate([getattr(one, f.name) for one in parts]) for f in fields(Parts)))
 
 
-def _of_rank(
-    slopes: FloatArray, scatter: FloatArray, weight: FloatArray, rank: int
-) -> tuple[FloatArray, FloatArray]:
-    """Return directions (d, r) and loadings (r, m) of the fit's main variation over the rows."""
-    fitted = (slopes * weight).T @ scatter @ (slopes * weight)
-    _, vectors = np.linalg.eigh(fitted)
-    kept = vectors[:, ::-1][:, :rank]
-    loadings = kept.T / np.maximum(weight, 1.0)
-    return (slopes * weight) @ kept, np.where(weight > 0, loadings, 0.0)
+def _least_squares(one: FloatArray, other: FloatArray, target: FloatArray) -> tuple[float, float]:
+    """Return weights of at least 0 and at most 1."""
+    products = np.array([[one @ one, one @ other], [one @ other, other @ other]]) + 1e-9 * np.eye(2)
+    a, b = np.linalg.solve(products, np.array([one @ target, other @ target])).tolist()
+    if a < 0.0:
+        a, b = 0.0, float(other @ target) / float(products[1, 1])
+    elif b < 0.0:
+        a, b = float(one @ target) / float(products[0, 0]), 0.0
+    return min(1.0, max(0.0, a)), min(1.0, max(0.0, b))
