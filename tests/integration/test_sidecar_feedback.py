@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 import grpc.aio
 import pytest
 from modelfleet.v1 import router_pb2, router_pb2_grpc
-from support.sidecars import Rig, Spec, running_sidecar
+from modelfleet_core.demand.sketch import NO_DEMAND
+from modelfleet_core.estimation.experience import Experience, Figure, Scored
+from modelfleet_core.policy import Learning
+from modelfleet_lab.model_server.faults import Fault, FaultKind
+from modelfleet_sidecar.wire import report_to
+from support.sidecars import TRIED_ONCE, Rig, Spec, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -106,3 +114,143 @@ async def test_bad_feedback_gets_openais_error_envelope() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Feedback(router_pb2.FeedbackRequest(decision_id="d-1"))
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def sums(experience: Experience) -> dict[str, dict[str, float]]:
+    """Return what is counted of each model, over all cells; figures of 0 are left out."""
+    told: dict[str, dict[str, float]] = {}
+    for cell in experience.cells:
+        of_model = told.setdefault(cell.key.model, {})
+        for figure in Figure:
+            if value := float(cell.sums[figure]):
+                of_model[figure.name] = of_model.get(figure.name, 0.0) + value
+    return told
+
+
+def evidence(rig: Rig) -> Experience:
+    assert rig.lease.evidence is not None
+    return rig.lease.evidence.changes()
+
+
+async def test_a_score_teaches_once_of_the_model_that_answered() -> None:
+    async with running_sidecar(Spec("big", 0.8)) as rig, clients_of(rig) as (client, _stub):
+        decision = await answered(client)
+        for _ in range(3):
+            await said(client, decision_id=decision, score=0.25)
+        told = sums(evidence(rig))["big"]
+        assert (told["REQUESTS"], told["SCORES"], told["SCORE"]) == (1.0, 1.0, 0.25)
+        assert told["PREDICTED"] == pytest.approx(0.8, abs=0.2)
+        assert told["COST"] > 0
+        (model,) = evidence(rig).models
+        assert model.model == "big"
+        assert model.scored[Scored.WEIGHT] == 1.0
+        assert model.scored[Scored.SCORE] == 0.25
+
+
+async def test_a_policy_that_does_not_learn_keeps_feedback_to_its_explanations() -> None:
+    policy = replace(policy_of(), learning=Learning(enabled=False))
+    async with running_sidecar(Spec("big"), policy=policy) as rig, clients_of(rig) as (client, _stub):
+        decision = await answered(client)
+        await said(client, decision_id=decision, score=1)
+        async with client.get(f"/v1/decisions/{decision}") as response:
+            assert (await response.json())["score"] == 1.0
+        assert not evidence(rig).cells
+        assert not evidence(rig).models
+
+
+async def test_the_id_of_a_completion_names_its_decision() -> None:
+    async with running_sidecar(Spec("big")) as rig, clients_of(rig) as (client, _stub):
+        for stream in (False, True):
+            body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+            async with client.post(CHAT, json=body) as response:
+                text = await response.text()
+                decision = response.headers["x-modelfleet-decision-id"]
+            named = json.loads(text.removeprefix("data: ").partition("\n\n")[0])["id"]
+            status, answer = await said(client, decision_id=named, label="good")
+            assert (status, answer["decision_id"]) == (200, decision)
+
+
+async def test_scores_of_an_answer_that_broke_off_teach_nothing() -> None:
+    policy = policy_of(fallback=TRIED_ONCE)
+    async with running_sidecar(Spec("big"), policy=policy) as rig, clients_of(rig) as (client, _stub):
+        rig.servers["big"].set_faults(Fault(FaultKind.CUT_AFTER_FIRST))
+        body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        async with client.post(CHAT, json=body) as response:
+            await response.read()
+            decision = response.headers["x-modelfleet-decision-id"]
+        assert (await said(client, decision_id=decision, score=0))[0] == 200
+        assert sums(evidence(rig))["big"] == {"ERRORS": 1.0}
+        assert not evidence(rig).models
+
+
+async def test_the_same_request_minutes_after_its_answer_counts_as_repeated() -> None:
+    async with running_sidecar(Spec("big")) as rig, clients_of(rig) as (client, _stub):
+        for text in ("one", "one", "two", "one"):
+            await answered(client, text)
+        assert sums(evidence(rig))["big"]["RETRIES"] == 2.0
+        assert "two" not in repr(vars(rig.sidecar.router._learning))
+
+
+@pytest.mark.parametrize(
+    ("asked", "stream", "truncated"),
+    [({}, False, 1.0), ({}, True, 1.0), ({"max_tokens": 1000}, False, 1.0), ({"max_tokens": 2}, False, 0.0)],
+)
+async def test_an_answer_cut_by_our_limit_counts_as_truncated_and_one_by_the_callers_does_not(
+    asked: dict[str, int], stream: bool, truncated: float
+) -> None:
+    policy = policy_of(max_output_tokens=3)
+    async with running_sidecar(Spec("big"), policy=policy) as rig, clients_of(rig) as (client, _stub):
+        await answered(client, "tell me a very long story " * 20, stream=stream, **asked)
+        assert sums(evidence(rig))["big"].get("TRUNCATED", 0.0) == truncated
+
+
+async def test_settled_requests_count_as_their_caller_says() -> None:
+    async with running_sidecar(Spec("big")) as rig, clients_of(rig) as (_client, stub):
+        chat = router_pb2.ChatRequest(
+            model="auto", messages=[router_pb2.Message(role="user", content="hello")]
+        )
+        for outcome in (router_pb2.OUTCOME_OK, router_pb2.OUTCOME_ERROR):
+            decision = await stub.Route(router_pb2.RouteRequest(chat=chat))
+            settle = router_pb2.SettleRequest(
+                decision_id=decision.decision_id,
+                usage=router_pb2.Usage(input_tokens=1, output_tokens=1),
+                outcome=outcome,
+            )
+            await stub.Settle(settle)
+        told = sums(evidence(rig))["big"]
+        assert (told["REQUESTS"], told["ERRORS"], told["RETRIES"]) == (1.0, 1.0, 1.0)
+        explained = await stub.Explain(router_pb2.ExplainRequest(decision_id=decision.decision_id))
+        assert explained.failed_by == "SettledAsError"
+
+
+async def test_no_text_comment_or_header_is_in_what_is_reported_or_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only the decision's own page has the comment."""
+    planted = ("plantedprompt", "plantedcomment", "plantedheader", "plantedtask", "plantedanswer")
+    with caplog.at_level(logging.DEBUG, "modelfleet_sidecar"):
+        async with running_sidecar(Spec("big")) as rig, clients_of(rig) as (client, _stub):
+            headers = {"x-tenant": "plantedheader", "x-modelfleet-task": "plantedtask"}
+            body = {"model": "auto", "messages": [{"role": "user", "content": "plantedprompt"}]}
+            for _ in range(2):
+                async with client.post(CHAT, json=body, headers=headers) as response:
+                    await response.read()
+                    decision = response.headers["x-modelfleet-decision-id"]
+            for sent in ({"score": 1, "comment": "plantedcomment"}, {"label": "plantedanswer"}):
+                await said(client, decision_id=decision, **sent)
+            holding = rig.lease.holding
+            report = replace(
+                holding.report(0.0, demand=NO_DEMAND, fleet_version="", policy_version=""),
+                experience=evidence(rig),
+            )
+            sent_bytes = report_to(report).SerializeToString()
+            assert b"big" in sent_bytes
+            async with aiohttp.ClientSession() as session, session.get(f"{rig.admin}/metrics") as scraped:
+                metrics = await scraped.text()
+            async with client.get(f"/v1/decisions/{decision}") as response:
+                shown = await response.text()
+    for text in planted:
+        assert text.encode() not in sent_bytes
+        assert text not in metrics
+        assert text not in caplog.text
+        assert (text in shown) == (text == "plantedcomment")
