@@ -28,6 +28,7 @@ class Recorded:
 
     prompts: tuple[str, ...]
     tasks: tuple[str, ...]
+    """Empty where not known."""
     models: tuple[str, ...]
     quality: FloatArray
     """(n, m) in [0, 1]."""
@@ -68,9 +69,6 @@ def read(path: Path) -> Recorded:
     prompts = queries["prompt"].to_pylist()
     kept = sorted({prompt: k for k, prompt in reversed(list(enumerate(prompts)))}.values())
     ids, tasks = queries["query_id"].take(kept).to_pylist(), queries["task"].take(kept).to_pylist()
-    if None in tasks:
-        name = ids[tasks.index(None)]
-        raise ValueError(f"{folder.queries[0]}: task of query {name!r} is null; an evaluation needs it")
     quality, output = quality[kept], output[kept]
     _complete(folder, ids, quality, "no outcome")
     tokens = numbers(queries["input_tokens"])[kept]
@@ -78,7 +76,7 @@ def read(path: Path) -> Recorded:
     _complete(folder, ids, cost, "neither cost_usd nor output_tokens")
     return Recorded(
         prompts=tuple(prompts[k] for k in kept),
-        tasks=tuple(tasks),
+        tasks=tuple(task or "" for task in tasks),
         models=tuple(folder.models),
         quality=quality,
         cost=cost,

@@ -20,14 +20,15 @@ TEXT = pa.large_string()
 NUMBER = pa.float64()
 MODEL = pa.int16()
 """The model's place among those that can be compared."""
-QUERIES = {"query_id": TEXT, "task": TEXT, "prompt": TEXT}
+QUERIES = {"query_id": TEXT, "prompt": TEXT}
+TASK = {"task": TEXT}
 OUTCOMES = {"query_id": TEXT, "model": TEXT, "quality": NUMBER}
 
 
 def queries(folder: Folder, more: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """Yield `query_id`, `task` (null where not known), `prompt` and the numbers named by `more`."""
+    """Yield `query_id`, `prompt`, the numbers named by `more`, and `task`: null where not known."""
     wanted = QUERIES | dict.fromkeys(more, NUMBER)
-    for path, first, table in _scan(folder.queries, wanted, {}):
+    for path, first, table in _scan(folder.queries, wanted, TASK):
         for name in ("query_id", "prompt", *more):
             _refuse(path, first, table, name, pc.is_null(table[name]), "a value")
         for name in more:

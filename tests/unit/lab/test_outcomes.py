@@ -113,13 +113,15 @@ def test_an_evaluation_refuses_missing_outcomes_and_training_takes_them(tmp_path
     assert set(whole(tmp_path)) == set(data.prompts[1:])
 
 
-def test_training_takes_queries_without_a_task_and_an_evaluation_does_not(tmp_path: Path) -> None:
+def test_a_task_may_be_unknown(tmp_path: Path) -> None:
     data = recorded(1, n=5)
     write_folder(tmp_path, data)
     change(tmp_path, "queries", lambda t: put(t, "task", [*t["task"].to_pylist()[:4], None]))
     assert whole(tmp_path)[data.prompts[4]][0] is None
-    with pytest.raises(ValueError, match="task of query 'q4' is null"):
-        read(tmp_path)
+    assert read(tmp_path).tasks == (*data.tasks[:4], "")
+    change(tmp_path, "queries", lambda t: t.drop_columns(["task"]))
+    assert read(tmp_path).tasks == ("",) * 5
+    assert {row[0] for row in whole(tmp_path).values()} == {None}
 
 
 @pytest.mark.parametrize("rows", [1, 7, 4096])
