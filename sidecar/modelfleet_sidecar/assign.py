@@ -28,7 +28,7 @@ from modelfleet_core.values import (
     base_url,
 )
 
-from modelfleet_sidecar.decision import Considered, Decision, Grounds
+from modelfleet_sidecar.decision import About, Considered, Decision, Grounds
 from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.reasons import reason_of
 from modelfleet_sidecar.repeats import asked_as
@@ -93,6 +93,14 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         tier=seen.ask.tier.name,
         task=seen.profile.task,
         rule=seen.ask.matched.rule.name if seen.ask.matched is not None else "",
+        about=About(
+            subject=seen.ask.reading.subject,
+            difficulty=seen.profile.difficulty,
+            output_tokens=seen.profile.output_tokens,
+            urgency=seen.ask.urgency[0],
+            urgent_by=seen.ask.urgency[1],
+            matched_by=seen.ask.matched.by if seen.ask.matched is not None else (),
+        ),
         reason=reason_of(seen, placed),
         quality=candidate.quality[j],
         expected_cost=NanoUsd(round(candidate.cost[j] * NANO)),

@@ -12,6 +12,8 @@ from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.catalog import Pricing, SecretKey
 from modelfleet_core.estimation.profile import Reading
+from modelfleet_core.estimation.subject import Subject
+from modelfleet_core.estimation.urgency import Urgency
 from modelfleet_core.policy import Tier
 from modelfleet_core.rules import Matched
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, VariantKey
@@ -64,6 +66,8 @@ class Ask:
     """The declared tenant that its headers name."""
     matched: Matched | None = None
     """The policy's rule for it; None: none."""
+    urgency: tuple[Urgency, str] = (Urgency.UNKNOWN, "no sign")
+    """Whether someone waits for the answer, and what says so."""
     group: str = ""
     """The declared group of callers, by which routing is compared; empty: none of them."""
     features: FloatArray | None = None
@@ -74,6 +78,26 @@ class Ask:
     """Attempts that failed, oldest first."""
     avoided: frozenset[EndpointUrl] = frozenset()
     """Where not to send it again (`Candidate.avoided`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the profile told of one request; nothing of its text."""
+
+    subject: Subject
+    difficulty: float
+    """0 (plain) to 1 (hard)."""
+    output_tokens: float
+    """Expected by it."""
+    urgency: Urgency
+    urgent_by: str
+    matched_by: tuple[str, ...]
+    """The conditions of the rule that held."""
+
+    @property
+    def signs(self) -> list[str]:
+        """What decided, in words."""
+        return [*self.subject.signs, f"urgency {self.urgency.value}: {self.urgent_by}"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,6 +156,7 @@ class Decision:
     task: str
     rule: str
     """Of the policy's rules the one that matched; empty: none."""
+    about: About
     reason: Reason
     quality: float
     expected_cost: NanoUsd

@@ -23,7 +23,7 @@ from modelfleet_core.policy import RetryOn
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar.chat import ChatCall, parse_fields
-from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.decision import About, Ask, Decision
 from modelfleet_sidecar.explain import options
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
 from modelfleet_sidecar.feedback import Source, feedback
@@ -203,6 +203,8 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                     for attempt in decision.earlier
                 ],
                 rule=decision.rule,
+                rule_matched_by=decision.about.matched_by,
+                profile=_profile(decision.about),
                 confidence=decision.grounds.confidence,
                 estimator_version=decision.grounds.estimator_version,
                 learned_version=decision.grounds.learned_version,
@@ -394,6 +396,20 @@ def _decision(decision: Decision) -> router_pb2.RouteDecision:
         reserved_nano_usd=decision.reserved,
         max_output_tokens=decision.max_output_tokens,
         settle_within=None if decision.settle_within is None else _duration(decision.settle_within),
+    )
+
+
+def _profile(about: About) -> router_pb2.Profile:
+    subject = about.subject
+    return router_pb2.Profile(
+        script=subject.script,
+        language=subject.language,
+        domain=subject.domain,
+        style=subject.style.value,
+        urgency=about.urgency.value,
+        difficulty=about.difficulty,
+        output_tokens=about.output_tokens,
+        signs=about.signs,
     )
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar.chat import ChatCall, parse_json
-from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.decision import About, Decision
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import DRAINING, Failure, Fault, internal, late
 from modelfleet_sidecar.feedback import parse_feedback
@@ -247,6 +247,8 @@ def _explanation(entry: Entry) -> dict[str, object]:
         "tier": decision.tier,
         "task": decision.task,
         "rule": decision.rule,
+        "rule_matched_by": list(decision.about.matched_by),
+        "profile": _profile(decision.about),
         "reason": decision.reason.value,
         "expected_quality": decision.quality,
         "expected_cost_usd": usd(decision.expected_cost),
@@ -299,6 +301,20 @@ def _explanation(entry: Entry) -> dict[str, object]:
             }
             for option in options(decision)
         ],
+    }
+
+
+def _profile(about: About) -> dict[str, object]:
+    subject = about.subject
+    return {
+        "script": subject.script,
+        "language": subject.language,
+        "domain": subject.domain,
+        "style": subject.style.value,
+        "urgency": about.urgency.value,
+        "difficulty": about.difficulty,
+        "output_tokens": about.output_tokens,
+        "signs": about.signs,
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.estimation.profile import read
+from modelfleet_core.estimation.urgency import urgency
 from modelfleet_core.policy import Policy
 from modelfleet_core.rules import Asking, Rules
 from modelfleet_core.values import NanoUsd, TaskName, usd
@@ -188,7 +189,7 @@ class Router:
         known_model(call.model, fleet)
         reading = read(call.texts)
         matched = self._rules_of(policy).first(
-            Asking(reading.text, reading.script, reading.input_tokens, headers)
+            Asking(reading.text, reading.subject.script, reading.input_tokens, headers)
         )
         if matched is not None:
             call = with_params(call, matched.rule.params)
@@ -219,6 +220,12 @@ class Router:
             deadline=now + left,
             tenant=policy.tenant_of(headers),
             matched=matched,
+            urgency=urgency(
+                stream=call.stream,
+                flex=call.fields.get("service_tier") == "flex",
+                remaining=remaining,
+                words=reading.signs.words,
+            ),
             group=policy.group_of(headers),
             features=self._estimator.features(reading.text, policy),
             routed=routed,

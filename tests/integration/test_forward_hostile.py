@@ -21,7 +21,7 @@ from modelfleet_sidecar.forward import Forwarder
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.upstream import HIGH_WATER, Pool
-from support.sidecars import GROUNDS
+from support.sidecars import ABOUT, GROUNDS
 
 pytestmark = pytest.mark.integration
 
@@ -52,6 +52,7 @@ def decision_at(port: int, number: int = 1) -> Decision:
         tier="t",
         task="chat",
         rule="",
+        about=ABOUT,
         reason=Reason.BEST_VALUE,
         quality=0.5,
         expected_cost=NanoUsd(1),

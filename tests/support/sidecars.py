@@ -21,6 +21,9 @@ from modelfleet_core.catalog import (
 )
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.estimation.learning import ExperienceLog
+from modelfleet_core.estimation.signs import signs
+from modelfleet_core.estimation.subject import subject
+from modelfleet_core.estimation.urgency import Urgency
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import AccountGrant, Grant, Need, SidecarId, SlotGrant, Want
@@ -40,7 +43,7 @@ from modelfleet_core.values import (
 from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.server import ModelServer, ServerSettings
 from modelfleet_sidecar.app import Sidecar
-from modelfleet_sidecar.decision import Grounds
+from modelfleet_sidecar.decision import About, Grounds
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.lease import NO_DOCUMENT, Evidence, boot_clock
 from modelfleet_sidecar.settings import Address, Settings
@@ -68,6 +71,15 @@ GROUNDS = Grounds(
     asked_as=0,
 )
 """Of a decision whose estimate is the manifest's word."""
+ABOUT = About(
+    subject=subject(signs("hello")),
+    difficulty=0.1,
+    output_tokens=10.0,
+    urgency=Urgency.INTERACTIVE,
+    urgent_by="at most 64 words",
+    matched_by=(),
+)
+"""Of a decision on a greeting."""
 PRICING = Pricing(input_femto=10**9, output_femto=2 * 10**9)
 
 

@@ -35,7 +35,7 @@ WORDS: Mapping[str, str] = {
         " except suppose assume if"
     ),
     SHORT: "briefly tldr yes/no",
-    LONG: "essay detailed comprehensive thorough elaborate chapters",
+    LONG: "essay detailed comprehensive thorough elaborate",
     STRUCTURED: "json yaml csv xml jsonl",
     CASUAL: "hi hello hey thanks thank bye lol please sorry",
     SCIENCE: (
@@ -93,7 +93,7 @@ PHRASES: Mapping[str, tuple[str, ...]] = {
     REASONING: ("true or false", "must be", "exactly one", "if and only if", "each of the following"),
     STEPS: ("given that",),
     SHORT: ("in one word", "one sentence", "yes or no", "only the answer", "single letter", "answer only"),
-    LONG: ("write a story", "write an essay", "in detail", "as many as"),
+    LONG: ("write a story", "write an essay", "in detail"),
     STRUCTURED: ("json object", "json array", "as a table", "the following format", "comma-separated"),
 }
 

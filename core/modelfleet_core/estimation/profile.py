@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelfleet_core.estimation import lexicon
-from modelfleet_core.estimation.script import most_of
 from modelfleet_core.estimation.signs import Signs, signs
+from modelfleet_core.estimation.subject import Subject, subject
 from modelfleet_core.values import TaskName
 
 MATH, CODE, REASONING, CHAT = TaskName("math"), TaskName("code"), TaskName("reasoning"), TaskName("chat")
@@ -54,11 +54,7 @@ class Reading:
     messages: int
     signs: Signs
     """In the part of the text that is looked at."""
-
-    @property
-    def script(self) -> str:
-        """Of most letters looked at; empty: there are none."""
-        return most_of(self.signs.letters)
+    subject: Subject
 
     @property
     def input_tokens(self) -> int:
@@ -69,11 +65,13 @@ class Reading:
 def read(texts: Sequence[str]) -> Reading:
     """Read the messages `texts` (oldest first)."""
     text = next((text for text in reversed(texts) if text and not text.isspace()), "")
+    seen = signs(text)
     return Reading(
         text=text,
         size=sum(_bytes(text) for text in texts),
         messages=len(texts),
-        signs=signs(text),
+        signs=seen,
+        subject=subject(seen),
     )
 
 
@@ -120,7 +118,7 @@ def profile_of(
         input_tokens=reading.input_tokens,
         input_tokens_bound=reading.size + _MESSAGE_OVERHEAD * (reading.messages + 1),
         # Harder questions are answered at more length: half as much at 0, one and a half times at 1.
-        output_tokens=min(float(limit), typical * (0.5 + difficulty)),
+        output_tokens=min(float(limit), typical * (0.5 + difficulty) * reading.subject.length),
         max_output_tokens=limit,
         text=reading.text,
     )

@@ -9,7 +9,7 @@ from modelfleet_core.catalog import Pricing
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
 from modelfleet_sidecar.decision import Considered, Decision, Reason
 from modelfleet_sidecar.explain import DecisionLog, options
-from support.sidecars import GROUNDS
+from support.sidecars import ABOUT, GROUNDS
 
 VARIANTS = tuple(VariantKey(ModelName(name), "gpu") for name in ("a", "b", "c"))
 
@@ -30,6 +30,7 @@ def decision(number: int) -> Decision:
         tier="bronze",
         task="chat",
         rule="",
+        about=ABOUT,
         reason=Reason.SLOTS_BIND,
         quality=0.7,
         expected_cost=NanoUsd(1),

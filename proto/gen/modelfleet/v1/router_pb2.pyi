@@ -565,6 +565,8 @@ class Explanation(_message.Message):
     LEARNED_VERSION_FIELD_NUMBER: _builtins.int
     EXPLORED_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    RULE_MATCHED_BY_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     waited_seconds: _builtins.float
     """in the batching window and queue"""
@@ -597,6 +599,14 @@ class Explanation(_message.Message):
     def earlier_attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """that failed before the caller had any byte, oldest first"""
 
+    @_builtins.property
+    def rule_matched_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the conditions of the rule that held"""
+
+    @_builtins.property
+    def profile(self) -> Global___Profile:
+        """what the text of the last message showed"""
+
     def __init__(
         self,
         *,
@@ -614,16 +624,70 @@ class Explanation(_message.Message):
         learned_version: _builtins.str = ...,
         explored: _builtins.bool = ...,
         score: _builtins.float | None = ...,
+        rule_matched_by: _abc.Iterable[_builtins.str] | None = ...,
+        profile: Global___Profile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "certificate", b"certificate", "decision", b"decision", "score", b"score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "certificate", b"certificate", "decision", b"decision", "profile", b"profile", "score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "confidence", b"confidence", "decision", b"decision", "earlier_attempts", b"earlier_attempts", "estimator_version", b"estimator_version", "explored", b"explored", "failed_by", b"failed_by", "learned_version", b"learned_version", "money_price", b"money_price", "rule", b"rule", "score", b"score", "waited_seconds", b"waited_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score", b"_score", "batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "confidence", b"confidence", "decision", b"decision", "earlier_attempts", b"earlier_attempts", "estimator_version", b"estimator_version", "explored", b"explored", "failed_by", b"failed_by", "learned_version", b"learned_version", "money_price", b"money_price", "profile", b"profile", "rule", b"rule", "rule_matched_by", b"rule_matched_by", "score", b"score", "waited_seconds", b"waited_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score: _TypeAlias = _typing.Literal["score"]  # noqa: Y015
     _WhichOneofArgType__score: _TypeAlias = _typing.Literal["_score", b"_score"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__score) -> _WhichOneofReturnType__score | None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Profile(_message.Message):
+    """Guesses by words, marks and numbers; nothing of the text itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCRIPT_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    STYLE_FIELD_NUMBER: _builtins.int
+    URGENCY_FIELD_NUMBER: _builtins.int
+    DIFFICULTY_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SIGNS_FIELD_NUMBER: _builtins.int
+    script: _builtins.str
+    """Unicode's name, of most letters"""
+    language: _builtins.str
+    """ISO 639-1; empty: not told apart"""
+    domain: _builtins.str
+    """maths, code, science, medicine, law, finance or general"""
+    style: _builtins.str
+    """of the answer: Conversation, Code or Structured"""
+    urgency: _builtins.str
+    """Interactive, Batch or Unknown"""
+    difficulty: _builtins.float
+    """0 (plain) to 1 (hard)"""
+    output_tokens: _builtins.float
+    """expected"""
+    @_builtins.property
+    def signs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what decided"""
+
+    def __init__(
+        self,
+        *,
+        script: _builtins.str = ...,
+        language: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        style: _builtins.str = ...,
+        urgency: _builtins.str = ...,
+        difficulty: _builtins.float = ...,
+        output_tokens: _builtins.float = ...,
+        signs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["difficulty", b"difficulty", "domain", b"domain", "language", b"language", "output_tokens", b"output_tokens", "script", b"script", "signs", b"signs", "style", b"style", "urgency", b"urgency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):
