@@ -78,6 +78,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.json is not None:
         writable(options.json)
     protocol = split(read(options.data), options.seed)
+    if options.leave_one_task_out:
+        leave_out.tasks_to_leave_out(protocol)  # Refused now, not after minutes.
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=None)
 

@@ -77,15 +77,21 @@ class LeftOut:
         }
 
 
-def run(protocol: Protocol, *, resamples: int, tell: Callable[[str], None]) -> LeftOut:
-    """Return the result for every task. Raises ValueError where there are fewer than two."""
-    data = protocol.data
-    names = sorted(set(data.tasks))
+def tasks_to_leave_out(protocol: Protocol) -> list[str]:
+    """Return the names of all tasks. Raises ValueError where there are fewer than two."""
+    names = sorted(set(protocol.data.tasks))
     if len(names) < 2:
         raise ValueError(
             "--leave-one-task-out needs two tasks or more in the column 'task' of queries.parquet; "
             f"it has {len(names)}"
         )
+    return names
+
+
+def run(protocol: Protocol, *, resamples: int, tell: Callable[[str], None]) -> LeftOut:
+    """Return the result for every task. Raises ValueError where there are fewer than two."""
+    data = protocol.data
+    names = tasks_to_leave_out(protocol)
     tell("features")
     everything = np.array(data.tasks)
     all_past = estimators.known(data, protocol.past)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from modelfleet_core.estimation.trained import Prediction
 
 from modelfleet_lab.evaluate import costs, estimators, robust, streams
@@ -95,5 +96,8 @@ def evaluate(
     by_price("default_kappa_1", estimators.pessimistic(told, 1.0))
     for name, policy in streams.play(split, seed=protocol.seed, tell=tell).items():
         found[name] = measure(protocol, policy, estimated=None, resamples=resamples)
-    add("oracle", priced(test.quality, test.cost))
+    # It knows the outcomes, and which queries nobody answers well enough for the money.
+    unanswered = np.zeros((test.size, 1))
+    oracle = priced(np.hstack((test.quality, unanswered)), np.hstack((test.cost, unanswered)))
+    add("oracle", Sweep(np.where(oracle.choice < test.quality.shape[1], oracle.choice, -1).astype(np.int16)))
     return found
