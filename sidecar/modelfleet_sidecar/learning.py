@@ -34,6 +34,10 @@ class Learning:
         self._answered: OrderedDict[int, tuple[float, Decision]] = OrderedDict()
         """By what was asked, the oldest first."""
 
+    def tell(self) -> None:
+        """Tell how much is counted; call it now and then."""
+        self._telemetry.experience(len(self._experience))
+
     def asked(self, ask: Ask) -> None:
         """Look whether a request was answered a moment ago."""
         before = self._answered.pop(asked_as(ask), None)

@@ -465,6 +465,7 @@ class Router:
                     self._telemetry.settled(decision, settlement.charged, expired=True)
             self._in_flight.look()
             self._telemetry.lease(self._lease.holding, self._clock())
+            self._learning.tell()
             self._telemetry.keys_missing(self.missing_keys())
 
     def _note(self, decision: Decision) -> None:

@@ -186,6 +186,11 @@ class Telemetry:
             ["version", "learned"],
             registry=registry,
         )
+        self._experience = Gauge(
+            f"{name}experience_cells",
+            "Kinds of answers (task, rule, model and group) that are counted for the operator.",
+            registry=registry,
+        )
         self._documents = Counter(
             f"{name}documents_refused",
             "Estimators and what was learned that came from the operator and could not be used.",
@@ -235,6 +240,9 @@ class Telemetry:
         """Tell which estimator is in force; empty: the manifest's priors, and nothing learned."""
         self._estimator.clear()
         self._estimator.labels(version, learned_version).set(1)
+
+    def experience(self, cells: int) -> None:
+        self._experience.set(cells)
 
     def document_refused(self, kind: str) -> None:
         self._documents.labels(kind).inc()

@@ -81,6 +81,10 @@ class ExperienceLog:
         self._sent: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)
         """Sequences of reports and what they held: changes up to that number of records."""
 
+    def __len__(self) -> int:
+        """Return how many cells are counted."""
+        return len(self._cells)
+
     # Events.
 
     def answered(self, key: ExperienceKey, predicted: float, cost: float) -> None:

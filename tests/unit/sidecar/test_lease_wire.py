@@ -10,6 +10,9 @@ import pytest
 from modelfleet.v1 import capacity_pb2
 from modelfleet_core.catalog import ExternalPlacement
 from modelfleet_core.demand.sketch import DemandReport
+from modelfleet_core.estimation.embedding import EMBEDDING
+from modelfleet_core.estimation.experience import ExperienceKey
+from modelfleet_core.estimation.learning import Answer, ExperienceLog
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.messages import (
     AccountState,
@@ -37,6 +40,8 @@ GRANT = replace(
     report_every=4.0,
     slot_prices={LARGE: 0.25},
     money_price=3.5,
+    estimator=Document("e", b"PK"),
+    learned=Document("", b""),
     fleet=Document("f", b"{}"),
     policy=Document("p", b"[]"),
     refusal="because",
@@ -75,6 +80,41 @@ def test_the_longest_endpoint_of_a_fleet_survives_the_wire() -> None:
 
 def test_a_report_survives_the_wire() -> None:
     assert operator_wire.report_from(sidecar_wire.report_to(REPORT)) == REPORT
+
+
+def test_what_was_learned_of_answers_survives_the_wire() -> None:
+    log = ExperienceLog("base")
+    key = ExperienceKey(TaskName("math"), "rule", ModelName("large"), "group")
+    log.answered(key, 0.7, 0.01)
+    log.scored(Answer(key, np.linspace(-1.0, 1.0, EMBEDDING), base=0.5, used=0.7), 1.0)
+    sent = replace(REPORT, estimator_version="e", learned_version="l", experience=log.changes())
+    message = sidecar_wire.report_to(sent)
+    heard = operator_wire.report_from(message)
+    assert (heard.estimator_version, heard.learned_version) == ("e", "l")
+    experience = operator_wire.experience_from(message.experience)
+    assert experience.estimator_version == "base"
+    ((model,), (cell,)) = experience.models, experience.cells
+    assert model.model == "large"
+    for told, had in zip(
+        (model.moments, model.products, model.scored),
+        (
+            sent.experience.models[0].moments,
+            sent.experience.models[0].products,
+            sent.experience.models[0].scored,
+        ),
+        strict=True,
+    ):
+        assert np.array_equal(told, had)
+    assert cell.key == key
+    assert np.array_equal(cell.sums, sent.experience.cells[0].sums)
+
+
+def test_an_estimator_that_is_too_large_is_refused_by_its_field() -> None:
+    message = capacity_pb2.LeaseGrant(estimator=capacity_pb2.Document(version="e", manifest=b"x" * (1 << 20)))
+    assert sidecar_wire.grant_from(message).estimator is not None
+    message.estimator.manifest += b"x"
+    with pytest.raises(WireError, match=r"estimator.manifest: 1048577 bytes are more than"):
+        sidecar_wire.grant_from(message)
 
 
 def test_a_greeting_announces_only_its_epoch() -> None:
