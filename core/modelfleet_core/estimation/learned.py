@@ -83,7 +83,7 @@ def learned(
     samples: FloatArray,
 ) -> Learned:
     """Return what the posterior over m models says; `theta` (m + 1, k), `samples` (m,)."""
-    deviation: FloatArray = np.linalg.cholesky(covariance + 1e-12 * np.eye(EMBEDDING))
+    deviation = np.linalg.cholesky(covariance + 1e-12 * np.eye(EMBEDDING)).astype(np.float64)
     made = Learned("", base_version, models, theta, deviation, np.append(samples, 0.0))
     return replace(made, version=hashlib.sha256(encode(made)).hexdigest()[:16])
 
