@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 MATHS, CODE, REASONING, STEPS = "maths", "code", "reasoning", "steps"
 """What makes a question more work."""
-SHORT, LONG, STRUCTURED, CASUAL = "short answer", "long answer", "structured output", "small talk"
+SHORT, LONG, STRUCTURED = "short answer", "long answer", "structured output"
 """What an answer should be like."""
 SCIENCE, MEDICINE, LAW, FINANCE = "science", "medicine", "law", "finance"
 """Fields of knowledge besides mathematics and programming."""
@@ -26,7 +26,7 @@ WORDS: Mapping[str, str] = {
     ),
     CODE: (
         "def return import function const void public regex algorithm compile debug python javascript"
-        " typescript rust golang sql bash java c++ html css api docker git stacktrace refactor array boolean"
+        " typescript rust golang sql bash java html css api docker git stacktrace refactor array boolean"
         " async lambda struct enum traceback segfault unittest assert println printf"
     ),
     REASONING: "why prove proof deduce infer therefore explain compare puzzle logic",
@@ -34,10 +34,9 @@ WORDS: Mapping[str, str] = {
         "then after before first second finally each every respectively step twice half remaining unless"
         " except suppose assume if"
     ),
-    SHORT: "briefly tldr yes/no",
+    SHORT: "briefly tldr",
     LONG: "essay detailed comprehensive thorough elaborate",
     STRUCTURED: "json yaml csv xml jsonl",
-    CASUAL: "hi hello hey thanks thank bye lol please sorry",
     SCIENCE: (
         "physics chemistry biology molecule molecular atom atoms electron electrons proton neutron quantum"
         " photon velocity acceleration momentum entropy enthalpy thermodynamics reaction reactions catalyst"
@@ -67,6 +66,9 @@ WORDS: Mapping[str, str] = {
     LANGUAGE + "en": (
         "the of and is are what how to in that it for with which this was be by from as can you"
     ),
+    LANGUAGE + "de": (
+        "der die das und ist nicht ein eine wie was ich zu mit den dem von für auf sie es wird im kann sind"
+    ),
     LANGUAGE + "fr": "le la les et est un une des que qui pour dans pas vous je ne sur du quel quelle avec",
     LANGUAGE + "es": "el la los las es un una que de para en por con cuál qué no del se como está",
     LANGUAGE + "it": "il lo gli un una che di per in con non sono della come qual del si questo cosa",
@@ -75,6 +77,9 @@ WORDS: Mapping[str, str] = {
     LANGUAGE + "pl": "jest nie się na co jak to że dla do czy oraz są który przez od jakie",
     LANGUAGE + "tr": "ve bir bu ne nasıl için mi da de ile çok olan var değil nedir mı gibi daha kadar en",
     LANGUAGE + "vi": "là của và có không cho những một các được trong người này thì với như gì để tôi",
+    LANGUAGE + "id": (
+        "yang dan di itu dengan untuk adalah apa tidak ini dari dalam bagaimana pada ke saya akan"
+    ),
     LANGUAGE + "ru": "не что на как это по из для он но или какой есть от чем",
     LANGUAGE + "uk": "не що на як це та для або який від чи цей але які про",
     LANGUAGE + "fa": "در به از که این است را با برای چه آن یک می های چگونه",
