@@ -439,6 +439,99 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Estimates and learning",
+        (
+            Panel(
+                "Quality of each model's answers",
+                "Mean score from feedback, and what routing predicted; lately.",
+                ((f"modelfleet_model_quality{{{N}}}", "{{policy}} {{model}} {{source}}"),),
+                "percentunit",
+            ),
+            Panel(
+                "Calibration",
+                "Mean of recent scores less the estimates that routing went by. Below 0: it hoped too much.",
+                ((f"modelfleet_estimator_calibration_error{{{N}}}", "{{policy}}"),),
+            ),
+            Panel(
+                "Error of estimates",
+                "Mean squared error against recent scores. Learning helps where used is below base.",
+                ((f"modelfleet_estimator_error{{{N}}}", "{{policy}} {{estimate}}"),),
+            ),
+            Panel(
+                "Scores behind the estimates",
+                "From feedback; older ones count less.",
+                ((f"modelfleet_estimator_samples{{{N}}}", "{{policy}}"),),
+            ),
+            Panel(
+                "Standing of estimates",
+                "Drift: scores moved away from estimates. RolledBack: what was learned is withdrawn.",
+                ((f"modelfleet_estimator_standing{{{N}}} == 1", "{{policy}} {{standing}}"),),
+            ),
+            Panel(
+                "Failures of learning",
+                "Per second, by where; leases and routing go on.",
+                ((f"sum by (where) (rate(modelfleet_learning_failures_total[{R}]))", "{{where}}"),),
+                "ops",
+            ),
+            Panel(
+                "Feedback to sidecars",
+                "Per second by how it was said, and the mean score of each model.",
+                (
+                    (f"sum by (source) (rate(modelfleet_sidecar_feedback_total{{{N}}}[{R}]))", "{{source}}"),
+                    (
+                        f"sum by (model) (rate(modelfleet_sidecar_feedback_score_total{{{N}}}[{R}])) / "
+                        f"sum by (model) (rate(modelfleet_sidecar_feedback_total{{{N}}}[{R}]))",
+                        "mean score of {{model}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Signs of poor answers",
+                "Per second: asked again within minutes, or cut by the policy's limit of tokens.",
+                (
+                    (
+                        f"sum by (model) (rate(modelfleet_sidecar_repeated_requests_total{{{N}}}[{R}]))",
+                        "asked again {{model}}",
+                    ),
+                    (
+                        f"sum by (model) (rate(modelfleet_sidecar_truncated_answers_total{{{N}}}[{R}]))",
+                        "cut {{model}}",
+                    ),
+                ),
+                "reqps",
+            ),
+            Panel(
+                "Estimators in force",
+                "Sidecars by the version that they route by; empty: the manifest's priors.",
+                (
+                    (
+                        f"count by (version, learned) (modelfleet_sidecar_estimator_info{{{N}}})",
+                        "{{version}} {{learned}}",
+                    ),
+                ),
+                stacked=True,
+            ),
+            Panel(
+                "Estimates not used",
+                "Per second: not trusted, plug-ins that failed, documents that could not be read.",
+                (
+                    (f"sum(rate(modelfleet_sidecar_low_confidence_total{{{N}}}[{R}]))", "low confidence"),
+                    (f"sum(rate(modelfleet_sidecar_estimator_failures_total{{{N}}}[{R}]))", "plug-in"),
+                    (
+                        f"sum by (kind) (rate(modelfleet_sidecar_documents_refused_total{{{N}}}[{R}]))",
+                        "refused {{kind}}",
+                    ),
+                ),
+                "ops",
+            ),
+            Panel(
+                "Kinds of answers counted",
+                "Cells of task, rule, model and group in each sidecar; they are bounded.",
+                ((f"max(modelfleet_sidecar_experience_cells{{{N}}})", "most"),),
+            ),
+        ),
+    ),
+    (
         "Injector and certificates",
         (
             Panel(

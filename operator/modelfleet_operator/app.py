@@ -29,10 +29,13 @@ from modelfleet_operator.capacity_tls import Certificate
 from modelfleet_operator.cluster import Cluster, Kind, ObjectEvent
 from modelfleet_operator.cluster.embedded import EmbeddedCluster, read_manifests
 from modelfleet_operator.cluster.kubernetes import KubernetesCluster
+from modelfleet_operator.estimators import Estimators
 from modelfleet_operator.events import Recorder
 from modelfleet_operator.fencing import Fence, NotLeadingError
 from modelfleet_operator.health import Health
 from modelfleet_operator.leader import Leader
+from modelfleet_operator.learned_records import LearnedRecords
+from modelfleet_operator.learning import Learning
 from modelfleet_operator.lease_terms import inherited_terms, terms_text
 from modelfleet_operator.ledger_records import RecordLedgers
 from modelfleet_operator.ledgers import LeadershipLostError
@@ -58,6 +61,8 @@ LATE = 60.0
 """Seconds without a turn after which the loops of the Lease and of the leases count as hung."""
 WITHDRAWN = 0.5
 """Seconds for the capacity Service to lead here no more."""
+LEARNED_END = 1.0
+"""Seconds for what was learned to be kept."""
 LEDGERS_END = 2.0
 """Seconds for the ledgers to be brought up to date; then all streams are told to end."""
 STREAMS_END = 2.0
@@ -106,6 +111,7 @@ class Operator:
             )
         self._endpoint: CapacityEndpoint | None = None
         self._ledgers = RecordLedgers(cluster)
+        self._learning: Learning | None = None
         self._publisher = Publisher(
             store=self._ledgers,
             leads=self._leader.leads,
@@ -114,6 +120,7 @@ class Operator:
             beat=partial(self._health.beat, "leases", within=LATE),
             admission=self._admission,
             refused=self._telemetry.count_refused,
+            refused_experience=partial(self._telemetry.count_unlearned, "refused"),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -234,9 +241,23 @@ class Operator:
                 scaling=asyncio.Lock(),
             )
         )
+        estimators = Estimators(self._cluster, world=self._world, health=self._health, clock=self._clock)
+        learning = self._learning = Learning(
+            world=self._world,
+            bases=estimators,
+            sink=self._publisher,
+            records=LearnedRecords(self._cluster, epoch),
+            leads=self._leader.leads,
+            health=self._health,
+            clock=self._clock,
+            wall_clock=time.time,
+            failed=self._telemetry.count_unlearned,
+        )
+        self._publisher.set_learn(learning.hear)
         policies = Policies(
             world=self._world,
             accounts=self._publisher,
+            learning=learning,
             archive=self._ledgers,
             writer=StatusWriter(
                 self._cluster,
@@ -252,6 +273,9 @@ class Operator:
         for stage in (
             publishing.run(),
             self._publisher.run(),
+            estimators.run(),
+            learning.run(),
+            learning.keep(),
             pricing.run(),
             policies.run(),
             fleets.run(),
@@ -298,6 +322,12 @@ class Operator:
                     await self._endpoint.withdraw()
             except TimeoutError:
                 log.warning("the capacity Service still leads to this process, which ends")
+        if self._learning is not None:
+            try:
+                async with asyncio.timeout(LEARNED_END):
+                    await self._learning.close()
+            except TimeoutError:
+                log.warning("what was learned in the last minute is not kept")
         await self._publisher.stop(within=LEDGERS_END)
         await self._leader.release()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from modelfleet_core.estimation.drift import Verdict
 from modelfleet_core.values import ObjectKey, PoolName, VariantKey
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -58,12 +59,24 @@ class FleetFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class LearningFigures:
+    standing: str
+    """A `Verdict`; empty: nothing is learned."""
+    samples: float
+    errors: Mapping[str, float]
+    calibration_error: float | None
+    quality: Mapping[tuple[str, str], float]
+    """By model and whose word it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyFigures:
     limit: float | None
     granted: float
     spent: float
     sidecars: int
     ready: bool
+    learning: LearningFigures | None = None
 
 
 class Figures(Collector):
@@ -149,6 +162,53 @@ class Figures(Collector):
         for name, text, policy_value in _POLICY_GAUGES:
             values = [(_of(key), policy_value(policy)) for key, policy in policies.items()]
             yield _family(f"modelfleet_{name}", text, ("namespace", "policy"), _present(values))
+        yield from _learning(policies)
+
+
+def _learning(policies: Mapping[ObjectKey, PolicyFigures]) -> Iterable[Metric]:
+    learning = {key: policy.learning for key, policy in policies.items() if policy.learning is not None}
+    yield _family(
+        "modelfleet_estimator_standing",
+        "1 for how a policy's estimates stand against scores, else 0.",
+        ("namespace", "policy", "standing"),
+        [
+            (_of(key, verdict.value), float(found.standing == verdict.value))
+            for key, found in learning.items()
+            for verdict in Verdict
+        ],
+    )
+    yield _family(
+        "modelfleet_estimator_samples",
+        "Scores from feedback behind a policy's estimates; older ones count less.",
+        ("namespace", "policy"),
+        [(_of(key), found.samples) for key, found in learning.items()],
+    )
+    yield _family(
+        "modelfleet_estimator_error",
+        "Mean squared error of recent estimates against scores.",
+        ("namespace", "policy", "estimate"),
+        [
+            (_of(key, estimate), error)
+            for key, found in learning.items()
+            for estimate, error in found.errors.items()
+        ],
+    )
+    yield _family(
+        "modelfleet_estimator_calibration_error",
+        "Mean of recent scores less the estimates that routing went by.",
+        ("namespace", "policy"),
+        _present((_of(key), found.calibration_error) for key, found in learning.items()),
+    )
+    yield _family(
+        "modelfleet_model_quality",
+        "Mean quality of a model's answers lately, 0 to 1.",
+        ("namespace", "policy", "model", "source"),
+        [
+            (_of(key, model, source), quality)
+            for key, found in learning.items()
+            for (model, source), quality in found.quality.items()
+        ],
+    )
 
 
 _VARIANT_GAUGES: tuple[tuple[str, str, Mapping[str, Callable[[VariantFigures], float]]], ...] = (

@@ -21,7 +21,7 @@ _LONGEST_LIST = 8
 """Changes that one message names."""
 
 _MISSING = frozenset({"DemandMissing", "DemandIncomplete"})
-_WARNED = PASSED_OVER | _MISSING
+_WARNED = PASSED_OVER | _MISSING | {"Drifting", "RolledBack"}
 """Reasons of conditions that hold, and yet are for users to look at."""
 _PASSING = frozenset({"StartingReplicas", "Scaling", "Draining", "Advisory", "InProgress"})
 """Reasons of conditions that do not hold while the operator does what it should."""
@@ -29,7 +29,7 @@ _FLEETING = "LedgerNotOpen"
 """Reason that every new leader passes through: neither it nor its end is news."""
 _TOLD: Mapping[Kind, tuple[str, ...]] = {
     Kind.FLEET: ("Accepted", "ResolvedRefs", "Solved", "WithinBudget", "Programmed", "Stalled", "Ready"),
-    Kind.POLICY: ("Accepted", "ResolvedRefs", "WithinBudget", "Ready"),
+    Kind.POLICY: ("Accepted", "ResolvedRefs", "EstimatorReady", "WithinBudget", "Ready"),
 }
 """Conditions whose changes are told, those that `Ready` repeats before it."""
 _BINDING = frozenset(reason.value for reason in BINDING)

@@ -23,6 +23,15 @@ from modelfleet_operator.cluster import ClusterError
 from modelfleet_operator.conditions import Condition, no, unknown, yes
 from modelfleet_operator.figures import Figures, PolicyFigures
 from modelfleet_operator.health import Health
+from modelfleet_operator.insight import (
+    ESTIMATOR_READY,
+    estimator_body,
+    estimator_condition,
+    groups_body,
+    learning_figures,
+    traffic_body,
+)
+from modelfleet_operator.learning import LearningView
 from modelfleet_operator.ledger_records import long_over
 from modelfleet_operator.spec import ResolvedPolicy
 from modelfleet_operator.status import StatusWriter, timestamp
@@ -43,7 +52,15 @@ class Accounts(Protocol):
     def sidecars(self) -> tuple[SidecarView, ...]: ...
 
 
-def policy_conditions(resolved: ResolvedPolicy, usage: Usage | None) -> tuple[Condition, ...]:
+class Known(Protocol):
+    """What this module asks of the stage that learns."""
+
+    def view(self, policy: ObjectKey) -> LearningView | None: ...
+
+
+def policy_conditions(
+    resolved: ResolvedPolicy, usage: Usage | None, known: LearningView | None
+) -> tuple[Condition, ...]:
     accepted, refs = resolved.accepted, resolved.resolved_refs
     policy = resolved.policy
     if policy is None:
@@ -62,7 +79,12 @@ def policy_conditions(resolved: ResolvedPolicy, usage: Usage | None) -> tuple[Co
         if first is None
         else no("Ready", first.reason, first.message)
     )
-    return (accepted, refs, programmed, money, ready)
+    estimator = (
+        estimator_condition(policy, known)
+        if policy is not None
+        else unknown(ESTIMATOR_READY, "NotAccepted", "the policy is not accepted")
+    )
+    return (accepted, refs, programmed, estimator, money, ready)
 
 
 def _within_budget(policy: Policy | None, usage: Usage | None) -> Condition:
@@ -82,9 +104,16 @@ def _within_budget(policy: Policy | None, usage: Usage | None) -> Condition:
     return yes("WithinBudget", "WithinBudget", "money is left in this period")
 
 
-def policy_body(usage: Usage | None, sidecars: int) -> dict[str, object]:
+def policy_body(
+    usage: Usage | None, sidecars: int, policy: Policy | None, known: LearningView | None
+) -> dict[str, object]:
     """Return the status apart from conditions."""
     body: dict[str, object] = {"sidecars": sidecars}
+    if policy is not None and known is not None:
+        body["estimator"] = estimator_body(known)
+        body["traffic"] = traffic_body(known.cells)
+        if groups := groups_body(policy, known.cells):
+            body["groups"] = groups
     if usage is not None:
         body["budget"] = {
             "periodStart": timestamp(usage.starts),
@@ -116,6 +145,7 @@ class Policies:
         *,
         world: World,
         accounts: Accounts,
+        learning: Known,
         archive: Archive,
         writer: StatusWriter[Policy],
         figures: Figures,
@@ -124,6 +154,7 @@ class Policies:
     ) -> None:
         self._world = world
         self._accounts = accounts
+        self._learning = learning
         self._writer = writer
         self._figures = figures
         self._health = health
@@ -155,16 +186,19 @@ class Policies:
         for key, declared in present.snapshot.policies.items():
             resolved = present.resolution.policies[key]
             usage = self._accounts.usage(key)
-            conditions = policy_conditions(resolved, usage)
+            known = self._learning.view(key)
+            conditions = policy_conditions(resolved, usage, known)
+            body = policy_body(usage, counts.get(key, 0), resolved.policy, known)
             self._figures.policies[key] = PolicyFigures(
                 limit=usd(usage.limit) if usage is not None else None,
                 granted=usd(usage.granted) if usage is not None else 0.0,
                 spent=usd(usage.spent) if usage is not None else 0.0,
                 sidecars=counts.get(key, 0),
                 ready=conditions[-1].holds,
+                learning=learning_figures(known) if known is not None else None,
             )
             try:
-                await self._writer.write(declared, policy_body(usage, counts.get(key, 0)), conditions)
+                await self._writer.write(declared, body, conditions)
                 await self._tidy(key, resolved.policy)
             except ClusterError as error:
                 log.warning("RoutingPolicy %s: status or ledgers not written, trying again: %s", key, error)

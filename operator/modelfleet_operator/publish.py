@@ -20,7 +20,9 @@ import grpc.aio
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand import DemandClass, SharedDemand
 from modelfleet_core.demand.meter import DemandMeter
+from modelfleet_core.estimation.experience import Experience
 from modelfleet_core.leasing.bounds import WireError
+from modelfleet_core.leasing.estimators import NO_ESTIMATORS, Estimators
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import Document, SidecarId
@@ -41,7 +43,7 @@ from modelfleet_operator.capacity_views import (
 from modelfleet_operator.identity import AdmissionError, Caller
 from modelfleet_operator.ledgers import LeadershipLostError, LedgerStore, LedgerWork
 from modelfleet_operator.streams import Stream, Streams
-from modelfleet_operator.wire import grant_to, greeting, report_from, snapshot_to
+from modelfleet_operator.wire import experience_from, grant_to, greeting, report_from, snapshot_to
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +67,18 @@ class Admission(Protocol):
         """Raise `AdmissionError` where that is not known."""
 
 
+Learn = Callable[[SidecarId, ObjectKey, Experience], None]
+"""Takes over what a sidecar that follows a policy saw. Returns at once and never raises."""
 PolicyOf = Callable[[SidecarId], tuple[ObjectKey, ObjectKey] | str]
 """Returns the policy and the fleet that a sidecar follows, or why it gets nothing."""
 
 
 def _not_yet(sidecar: SidecarId) -> str:
     return f"the operator has not listed pods yet, so it does not know {sidecar.namespace}/{sidecar.pod}"
+
+
+def _nobody_learns(sidecar: SidecarId, policy: ObjectKey, experience: Experience) -> None:
+    """Until the stage that learns has started."""
 
 
 class Publisher(capacity_pb2_grpc.CapacityServicer):
@@ -92,14 +100,17 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         beat: Callable[[], None] = lambda: None,
         admission: Admission | None = None,
         refused: Callable[[str], None] = lambda reason: None,
+        refused_experience: Callable[[], None] = lambda: None,
     ) -> None:
         """`admission`: None where callers are trusted, as those of a loopback address are. `refused` is
-        called with the reason of each call that is not served.
+        called with the reason of each call that is not served, `refused_experience` for each report from
+        which nothing can be learned.
         """
         self._store = store
         self._beat = beat
         self._admission = admission
         self._refused = refused
+        self._refused_experience = refused_experience
         self._policy_of: PolicyOf = _not_yet
         self._leads = leads
         self._ttl = ttl
@@ -110,6 +121,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._capacity: Mapping[ObjectKey, Capacity] = {}
         self._documents = Documents({}, {})
         self._prices = Prices({}, {})
+        self._estimators = NO_ESTIMATORS
+        self._learn: Learn = _nobody_learns
         self._streams = Streams()
         self._looked_at = -math.inf
         self._meter = DemandMeter()
@@ -143,6 +156,19 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         self._prices = Prices(slots, money)
         if self._book is not None:
             self._book.set_prices(self._prices)
+
+    def set_estimators(self, estimators: Estimators) -> None:
+        """Publish the estimators of policies."""
+        if estimators == self._estimators:
+            return
+        self._estimators = estimators
+        if self._book is not None:
+            self._book.set_estimators(estimators)
+        self._wake()
+
+    def set_learn(self, learn: Learn) -> None:
+        """Say who learns from what sidecars report."""
+        self._learn = learn
 
     def set_targets(self, fleet: ObjectKey, busy: Mapping[SidecarId, Mapping[VariantKey, float]]) -> None:
         """Say how many slots each sidecar of a fleet would keep busy, which leans slots that are free."""
@@ -199,6 +225,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
         book.set_capacity(self._capacity)
         book.set_documents(self._documents)
         book.set_prices(self._prices)
+        book.set_estimators(self._estimators)
         self._book, self._ledgers = book, LedgerWork(self._store, book, self._wake)
         self._wake()
 
@@ -348,6 +375,8 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                     if new:
                         book.follow(report.sidecar, self._follows(report.sidecar))
                     self._meter.hear(report.sidecar, report.demand, self._clock())
+                    if message.HasField("experience"):
+                        self._hear_experience(report.sidecar, message.experience)
                     if book.pressed:
                         self._wake()
         except WireError as error:
@@ -357,6 +386,19 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             log.warning("a report was refused: %s", error.message)
             self._refused(error.reason)
             stream.end(error.code, error.message)
+
+    def _hear_experience(self, sidecar: SidecarId, message: capacity_pb2.Experience) -> None:
+        """Pass on what a sidecar saw. What is wrong with it costs no lease."""
+        follows = self._follows(sidecar)
+        if isinstance(follows, str):
+            return
+        try:
+            experience = experience_from(message)
+        except WireError as error:
+            self._refused_experience()
+            log.warning("nothing is learned from a report of %s: %s", sidecar, error)
+        else:
+            self._learn(sidecar, follows.policy, experience)
 
     def _arrive(self, book: LeaseBook, stream: Stream, sidecar: SidecarId) -> None:
         self._streams.arrive(stream, sidecar)
@@ -434,6 +476,13 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
     def forecast(self, policy: ObjectKey) -> str:
         """Return what `set_forecast` kept, maybe in an earlier epoch; empty: nothing."""
         return self._book.forecast(policy) if self._book is not None else ""
+
+    def following(self, policy: ObjectKey) -> int:
+        """Return how many sidecars follow a policy and are connected."""
+        return sum(
+            view.connected and isinstance(view.follows, Follows) and view.follows.policy == policy
+            for view in self.sidecars()
+        )
 
     def usage(self, policy: ObjectKey) -> Usage | None:
         """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""

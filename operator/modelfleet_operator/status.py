@@ -26,7 +26,8 @@ ATTEMPTS = 5
 REFRESH = 10.0
 """Seconds between writes that only bring fleeting figures up to date."""
 FLEETING = frozenset({"solvedAt", "seconds", "objective", "bound", "gap", "price", "hourlyValue", "leased"})
-FLEETING_MONEY = frozenset({"spent", "granted"})
+FLEETING_MONEY = frozenset({"spent", "granted", "costPerRequest"})
+FLEETING_TRAFFIC = frozenset({"requests", "share", "meanQuality", "feedback", "samples", "calibrationError"})
 OF_THE_SPEC = frozenset({"Accepted", "ResolvedRefs"})
 PASSED_OVER = frozenset({"UnknownFields", "UnknownModels"})
 """Reasons of specs that are in force, but for what nobody knows."""
@@ -175,7 +176,7 @@ def _wrong(condition: Condition) -> bool:
 def _lasting(value: Any) -> Any:
     """Return `value` without the figures that change with every request."""
     if isinstance(value, Mapping):
-        fleeting = FLEETING | FLEETING_MONEY
+        fleeting = FLEETING | FLEETING_MONEY | FLEETING_TRAFFIC
         return {name: _lasting(child) for name, child in value.items() if name not in fleeting}
     if isinstance(value, list):
         return [_lasting(child) for child in value]

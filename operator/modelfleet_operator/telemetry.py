@@ -48,6 +48,17 @@ LABELS = {
     "modelfleet_scale_patches/outcome": (
         "`Done`, `Overtaken` (someone else changed the Deployment first) or `Refused`."
     ),
+    "modelfleet_learning_failures/where": (
+        "`refused` (what a sidecar says that it saw is out of bounds), `hear`, `learn`, `keep` (for the next "
+        "leader) or `restore` (what an earlier one kept)."
+    ),
+    "modelfleet_estimator_standing/standing": (
+        "`Steady`, `Drift` (scores moved away from estimates) or `RolledBack` (learning is withdrawn)."
+    ),
+    "modelfleet_estimator_error/estimate": "`used` (by routing) or `base` (without what was learned).",
+    "modelfleet_model_quality/source": (
+        "`feedback` (mean of scores; absent below 10 of them) or `predicted` (by routing)."
+    ),
     "modelfleet_capacity_token_reviews/outcome": "`accepted`, `refused` or `unavailable` (no answer).",
     "modelfleet_capacity_refused_streams/reason": (
         "`NoToken`, `BadToken`, `OtherAudience`, `NoServiceAccount`, `NotBound` (to a pod), `OtherPod` (the "
@@ -119,6 +130,12 @@ class Telemetry:
             ("outcome",),
             registry=self.registry,
         )
+        self._unlearned = Counter(
+            "modelfleet_learning_failures",
+            "What kept something from being learned, or kept for the next leader.",
+            ("where",),
+            registry=self.registry,
+        )
         self._refused_streams = Counter(
             "modelfleet_capacity_refused_streams",
             "Calls of the capacity service that were not served, by reason.",
@@ -135,6 +152,10 @@ class Telemetry:
     def count_review(self, outcome: str) -> None:
         """Count a review of a token: accepted, refused or unavailable."""
         self._reviews.labels(outcome).inc()
+
+    def count_unlearned(self, where: str) -> None:
+        """Count what kept something from being learned or kept: refused, hear, learn, keep or restore."""
+        self._unlearned.labels(where).inc()
 
     def count_refused(self, reason: str) -> None:
         """Count a call that was not served, by the reason of its `AdmissionError`."""

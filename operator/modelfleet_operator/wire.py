@@ -6,11 +6,21 @@ What a sidecar sends is bounded and checked once here; past this module only cor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from modelfleet.v1 import capacity_pb2
 from modelfleet_core.demand.sketch import FIGURES, NO_DEMAND, DemandReport
+from modelfleet_core.estimation.embedding import EMBEDDING
+from modelfleet_core.estimation.experience import (
+    Experience,
+    ExperienceCell,
+    ExperienceKey,
+    Figure,
+    FloatArray,
+    ModelEvidence,
+    Scored,
+)
 from modelfleet_core.leasing import bounds
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.holders import Follows
@@ -37,10 +47,14 @@ from modelfleet_core.values import (
 from modelfleet_operator.capacity_views import SidecarView, Slots, Usage
 
 NANO = 1_000_000_000
+_MOMENTS = EMBEDDING * (EMBEDDING + 1) // 2
 
 
 def report_from(message: capacity_pb2.LeaseReport) -> Report:
-    """Return the report as values, or raise `WireError`."""
+    """Return the report as values, or raise `WireError`.
+
+    Its experience is read by `experience_from`: what is wrong there must cost no lease.
+    """
     identity = message.identity
     return Report(
         sidecar=SidecarId(
@@ -82,7 +96,44 @@ def report_from(message: capacity_pb2.LeaseReport) -> Report:
         fleet_version=message.fleet_version[: bounds.MAX_TEXT],
         policy_version=message.policy_version[: bounds.MAX_TEXT],
         leaving=message.leaving,
+        estimator_version=message.estimator_version[: bounds.MAX_TEXT],
+        learned_version=message.learned_version[: bounds.MAX_TEXT],
     )
+
+
+def experience_from(message: capacity_pb2.Experience) -> Experience:
+    """Return what a sidecar saw of answers as values, or raise `WireError`."""
+    found = Experience(
+        message.estimator_version[: bounds.MAX_TEXT],
+        tuple(
+            ModelEvidence(
+                ModelName(bounds.text("experience.models.model", model.model)),
+                _sums("experience.models.moments", model.moments, _MOMENTS, signed=True),
+                _sums("experience.models.products", model.products, EMBEDDING, signed=True),
+                _sums("experience.models.scored", model.scored, len(Scored)),
+            )
+            for model in bounds.bounded("experience.models", message.models, bounds.MAX_LEARNED_MODELS)
+        ),
+        tuple(
+            ExperienceCell(
+                ExperienceKey(
+                    TaskName(cell.task[: bounds.MAX_TEXT]),
+                    cell.rule[: bounds.MAX_TEXT],
+                    ModelName(bounds.text("experience.cells.model", cell.model)),
+                    cell.group[: bounds.MAX_TEXT],
+                ),
+                _sums("experience.cells.sums", cell.sums, len(Figure)),
+            )
+            for cell in bounds.bounded("experience.cells", message.cells, bounds.MAX_EXPERIENCE_CELLS)
+        ),
+    )
+    for field, names in (
+        ("models", [model.model for model in found.models]),
+        ("cells", [cell.key for cell in found.cells]),
+    ):
+        if len(set(names)) < len(names):
+            raise WireError(f"experience.{field}", "one is listed twice")
+    return found
 
 
 def _slots(slots: Iterable[capacity_pb2.SlotState]) -> dict[EndpointUrl, SlotState]:
@@ -112,6 +163,8 @@ def grant_to(grant: Grant) -> capacity_pb2.LeaseGrant:
         report_every_ns=int(grant.report_every * NANO),
         fleet=_document(grant.fleet),
         policy=_document(grant.policy),
+        estimator=_document(grant.estimator),
+        learned=_document(grant.learned),
     )
     for endpoint, slot in grant.slots.items():
         message.slots.add(
@@ -227,6 +280,16 @@ def _demand(message: capacity_pb2.Demand) -> DemandReport:
         if not ((figures >= 0.0) & (figures <= bounds.MAX_SUM)).all():
             raise WireError(f"demand.{field}", f"must be from 0 to {bounds.MAX_SUM:g}")
     return DemandReport(models, cells, arrivals, sums.reshape(len(cells), len(models), FIGURES))
+
+
+def _sums(field: str, figures: Sequence[float], size: int, *, signed: bool = False) -> FloatArray:
+    if len(figures) != size:
+        raise WireError(field, f"{len(figures)} figures where {size} are due")
+    sums = np.array(figures, dtype=np.float64)
+    if not ((sums >= (-bounds.MAX_SUM if signed else 0.0)) & (sums <= bounds.MAX_SUM)).all():
+        least = f"-{bounds.MAX_SUM:g}" if signed else "0"
+        raise WireError(field, f"must be from {least} to {bounds.MAX_SUM:g}")
+    return sums
 
 
 def _any_finite(field: str, number: float) -> float:

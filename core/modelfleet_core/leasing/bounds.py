@@ -22,8 +22,6 @@ MAX_SUM = 1e15
 """Of what a sidecar counts since its start."""
 MAX_DOCUMENT = 1 << 20
 """Bytes of a manifest or an estimator."""
-MAX_EMBEDDING = 24
-"""Numbers of an embedding, whose second moments travel."""
 MAX_LEARNED_MODELS = 64
 MAX_EXPERIENCE_CELLS = 1_024
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from modelfleet_core.leasing.estimators import NO_DOCUMENT
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.ledger import budget_period
 from modelfleet_core.leasing.messages import SidecarId
@@ -15,8 +16,10 @@ from modelfleet_operator.capacity_views import SidecarView, Usage
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
 from modelfleet_operator.cluster.fields import mapping
+from modelfleet_operator.estimators import Base
 from modelfleet_operator.figures import Figures
 from modelfleet_operator.health import Health
+from modelfleet_operator.learning import LearningView
 from modelfleet_operator.policies import Policies, policy_body, policy_conditions
 from modelfleet_operator.spec import resolve
 from modelfleet_operator.status import StatusWriter
@@ -25,6 +28,7 @@ from support.manifests import Manifest, fleet_manifest, policy_manifest
 from support.snapshots import event, observed
 
 ASSISTANT, CHAT = ObjectKey("ml", "assistant"), ObjectKey("ml", "chat")
+KNOWN = LearningView(Base(NO_DOCUMENT), "", None, (), "")
 NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 
 
@@ -37,13 +41,20 @@ def _usage(spent: int, at: datetime = NOW) -> Usage:
 
 def _reasons(manifest: Manifest, *others: Manifest, usage: Usage | None) -> dict[str, tuple[str, str]]:
     resolution = resolve(observed(manifest, *others).snapshot())
-    conditions = policy_conditions(resolution.policies[ASSISTANT], usage)
+    conditions = policy_conditions(resolution.policies[ASSISTANT], usage, KNOWN)
     return {c.type: (c.verdict.value, c.reason) for c in conditions}
 
 
 def test_a_policy_in_force_is_ready() -> None:
     reasons = _reasons(policy_manifest(), fleet_manifest(), usage=_usage(0))
-    assert set(reasons) == {"Accepted", "ResolvedRefs", "Programmed", "WithinBudget", "Ready"}
+    assert set(reasons) == {
+        "Accepted",
+        "ResolvedRefs",
+        "Programmed",
+        "EstimatorReady",
+        "WithinBudget",
+        "Ready",
+    }
     assert {verdict for verdict, _ in reasons.values()} == {"True"}
 
 
@@ -54,6 +65,7 @@ def test_a_policy_that_is_not_accepted_says_so_everywhere() -> None:
     assert reasons["Accepted"] == ("False", "Invalid")
     assert reasons["Ready"] == ("False", "Invalid")
     assert reasons["WithinBudget"][0] == "Unknown"
+    assert reasons["EstimatorReady"][0] == "Unknown"
 
 
 def test_a_policy_without_its_fleet_is_not_programmed() -> None:
@@ -85,13 +97,13 @@ def test_a_policy_without_a_budget_is_within_it() -> None:
 def test_a_small_budget_that_is_spent_is_told_exactly() -> None:
     usage = replace(_usage(99_000_000), limit=NanoUsd(99_500_000))
     resolution = resolve(observed(policy_manifest(), fleet_manifest()).snapshot())
-    conditions = policy_conditions(resolution.policies[ASSISTANT], usage)
+    conditions = policy_conditions(resolution.policies[ASSISTANT], usage, KNOWN)
     (message,) = [c.message for c in conditions if c.type == "WithinBudget"]
     assert message.startswith("0.099 of 0.0995 USD are spent")
 
 
 def test_money_is_told_exactly() -> None:
-    assert policy_body(_usage(1_234_567_890), 3) == {
+    assert policy_body(_usage(1_234_567_890), 3, None, None) == {
         "sidecars": 3,
         "budget": {
             "periodStart": "2026-11-22T10:00:00Z",
@@ -120,6 +132,9 @@ class _Accounts:
 
         return (view("old", False), view("new", True))
 
+    def view(self, policy: ObjectKey) -> LearningView | None:
+        return KNOWN
+
     async def delete(self, policy: ObjectKey, period: PeriodId) -> None:
         self.deleted.append(period)
 
@@ -140,6 +155,7 @@ async def test_the_status_is_written_and_old_ledgers_go_once_in_a_period() -> No
     policies = Policies(
         world=world,
         accounts=accounts,
+        learning=accounts,
         archive=accounts,
         writer=writer,
         figures=figures,
@@ -150,6 +166,13 @@ async def test_the_status_is_written_and_old_ledgers_go_once_in_a_period() -> No
     await policies.write(world.now())
     status = mapping(await cluster.get(Kind.POLICY, ASSISTANT), "status")
     assert status["sidecars"] == 1
+    assert status["estimator"] == {
+        "version": "",
+        "learnedVersion": "",
+        "samples": 0,
+        "drift": False,
+        "rolledBack": False,
+    }
     assert figures.policies[ASSISTANT].spent == 1.0
     assert len(accounts.deleted) == 6  # of the hours and of the days
     accounts.at = NOW + timedelta(hours=1)
