@@ -13,7 +13,7 @@ from pathlib import Path
 
 HIDDEN_TOKENS = frozenset({"o1-mini-2024-09-12"})
 """Models whose billed tokens are not in the records, also where no column says so."""
-MODELS_AT_MOST = 4096
+MODELS_AT_MOST = 512
 _FLAGS = ("experimental_or_duplicate_endpoint", "hidden_reasoning_tokens")
 """Columns of models.csv that say that a model's cost or quality is not comparable; both may be absent."""
 _PRICES = ("usd_per_mtok_in", "usd_per_mtok_out")

@@ -27,6 +27,8 @@ from modelfleet_lab.outcomes.joining import FloatArray, IntArray, means, numbers
 PART_OUTCOMES = 250_000
 PART_BYTES = 1 << 25
 """Of prompts."""
+PART_CELLS = 2_000_000
+"""Queries times models: most cells are empty where each query was asked of few."""
 PARTS_AT_MOST = 512
 """Files open at once. With more than 128 million outcomes parts, and memory with them, grow."""
 
@@ -118,7 +120,11 @@ def stream(
     """
     folder = find(path)
     counts = scanning.rows(folder.queries), scanning.rows(folder.outcomes)
-    wanted = max(counts[1] / PART_OUTCOMES, scanning.text_bytes(folder.queries, "prompt") / PART_BYTES)
+    wanted = max(
+        counts[1] / PART_OUTCOMES,
+        scanning.text_bytes(folder.queries, "prompt") / PART_BYTES,
+        counts[0] * len(folder.models) / PART_CELLS,
+    )
     count = min(PARTS_AT_MOST, int(wanted) + 1)
     place = Path(tempfile.mkdtemp(prefix="modelfleet-train-", dir=scratch))
     try:

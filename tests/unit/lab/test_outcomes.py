@@ -145,6 +145,16 @@ def test_parts_are_small_and_a_query_is_whole_in_one(tmp_path: Path, monkeypatch
     assert max(sizes) < 50
 
 
+def test_parts_are_small_where_each_query_was_asked_of_few_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, recorded(3, n=200))
+    change(tmp_path, "outcomes", lambda t: t.filter(pc.equal(t["model"], "small")))
+    monkeypatch.setattr(streaming, "PART_CELLS", 100)
+    with stream(tmp_path) as streamed:
+        assert max(sum(len(batch.prompts) for batch in part.batches(10**6)) for part in streamed.parts()) < 50
+
+
 def test_a_stream_can_be_read_again_in_the_same_order_and_leaves_nothing_behind(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
