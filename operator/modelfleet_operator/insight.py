@@ -1,7 +1,8 @@
 """Stage status: what a policy's answers showed, as users read it in its status.
 
-In: the cells that the leader merged and how estimates stand. Out: the parts `estimator`, `traffic` and
-`groups` of a RoutingPolicy's status, the condition `EstimatorReady`, and metrics. Pure; next: `policies`.
+In: the cells that the leader merged and how estimates stand. Out: the parts `estimator`, `traffic`,
+`groups` and `suggestions` of a RoutingPolicy's status, the condition `EstimatorReady`, and metrics. Pure;
+next: `policies`.
 
 All counts fade with the policy's half-life, so that they speak of lately.
 """
@@ -12,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from modelfleet_core.catalog import Fleet
 from modelfleet_core.estimation.drift import Verdict
 from modelfleet_core.estimation.experience import ExperienceCell, Figure, FloatArray
+from modelfleet_core.estimation.suggestions import Kind, suggestions
 from modelfleet_core.policy import Policy
 
 from modelfleet_operator.conditions import Condition, no, unknown, yes
@@ -147,6 +150,23 @@ def groups_body(policy: Policy, cells: Iterable[ExperienceCell]) -> list[dict[st
             "models": _models(cell for cell in known if cell.key.group == group),
         }
         for group, tally in _busiest(found, MAX_GROUPS)
+    ]
+
+
+def suggestions_body(
+    policy: Policy, fleet: Fleet, cells: Iterable[ExperienceCell]
+) -> list[dict[str, object]]:
+    """Return `status.suggestions`; takes up to tenths of a second."""
+    return [
+        {
+            "kind": found.kind.value,
+            "subject": found.subject,
+            **({"rule": found.subject} if found.kind is Kind.COSTLY_RULE else {}),
+            "message": found.message,
+            "samples": round(found.samples),
+            "confidence": f"{found.confidence:.3f}",
+        }
+        for found in suggestions(cells, policy, fleet)
     ]
 
 

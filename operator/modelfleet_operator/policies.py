@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn, Protocol
 
 from modelfleet_core.leasing.accounts import accounts_of
@@ -29,6 +29,7 @@ from modelfleet_operator.insight import (
     estimator_condition,
     groups_body,
     learning_figures,
+    suggestions_body,
     traffic_body,
 )
 from modelfleet_operator.learning import LearningView
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 2.0
 LATE = 60.0
+SUGGEST_EVERY = timedelta(minutes=1)
 NEARLY = 0.01
 """Part of the limit that is too little to serve requests in general."""
 
@@ -56,6 +58,10 @@ class Known(Protocol):
     """What this module asks of the stage that learns."""
 
     def view(self, policy: ObjectKey) -> LearningView | None: ...
+
+
+Suggested = Sequence[Mapping[str, object]]
+"""As `status.suggestions` holds them."""
 
 
 def policy_conditions(
@@ -105,10 +111,16 @@ def _within_budget(policy: Policy | None, usage: Usage | None) -> Condition:
 
 
 def policy_body(
-    usage: Usage | None, sidecars: int, policy: Policy | None, known: LearningView | None
+    usage: Usage | None,
+    sidecars: int,
+    policy: Policy | None,
+    known: LearningView | None,
+    suggested: Suggested,
 ) -> dict[str, object]:
     """Return the status apart from conditions."""
     body: dict[str, object] = {"sidecars": sidecars}
+    if suggested:
+        body["suggestions"] = suggested
     if policy is not None and known is not None:
         body["estimator"] = estimator_body(known)
         body["traffic"] = traffic_body(known.cells)
@@ -160,6 +172,7 @@ class Policies:
         self._health = health
         self._archive = archive
         self._wall_clock = wall_clock
+        self._suggested: dict[ObjectKey, tuple[datetime, Suggested]] = {}
         self._tidied: dict[tuple[ObjectKey, Period], PeriodId] = {}
 
     async def run(self) -> NoReturn:
@@ -182,13 +195,15 @@ class Policies:
             del self._figures.policies[gone]
             for length in Period:
                 self._tidied.pop((gone, length), None)
+            self._suggested.pop(gone, None)
             self._writer.forget(gone)
         for key, declared in present.snapshot.policies.items():
             resolved = present.resolution.policies[key]
             usage = self._accounts.usage(key)
             known = self._learning.view(key)
             conditions = policy_conditions(resolved, usage, known)
-            body = policy_body(usage, counts.get(key, 0), resolved.policy, known)
+            suggested = await self._suggest(key, resolved.policy, present, known)
+            body = policy_body(usage, counts.get(key, 0), resolved.policy, known, suggested)
             self._figures.policies[key] = PolicyFigures(
                 limit=usd(usage.limit) if usage is not None else None,
                 granted=usd(usage.granted) if usage is not None else 0.0,
@@ -202,6 +217,21 @@ class Policies:
                 await self._tidy(key, resolved.policy)
             except ClusterError as error:
                 log.warning("RoutingPolicy %s: status or ledgers not written, trying again: %s", key, error)
+
+    async def _suggest(
+        self, key: ObjectKey, policy: Policy | None, present: Present, known: LearningView | None
+    ) -> Suggested:
+        """Return what may be worth a change; looked for once in a while, beside the loop of the leases."""
+        fleet = present.resolution.fleets.get(policy.fleet) if policy is not None else None
+        if policy is None or known is None or fleet is None or fleet.fleet is None:
+            self._suggested.pop(key, None)
+            return ()
+        at, found = self._suggested.get(key, (None, ()))
+        now = self._wall_clock()
+        if at is None or abs(now - at) >= SUGGEST_EVERY:
+            found = await asyncio.to_thread(suggestions_body, policy, fleet.fleet, known.cells)
+            self._suggested[key] = now, found
+        return found
 
     async def _tidy(self, key: ObjectKey, policy: Policy | None) -> None:
         """Delete the ledgers of periods that are long over, once in each period."""

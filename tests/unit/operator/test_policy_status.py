@@ -15,7 +15,7 @@ from modelfleet_core.values import NanoUsd, ObjectKey, PeriodId
 from modelfleet_operator.capacity_views import SidecarView, Usage
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.cluster.embedded import EmbeddedCluster
-from modelfleet_operator.cluster.fields import mapping
+from modelfleet_operator.cluster.fields import items, mapping
 from modelfleet_operator.estimators import Base
 from modelfleet_operator.figures import Figures
 from modelfleet_operator.health import Health
@@ -24,6 +24,7 @@ from modelfleet_operator.policies import Policies, policy_body, policy_condition
 from modelfleet_operator.spec import resolve
 from modelfleet_operator.status import StatusWriter
 from modelfleet_operator.world import World
+from support.experiences import log_of
 from support.manifests import Manifest, fleet_manifest, policy_manifest
 from support.snapshots import event, observed
 
@@ -103,7 +104,7 @@ def test_a_small_budget_that_is_spent_is_told_exactly() -> None:
 
 
 def test_money_is_told_exactly() -> None:
-    assert policy_body(_usage(1_234_567_890), 3, None, None) == {
+    assert policy_body(_usage(1_234_567_890), 3, None, None, ()) == {
         "sidecars": 3,
         "budget": {
             "periodStart": "2026-11-22T10:00:00Z",
@@ -121,6 +122,7 @@ class _Accounts:
     def __init__(self) -> None:
         self.at = NOW
         self.deleted: list[PeriodId] = []
+        self.known = KNOWN
 
     def usage(self, policy: ObjectKey) -> Usage | None:
         return _usage(10**9, self.at) if policy == ASSISTANT else None
@@ -133,7 +135,7 @@ class _Accounts:
         return (view("old", False), view("new", True))
 
     def view(self, policy: ObjectKey) -> LearningView | None:
-        return KNOWN
+        return self.known
 
     async def delete(self, policy: ObjectKey, period: PeriodId) -> None:
         self.deleted.append(period)
@@ -178,6 +180,13 @@ async def test_the_status_is_written_and_old_ledgers_go_once_in_a_period() -> No
     accounts.at = NOW + timedelta(hours=1)
     await policies.write(world.now())
     assert len(accounts.deleted) == 9
+    assert "suggestions" not in status
+    accounts.known = replace(KNOWN, cells=log_of("large", 0.2, answers=400).changes().cells)
+    accounts.at += timedelta(minutes=1)
+    await policies.write(world.now())
+    (suggestion,) = items(mapping(await cluster.get(Kind.POLICY, ASSISTANT), "status"), "suggestions")
+    assert (suggestion["kind"], suggestion["subject"], suggestion["samples"]) == ("WrongPrior", "/large", 400)
+    assert "its quality.prior says 0.740" in str(suggestion["message"])
     observer.apply(event(policy_manifest(), deleted=True))
     await policies.write(world.now())
     assert figures.policies == {}
