@@ -19,7 +19,7 @@ RESAMPLES = 1000
 ORDERS = ("random", "easy-to-hard", "cost")
 EXAMPLES = """examples:
   modelfleet evaluate --data DIR
-  modelfleet evaluate --data DIR --seed 1 --json out/evaluate.json
+  modelfleet evaluate --data DIR --seed 1 -o out/report.html --json out/evaluate.json
   modelfleet evaluate --data DIR --leave-one-task-out
   modelfleet evaluate --data DIR --capacity 1.5 3
 
@@ -62,6 +62,7 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
         "--resamples", type=_count, default=RESAMPLES, metavar="N", help="of the bootstrap (default 1000)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the report, an HTML page")
     parser.set_defaults(run=run)
 
 
@@ -75,8 +76,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     from modelfleet_lab.outcomes import read
 
     began = time.monotonic()
-    if options.json is not None:
-        writable(options.json)
+    for path in (options.json, options.output):
+        if path is not None:
+            writable(path)
     protocol = split(read(options.data), options.seed)
     if options.leave_one_task_out:
         leave_out.tasks_to_leave_out(protocol)  # Refused now, not after minutes.
@@ -107,18 +109,24 @@ def run(options: argparse.Namespace, console: Console) -> int:
     console.print(tables.best_single(protocol), highlight=False, markup=False)
     for table in shown:
         console.print(table)
+    figures = document(
+        protocol,
+        found,
+        folder=options.data,
+        command=options.typed,
+        resamples=options.resamples,
+        seconds=time.monotonic() - began,
+        sections=sections,
+    )
     if options.json is not None:
-        figures = document(
-            protocol,
-            found,
-            folder=options.data,
-            command=options.typed,
-            resamples=options.resamples,
-            seconds=time.monotonic() - began,
-            sections=sections,
-        )
         options.json.write_text(json.dumps(figures, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        console.print(f"written to {options.json}", highlight=False, markup=False)
+    if options.output is not None:
+        from modelfleet_lab.report.page import render
+
+        options.output.write_text(render([figures]), encoding="utf-8")
+    for path in (options.json, options.output):
+        if path is not None:
+            console.print(f"written to {path}", highlight=False, markup=False)
     return 0
 
 
