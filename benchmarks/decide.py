@@ -39,7 +39,7 @@ from modelfleet_core.batching.solving import Batch, solve
 from modelfleet_core.estimation.profile import read
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.messages import SlotGrant
-from modelfleet_core.policy import Batching
+from modelfleet_core.policy import Batching, Learning
 from modelfleet_core.values import EndpointUrl, nano_usd
 from modelfleet_sidecar.assign import decision_of
 from modelfleet_sidecar.batch import Batcher, stopwatch
@@ -51,9 +51,11 @@ from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.prospect import Prospect, prospect
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
+from support.estimators import learned_of, poet_and_clerk
 from support.sidecars import GivenLease, Spec, fleet_of, live_estimator, never, policy_of
 
 PATIENCE = 60.0
+TEXT = ("Compute 17 * 3 and say why it is odd; then explain how the sum changes. " * 30)[:2000]
 TICK = 0.001
 
 
@@ -145,6 +147,40 @@ def one(rounds: int) -> dict[str, float]:
         "decide_one_us_p50": 1e6 * statistics.median(at_once),
         "decide_one_us_p99": 1e6 * quantile(at_once, 0.99),
         "decide_one_through_the_queue_us_p50": 1e6 * statistics.median(queued),
+    }
+
+
+async def looking(rounds: int) -> dict[str, float]:
+    """Measure what is known of a request of 2,000 characters: read, estimated for 8 models, made a candidate.
+
+    By the manifest's priors where the policy does not learn; then by an estimator and what was learned on it.
+    """
+    fleet, learns = fleet_of([Spec(f"model-{j:02}") for j in range(8)]), policy_of()
+    plain = replace(learns, learning=Learning(enabled=False))
+    call = parse_fields({"model": "auto", "messages": [{"role": "user", "content": TEXT}]})
+    lease = GivenLease()
+    lease.fleet = fleet
+    lease.estimator = poet_and_clerk()
+    lease.learned = learned_of(lease.estimator.version, {f"model-{j:02}": 0.1 for j in range(8)})
+    by_priors, by_training = live_estimator(), live_estimator()
+    await by_training.take(lease)
+    seconds: dict[str, list[float]] = {"prior": [], "trained": []}
+    for _ in range(rounds):
+        for name, estimator, policy in (("prior", by_priors, plain), ("trained", by_training, learns)):
+            begun = time.process_time()
+            reading = read(call.texts)
+            features = estimator.features(reading.text, policy)
+            ask = Ask(call, reading, policy.tiers[1], None, 0.0, PATIENCE, features=features)
+            seen = prospect(ask, fleet, policy, estimator)
+            seconds[name].append(time.process_time() - begun)
+            if (seen.known.learned_version != "") is not (name == "trained"):
+                raise AssertionError("the estimator that is measured is not in force")
+    prior, trained = (statistics.median(seconds[name]) for name in ("prior", "trained"))
+    return {
+        "look_prior_us_p50": 1e6 * prior,
+        "look_trained_us_p50": 1e6 * trained,
+        "look_trained_us_p99": 1e6 * quantile(seconds["trained"], 0.99),
+        "look_ratio": trained / prior,
     }
 
 
@@ -276,6 +312,9 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 TABLE = (
+    ("look_prior_us_p50", "what is known, priors p50", "", "", math.inf, 1.0, "us"),
+    ("look_trained_us_p50", "the same, trained p50", "<= 900 us", "500 us", 900.0, 1.0, "us"),
+    ("look_ratio", "ratio of the two", "", "", math.inf, 1.0, ""),
     ("decide_one_us_p50", "one request by prices p50", "<= 60 us", "20 us", 60.0, 1.0, "us"),
     ("decide_one_us_p99", "one request by prices p99", "", "", math.inf, 1.0, "us"),
     ("decide_batch_64x8_ms_p50", "64 x 8, warm p50", "", "", math.inf, 1.0, "ms"),
@@ -302,7 +341,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, some ten seconds")
     options = parser.parse_args()
-    figures = one(6 if options.quick else 20)
+    figures = asyncio.run(looking(300 if options.quick else 2000))
+    figures |= one(6 if options.quick else 20)
     figures |= batches(20 if options.quick else 100)
     figures |= larges(1 if options.quick else 4)
     show(figures)

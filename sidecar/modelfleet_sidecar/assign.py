@@ -31,7 +31,6 @@ from modelfleet_core.values import (
 from modelfleet_sidecar.decision import About, Considered, Decision, Grounds
 from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.reasons import reason_of
-from modelfleet_sidecar.repeats import asked_as
 
 
 class Lease(Protocol):
@@ -72,13 +71,11 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         weighed.slot_prices,
         weighed.values,
         weighed.paid,
-        seen.deviation,
-        seen.samples,
-        seen.paced,
     )
     considered = Considered(
         variants=candidate.variants,
         figures=np.array(figures, dtype=np.float64),
+        evidence=seen.evidence,
         money_price=weighed.money_price,
         excluded_by=weighed.excluded_by,
         stopped_by=weighed.stopped_by,
@@ -120,7 +117,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
             explored=seen.explored == placed.variant,
             group=seen.ask.group,
             load=seen.load[j],
-            asked_as=asked_as(seen.ask),
+            asked_as=seen.asked_as,
         ),
         certificate=placed.certificate,
         batch_size=placed.batch_size,

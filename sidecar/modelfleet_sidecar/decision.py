@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.outcome import Certificate
@@ -106,9 +107,11 @@ class Considered:
 
     variants: tuple[VariantKey, ...]
     figures: FloatArray
-    """(9, m): quality, cost in USD, service seconds, slot price, value, what it would have paid besides for
-    limits of its batch, the quality's standard deviation as an estimate, scored answers behind it, and
-    answers behind the service seconds."""
+    """(6, m): quality, cost in USD, service seconds, slot price, value, and what it would have paid besides
+    for limits of its batch."""
+    evidence: FloatArray
+    """(3, m): the quality's standard deviation as an estimate, scored answers behind it, and answers behind
+    the service seconds."""
     money_price: float
     """Quality per USD: value = weight * quality - slot price * service seconds - money price * cost."""
     excluded_by: tuple[str, ...]
@@ -118,8 +121,7 @@ class Considered:
     took the rest; empty: nothing, it is the one chosen or worth less."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Grounds:
+class Grounds(NamedTuple):
     """What a choice rests on besides prices, for explanations and for what is learned of it later."""
 
     confidence: float

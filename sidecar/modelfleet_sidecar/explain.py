@@ -136,9 +136,9 @@ def options(decision: Decision) -> list[Option]:
             batch_price=float(considered.figures[5, j]),
             excluded_by=considered.excluded_by[j],
             stopped_by=considered.stopped_by[j],
-            deviation=float(considered.figures[6, j]),
-            samples=float(considered.figures[7, j]),
-            service_samples=float(considered.figures[8, j]),
+            deviation=float(considered.evidence[0, j]),
+            samples=float(considered.evidence[1, j]),
+            service_samples=float(considered.evidence[2, j]),
         )
         for j, variant in enumerate(considered.variants)
     ]

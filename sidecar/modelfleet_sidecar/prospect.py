@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.catalog import Fleet, Model, Variant
 from modelfleet_core.demand import ModelOffer, cells
@@ -28,6 +30,7 @@ from modelfleet_sidecar.chat import AUTO
 from modelfleet_sidecar.decision import Ask
 from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.repeats import asked_as
 
 NO_KEY = "NoApiKey"
 """Why a variant is left out whose API key is not there."""
@@ -61,14 +64,13 @@ class Prospect:
     known: Known
     base: tuple[float, ...]
     """(m,) quality without what was learned since its estimator was made."""
-    deviation: tuple[float, ...]
-    """(m,) standard deviation of quality as an estimate."""
-    samples: tuple[float, ...]
-    """(m,) scored answers behind quality."""
     load: tuple[float, ...]
     """(m,) share of the variant's slots that this sidecar uses, with this request."""
-    paced: tuple[float, ...]
-    """(m,) answers behind the service time."""
+    evidence: FloatArray
+    """(3, m): standard deviation of quality as an estimate, scored answers behind it, and answers behind the
+    service time."""
+    asked_as: int
+    """Hash of what is asked, with a key of this process."""
     low_confidence: bool = False
     """Whether estimates were not trusted, and models left out for it."""
     explored: VariantKey | None = None
@@ -215,10 +217,9 @@ def prospect(
         output_limit=tuple(rows.output_limit),
         known=known,
         base=tuple(rows.base),
-        deviation=tuple(rows.deviation),
-        samples=tuple(rows.samples),
         load=tuple(rows.load),
-        paced=tuple(rows.paced),
+        evidence=np.array((rows.deviation, rows.samples, rows.paced), dtype=np.float64),
+        asked_as=asked_as(ask),
         low_confidence=low_confidence,
     )
 

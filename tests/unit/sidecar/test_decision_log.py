@@ -16,8 +16,7 @@ VARIANTS = tuple(VariantKey(ModelName(name), "gpu") for name in ("a", "b", "c"))
 
 def decision(number: int) -> Decision:
     figures = np.array(
-        [[0.5, 0.9, 0.7], [1, 2, 3], [0.1, 0.2, 0.3], [0, 0, 0], [0.5, 0.9, 0.7], [0, 0.3, 0]]
-        + 3 * [[0, 0, 0]],
+        [[0.5, 0.9, 0.7], [1, 2, 3], [0.1, 0.2, 0.3], [0, 0, 0], [0.5, 0.9, 0.7], [0, 0.3, 0]],
         dtype=np.float64,
     )
     return Decision(
@@ -39,7 +38,9 @@ def decision(number: int) -> Decision:
         max_output_tokens=10,
         input_tokens=5,
         settle_within=None,
-        considered=Considered(VARIANTS, figures, 0.0, ("", "NoFreeSlot", ""), ("", "NoFreeSlot", "")),
+        considered=Considered(
+            VARIANTS, figures, np.zeros((3, 3)), 0.0, ("", "NoFreeSlot", ""), ("", "NoFreeSlot", "")
+        ),
         grounds=GROUNDS,
         certificate=Certificate(0.7, 0.7, 0.0, Termination.OPTIMAL, (), 0.001),
         batch_size=1,
