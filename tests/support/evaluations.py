@@ -81,6 +81,15 @@ def evaluation(
             policy: figures(dict.fromkeys(("r25", "r37", "r50"), ahead / 100))
             for policy, ahead in points.items()
         },
+        "literature": {
+            "default": {
+                "aiq": 0.79,
+                "apgr": 0.86,
+                "cpt50": None,
+                "routerarena": 0.82,
+                "routing_accuracy": 0.91,
+            }
+        },
         "constants": {
             "small": {"cost_share": 0.04, "relative_quality": 0.9},
             "large <b>$x$ & co": {"cost_share": 1.0, "relative_quality": 1.0},

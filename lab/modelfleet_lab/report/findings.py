@@ -125,6 +125,8 @@ class Findings:
     """Cost share and relative quality of each model alone."""
     versus: Mapping[str, Mapping[str, Figure]]
     """Ours minus each policy in relative quality at equal cost: r25, r37, ..., paired."""
+    literature: Mapping[str, Mapping[str, float]]
+    """Measures of papers, by policy."""
     capacity: Capacity | None
     order: Mapping[str, tuple[Ordered, ...]] | None
     pressure: Pressure | None
@@ -170,6 +172,10 @@ def findings(document: object, source: str) -> Findings:
         versus={
             name: {key: node.figure(key) for key, _ in node.members() if not key.endswith("_ci")}
             for name, node in root.at("versus").members()
+        },
+        literature={
+            name: {measure: value.number() for measure, value in node.members()}
+            for name, node in root.at("literature").members()
         },
         capacity=_capacity(root.at("capacity")) if root.has("capacity") else None,
         order=_order(root.at("order")) if root.has("order") else None,

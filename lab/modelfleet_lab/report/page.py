@@ -21,6 +21,14 @@ from modelfleet_lab.report.names import HULL, ORACLE, OURS, words
 from modelfleet_lab.report.verdicts import BUDGETS, Against, against, sentences
 
 TEMPLATE = "page.html.j2"
+_MEASURES = {
+    "aiq": "AIQ",
+    "apgr": "APGR",
+    "cpt50": "CPT 50",
+    "routerarena": "RouterArena",
+    "routing_accuracy": "routing accuracy",
+}
+"""Those of `literature` that the page shows, and how they are called."""
 _SHORT = (OURS, "task_mean", HULL)
 """Policies of the table over several evaluations."""
 
@@ -47,13 +55,20 @@ def render(documents: Sequence[object], sources: Sequence[str] | None = None) ->
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"figure": _figure, "share": _share, "words": words, "points": _points}
+    environment.filters |= {
+        "figure": _figure,
+        "share": _share,
+        "words": words,
+        "points": _points,
+        "number": _number,
+    }
     text = resources.files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(
         sections=sections,
         short=_SHORT,
         oracle=ORACLE,
         ours=OURS,
+        measures=_MEASURES,
         overview=("k95", "k98", "r25", "r37", "r50", "auc", "ece"),
         routing=ROUTING_FIGURES,
         estimating=ESTIMATE_FIGURES,
@@ -111,6 +126,10 @@ def _points(figure: Figure) -> Mapping[str, str]:
     if not figure.known:
         return {"value": "–", "interval": ""}
     return {"value": f"{figure.value:+.1f}", "interval": f"{figure.low:+.1f} .. {figure.high:+.1f}"}
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
 def _share(value: float) -> str:

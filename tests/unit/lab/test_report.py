@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from html.parser import HTMLParser
@@ -14,6 +15,7 @@ from modelfleet_lab.report.findings import findings
 from modelfleet_lab.report.page import render
 from modelfleet_lab.report.verdicts import sentences
 from support.evaluations import evaluation
+from support.recorded_folder import recorded, write_folder
 
 
 class Page(HTMLParser):
@@ -98,7 +100,7 @@ def test_names_of_models_are_text_and_nothing_else(html: str, page: Page) -> Non
 
 
 def test_the_command_stands_at_every_figure(html: str, page: Page) -> None:
-    assert html.count("<code>modelfleet evaluate --data made-up --seed 0</code>") == html.count("<svg") + 1
+    assert html.count("<code>modelfleet evaluate --data made-up --seed 0</code>") == html.count("<svg") + 2
 
 
 def test_the_page_names_the_data_and_its_licence(page: Page) -> None:
@@ -148,6 +150,35 @@ def test_the_command_writes_a_page_of_files(tmp_path: Path, capsys: pytest.Captu
     assert main(["report", "--json", *map(str, paths), "-o", str(output)]) == 0
     assert "made-up, 1" in Page(output.read_text(encoding="utf-8")).text
     assert "written to" in capsys.readouterr().out
+
+
+def test_folders_are_evaluated_by_the_command_that_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "made-up", recorded(1, n=40))
+    asked = []
+
+    def evaluated(options: argparse.Namespace, console: object) -> int:
+        asked.append((options.seed, options.leave_one_task_out, options.capacity, options.order))
+        document = evaluation(seed=options.seed) | {"command": options.typed}
+        options.json.write_text(json.dumps(document), encoding="utf-8")
+        return 0
+
+    monkeypatch.setattr("modelfleet_lab.evaluate.command.run", evaluated)
+    output = tmp_path / "report.html"
+    assert main(["report", "--data", str(folder), "--seeds", "0", "4", "-o", str(output)]) == 0
+    orders = ["random", "easy-to-hard", "cost"]
+    assert asked == [(seed, True, [1.5, 3.0], orders) for seed in (0, 4)]
+    assert f"--seed 4 --leave-one-task-out --capacity 1.5 3 --order {' '.join(orders)}" in output.read_text(
+        encoding="utf-8"
+    )
+    assert (tmp_path / "made-up-4.json").exists()
+
+
+def test_folders_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(tmp_path / name / "data") for name in "ab"]
+    assert main(["report", "--data", *folders, "-o", str(tmp_path / "r.html")]) == 2
+    assert "have the same name" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
