@@ -70,15 +70,17 @@ _BLOCKS = (
     ("Latin", 0xFF21, 0xFF3A),
     ("Latin", 0xFF41, 0xFF5A),
     ("Katakana", 0xFF66, 0xFF9D),
-    ("Han", 0x20000, 0x323AF),
 )
 SCRIPTS: tuple[str, ...] = tuple(sorted({name for name, _, _ in _BLOCKS}))
 
-_EDGES = np.array([edge for _, first, last in _BLOCKS for edge in (first, last + 1)], dtype=np.uint32)
-"""Block b holds the codes from edge 2b up to, without it, edge 2b + 1."""
-_OF_PLACE = np.full(2 * len(_BLOCKS) + 1, len(SCRIPTS))
-"""Number of the script between two edges; the last number stands for none."""
-_OF_PLACE[1::2] = [SCRIPTS.index(name) for name, _, _ in _BLOCKS]
+_NONE = len(SCRIPTS)
+"""Stands for no script."""
+_PLANE = 0x10000
+_OF_CODE = np.full(_PLANE, _NONE, dtype=np.intp)
+"""Number of each character's script in the first plane; beyond it there is Han."""
+for _name, _first, _last in _BLOCKS:
+    _OF_CODE[_first : _last + 1] = SCRIPTS.index(_name)
+_HAN, _HAN_FIRST, _HAN_LAST = SCRIPTS.index("Han"), 0x20000, 0x323AF
 _NOT_LETTERS = str.maketrans({chr(code): None for code in range(128) if not chr(code).isalpha()})
 
 
@@ -88,7 +90,10 @@ def letters_by_script(text: str) -> dict[str, int]:
         letters = len(text.translate(_NOT_LETTERS))
         return {"Latin": letters} if letters else {}
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    counts = np.bincount(_OF_PLACE[np.searchsorted(_EDGES, codes, side="right")], minlength=len(SCRIPTS) + 1)
+    beyond = codes >= _PLANE
+    counts = np.bincount(_OF_CODE[np.where(beyond, 0, codes)], minlength=_NONE + 1)
+    if beyond.any():
+        counts[_HAN] += np.count_nonzero((codes >= _HAN_FIRST) & (codes <= _HAN_LAST))
     return {name: int(count) for name, count in zip(SCRIPTS, counts[:-1], strict=True) if count}
 
 

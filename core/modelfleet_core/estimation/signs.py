@@ -21,16 +21,30 @@ LOOKED_AT = FIRST + LAST
 """Characters of a text that are looked at: the first and the last, as questions stand before or after what
 they are about."""
 
-_FOR: dict[str, tuple[str, ...]] = {}
-for _kind, _words in WORDS.items():
-    for _word in _words.split():
-        _FOR[_word] = (*_FOR.get(_word, ()), _kind)
-_PHRASES = tuple(
-    (max(re.findall(r"\w+", phrase), key=len), phrase, kind)
-    for kind, phrases in PHRASES.items()
-    for phrase in phrases
-)
-"""Phrases are looked for only where the longest word of theirs is."""
+_Sign = tuple[tuple[str, ...], tuple[tuple[str, str], ...]]
+
+
+def _groups() -> tuple[dict[str, int], list[_Sign]]:
+    """Return the number of every word's group, and of each group what its words speak for and which phrases,
+    with what these speak for, they are the longest word of."""
+    kinds: dict[str, tuple[str, ...]] = {}
+    phrases: dict[str, tuple[tuple[str, str], ...]] = {}
+    for kind, listed in WORDS.items():
+        for word in listed.split():
+            kinds[word] = (*kinds.get(word, ()), kind)
+    for kind, texts in PHRASES.items():
+        for phrase in texts:
+            longest = max(words(phrase), key=len)
+            phrases[longest] = (*phrases.get(longest, ()), (phrase, kind))
+    groups: dict[_Sign, int] = {}
+    of_word = {
+        word: groups.setdefault((kinds.get(word, ()), phrases.get(word, ())), len(groups))
+        for word in kinds.keys() | phrases.keys()
+    }
+    return of_word, list(groups)
+
+
+_GROUP, _GROUPS = _groups()
 _NOT_DIGITS = str.maketrans({chr(code): " " for code in range(128) if not chr(code).isdigit()})
 _FORMULA = re.compile(r"[=+*/^<>≤≥√∑∫]\s*-?\d")
 _CODE_MARKS = (";\n", "):\n", ") {", "){", "SELECT ", " => ", "#include")
@@ -68,14 +82,16 @@ def signs(text: str) -> Signs:
     text = excerpt(text)
     lower = text.lower()
     found = words(lower)
-    counts = Counter(found)
     kinds: dict[str, int] = {}
-    for word in counts.keys() & _FOR.keys():
-        for kind in _FOR[word]:
-            kinds[kind] = kinds.get(kind, 0) + counts[word]
-    for longest, phrase, kind in _PHRASES:
-        if longest in counts and (times := lower.count(phrase)):
+    for number, times in Counter(map(_GROUP.get, found)).items():
+        if number is None:
+            continue
+        speaks_for, phrases = _GROUPS[number]
+        for kind in speaks_for:
             kinds[kind] = kinds.get(kind, 0) + times
+        for phrase, kind in phrases:
+            if again := lower.count(phrase):
+                kinds[kind] = kinds.get(kind, 0) + again
     plain = text if text.isascii() else text.encode("ascii", "replace").decode("ascii")
     blocks = max(0, text.count("```") - text.count("```json")) if "```" in text else 0
     return Signs(
