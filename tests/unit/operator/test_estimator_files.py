@@ -13,8 +13,8 @@ from modelfleet_operator.cluster import Record, Rejected, Unavailable
 from modelfleet_operator.estimators import FILE, Base, Estimators
 from modelfleet_operator.health import Health
 from modelfleet_operator.world import World
-from support.experiences import estimator
 from support.manifests import fleet_manifest, policy_manifest
+from support.scored_answers import estimator
 from support.snapshots import observed
 
 KEY = ObjectKey("ml", "chat-estimator")

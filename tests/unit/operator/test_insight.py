@@ -23,8 +23,8 @@ from modelfleet_operator.insight import (
     traffic_body,
 )
 from modelfleet_operator.learning import LearningView
-from support.experiences import log_of
 from support.manifests import policy_manifest
+from support.scored_answers import log_of
 
 POLICY = parse_policy(policy_manifest())
 TRAINED = replace(POLICY, estimator=EstimatorChoice("chat-estimator"))

@@ -26,8 +26,8 @@ from modelfleet_operator.learning import (
 )
 from modelfleet_operator.observe import Observer
 from modelfleet_operator.world import World
-from support.experiences import log_of, saw
 from support.manifests import Manifest, fleet_manifest, policy_manifest
+from support.scored_answers import log_of, saw
 from support.snapshots import event, observed
 
 POLICY = ObjectKey("ml", "assistant")

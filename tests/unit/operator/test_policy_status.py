@@ -24,8 +24,8 @@ from modelfleet_operator.policies import Policies, policy_body, policy_condition
 from modelfleet_operator.spec import resolve
 from modelfleet_operator.status import StatusWriter
 from modelfleet_operator.world import World
-from support.experiences import log_of
 from support.manifests import Manifest, fleet_manifest, policy_manifest
+from support.scored_answers import log_of
 from support.snapshots import event, observed
 
 ASSISTANT, CHAT = ObjectKey("ml", "assistant"), ObjectKey("ml", "chat")
