@@ -97,7 +97,7 @@ class Sidecar:
         self.estimator = LiveEstimator(
             telemetry=self.telemetry,
             experience=experience,
-            plugin=load_plugin(settings.estimator),
+            plugin=load_plugin(settings.estimator, self.telemetry.plugin_failed),
             clock=clock,
         )
         self.router = Router(

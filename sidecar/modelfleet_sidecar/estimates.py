@@ -96,7 +96,7 @@ class LiveEstimator:
     ) -> None:
         self._telemetry = telemetry
         self._experience = experience
-        self._plugin = plugin
+        self.plugin = plugin
         self._clock = clock
         self._priors = PriorEstimator()
         self._paces = Paces()
@@ -114,7 +114,7 @@ class LiveEstimator:
     @property
     def version(self) -> str:
         """Return the version of the base in force; empty: the manifest's priors."""
-        return self._plugin.version if self._plugin is not None else self._trained_version
+        return self.plugin.version if self.plugin is not None else self._trained_version
 
     @property
     def tasks(self) -> tuple[TaskName, ...]:
@@ -162,9 +162,9 @@ class LiveEstimator:
             question = Question(question.profile, question.named_task, features(question.profile.text))
         embedding = embed(question.features) if question.features is not None else None
         forecast = self._by_plugin(question, fleet)
-        if forecast is not None and self._plugin is not None:
+        if forecast is not None and self.plugin is not None:
             said = estimates(question.profile, fleet, forecast)
-            return Known(said, self._plugin.version, "", 0.0, embedding)
+            return Known(said, self.plugin.version, "", 0.0, embedding)
         forecast = fitted.estimator.forecast(question, fleet)
         said = estimates(question.profile, fleet, forecast, fitted.learned, embedding)
         return Known(
@@ -243,10 +243,10 @@ class LiveEstimator:
 
     def _by_plugin(self, question: Question, fleet: Fleet) -> Forecast | None:
         """Return what the plug-in says; None: there is none, or it failed."""
-        if self._plugin is None:
+        if self.plugin is None:
             return None
         try:
-            return checked(self._plugin.estimator.forecast(question, fleet), len(fleet.models))
+            return checked(self.plugin.estimator.forecast(question, fleet), len(fleet.models))
         except Exception as error:  # noqa: BLE001 - whatever others' code raises, the request goes on
             self._telemetry.plugin_failed()
             if self._clock() >= self._silent_until:
@@ -254,7 +254,7 @@ class LiveEstimator:
                 # Its text may quote the request.
                 log.error(
                     "the estimator %s failed with %s; the sidecar's own estimates count instead",
-                    self._plugin.name,
+                    self.plugin.name,
                     type(error).__name__,
                 )
             return None

@@ -7,6 +7,7 @@ Next: `estimates` asks it, and does without where it fails.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
@@ -31,9 +32,9 @@ class Plugin:
         return f"plugin:{self.name}"
 
 
-def load_plugin(name: str) -> Plugin | None:
+def load_plugin(name: str, failed: Callable[[], None]) -> Plugin | None:
     """Return the estimator that is installed as `name`; None: the sidecar's own is asked for, or it can not
-    be made. Raises SettingsError where nothing of that name is installed."""
+    be made, which `failed` is told. Raises SettingsError where nothing of that name is installed."""
     if name == BUILT_IN:
         return None
     found = [point for point in entry_points(group=GROUP) if point.name == name]
@@ -46,5 +47,6 @@ def load_plugin(name: str) -> Plugin | None:
         estimator = found[0].load()()
     except Exception:
         log.exception("the estimator %s can not be made; the sidecar's own estimates count instead", name)
+        failed()
         return None
     return Plugin(name, estimator)
