@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from modelfleet_core.errors import SpecError
 from modelfleet_core.manifests import parse_policy
 from modelfleet_core.policy import Groups, Rule, RuleMatch
@@ -59,6 +62,16 @@ def test_the_last_rule_may_be_for_all_other_requests() -> None:
     manifest = full_policy_manifest()
     manifest["spec"]["rules"].append({"name": "others", "task": "chat"})
     assert parse_policy(manifest).rules[-1].match == RuleMatch()
+
+
+def test_the_rules_of_the_page_are_rules() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "rules.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    manifest = policy_manifest()
+    manifest["spec"] |= yaml.safe_load(shown)
+    policy = parse_policy(manifest)
+    assert [rule.name for rule in policy.rules] == ["code", "chinese", "legal"]
+    assert policy.default_model == "llama-70b"
 
 
 def _nested(levels: int) -> Any:
