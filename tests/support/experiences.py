@@ -1,65 +1,58 @@
-"""Builders of what sidecars saw of answers, and of the estimators that it corrects."""
+"""Answers and their scores, as sidecars see them."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
-from modelfleet_core.estimation.artifact import encode
-from modelfleet_core.estimation.embedding import embed
-from modelfleet_core.estimation.experience import ExperienceKey
-from modelfleet_core.estimation.features import feature_matrix, features
+import numpy.typing as npt
+from modelfleet_core.estimation.embedding import EMBEDDING
+from modelfleet_core.estimation.experience import ExperienceCell, ExperienceKey, Figure
 from modelfleet_core.estimation.learning import Answer, ExperienceLog
-from modelfleet_core.estimation.training import Batch, fold_of, train
-from modelfleet_core.values import ModelName, TaskName
-
-TEXTS = tuple(f"question {number} of {topic}" for number in range(20) for topic in ("code", "law", "maths"))
+from modelfleet_core.values import ModelName, SidecarId, TaskName
 
 
-def key(model: str, *, task: str = "", rule: str = "", group: str = "") -> ExperienceKey:
+def sidecar(number: int = 0) -> SidecarId:
+    return SidecarId("ml", f"pod{number}", f"uid{number}", "1")
+
+
+def key(model: str = "small", task: str = "math", rule: str = "", group: str = "") -> ExperienceKey:
     return ExperienceKey(TaskName(task), rule, ModelName(model), group)
 
 
-def answer(model: str, *, text: str = TEXTS[0], base: float = 0.5, group: str = "") -> Answer:
-    return Answer(key(model, group=group), embed(features(text)), base, base)
+def embedding(*values: float) -> npt.NDArray[np.float64]:
+    """An embedding that starts with 1 and `values`."""
+    result = np.zeros(EMBEDDING)
+    result[: len(values) + 1] = 1.0, *values
+    return result
 
 
-def log_of(
-    model: str, score: float, *, answers: int = 50, version: str = "", group: str = "", cost: float = 0.001
-) -> ExperienceLog:
-    """Return the memory of a sidecar that saw so many answers of a model, each with this score."""
-    log = ExperienceLog(version)
-    saw(log, model, score, answers=answers, group=group, cost=cost)
-    return log
+def answer(
+    model: str = "small", *values: float, base: float = 0.5, used: float | None = None, task: str = "math"
+) -> Answer:
+    return Answer(key(model, task), embedding(*values), base, base if used is None else used)
 
 
-def saw(
-    log: ExperienceLog,
-    model: str,
-    score: float,
-    *,
-    answers: int = 50,
-    group: str = "",
-    cost: float = 0.001,
+def teach(
+    log: ExperienceLog, model: str, scores: int, mean: float, *values: float, base: float = 0.5
 ) -> None:
-    """Let the sidecar see more answers."""
-    for number in range(answers):
-        one = answer(model, text=TEXTS[number % len(TEXTS)], group=group)
-        log.answered(one.key, one.used, cost)
-        log.scored(one, score)
+    """Score `scores` answers, so many of them 1 that their mean is `mean`."""
+    for number in range(scores):
+        log.answered(key(model), base, 0.001)
+        log.scored(answer(model, *values, base=base), float(number < round(mean * scores)))
 
 
-@cache
-def estimator(models: tuple[str, ...] = ("large", "frontier"), *, best: int = 0) -> bytes:
-    """Return a small trained estimator, as `modelfleet train` writes it; model `best` is right more often."""
-    quality = np.full((len(TEXTS), len(models)), 0.4)
-    quality[:, best] = 0.9
-    quality[::3] -= 0.2
-    batch = Batch(
-        x=feature_matrix(TEXTS),
-        task=(None,) * len(TEXTS),
-        quality=quality,
-        output_tokens=np.full(quality.shape, 50.0),
-        fold=np.array([fold_of(text) for text in TEXTS]),
-    )
-    return encode(train(tuple(ModelName(model) for model in models), lambda: [batch]))
+def cell(
+    model: str,
+    *,
+    scores: float,
+    mean: float,
+    task: str = "math",
+    rule: str = "",
+    cost: float = 0.001,
+    group: str = "",
+) -> ExperienceCell:
+    """Scores of 0 and 1 with that mean; every answer is scored and costs `cost`."""
+    sums = np.zeros(len(Figure))
+    sums[[Figure.REQUESTS, Figure.SCORES]] = scores
+    sums[[Figure.SCORE, Figure.SQUARE]] = scores * mean
+    sums[Figure.COST] = scores * cost
+    return ExperienceCell(key(model, task, rule, group), sums)

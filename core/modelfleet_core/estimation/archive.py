@@ -58,12 +58,15 @@ def unpack(
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             text = _entry(archive, _HEAD, most).tobytes()
             arrays = {name: _entry(archive, name, most) for name in names}
+    except ArchiveError:
+        raise
     except (
         zipfile.BadZipFile,
         zlib.error,
         OSError,
         EOFError,
         KeyError,
+        ValueError,  # of offsets that point before the file
         struct.error,
         NotImplementedError,
         RuntimeError,

@@ -29,7 +29,7 @@ _OWN = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
 """Shrinkage in answers' worth, for an embedding of about unit length."""
 _NOISE = 0.15
 """Variance of a score around its mean, as expected before any score."""
-_NOISE_WEIGHT = 4.0
+_NOISE_WEIGHT = 20.0
 """Scores' worth of that expectation."""
 
 
