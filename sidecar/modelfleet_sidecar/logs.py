@@ -71,6 +71,7 @@ class DecisionLines:
                 "variant": variant.variant,
                 "tier": decision.tier,
                 "task": decision.task,
+                **({"rule": decision.rule} if decision.rule else {}),
                 "reason": decision.reason.value,
                 "quality": round(decision.quality, 4),
                 "reserved_usd": usd(decision.reserved),
