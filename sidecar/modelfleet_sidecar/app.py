@@ -97,7 +97,7 @@ class Sidecar:
         self.estimator = LiveEstimator(
             telemetry=self.telemetry,
             experience=experience,
-            plugin=load_plugin(settings.estimator, self.telemetry.plugin_failed),
+            plugin=load_plugin(settings.estimator, self.telemetry.estimator_failed),
             clock=clock,
         )
         self.router = Router(

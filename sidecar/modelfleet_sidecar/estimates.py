@@ -18,14 +18,20 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from modelfleet_core.catalog import Fleet, Variant
-from modelfleet_core.estimation.artifact import ArtifactError
 from modelfleet_core.estimation.artifact import decode as read_trained
 from modelfleet_core.estimation.embedding import embed
 from modelfleet_core.estimation.estimate import Estimates, PriorEstimator, estimates
 from modelfleet_core.estimation.features import FloatArray, features
-from modelfleet_core.estimation.forecast import Estimator, Forecast, Question, TrainedEstimator, checked
+from modelfleet_core.estimation.forecast import (
+    Estimator,
+    Forecast,
+    ForecastError,
+    Question,
+    TrainedEstimator,
+    checked,
+)
 from modelfleet_core.estimation.latency import Pace, Paces
-from modelfleet_core.estimation.learned import NOTHING_LEARNED, Learned, LearnedError
+from modelfleet_core.estimation.learned import NOTHING_LEARNED, Learned
 from modelfleet_core.estimation.learned import decode as read_learned
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.estimation.profile import RequestProfile
@@ -75,12 +81,26 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """A base that can be asked, and fail."""
+
+    name: str
+    version: str
+    kappa: float
+    estimator: Estimator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Fitted:
     """What is in force, for one fleet."""
 
     fleet: Fleet
-    estimator: Estimator
+    sources: tuple[_Source, ...]
+    """To be asked in turn; after them the manifest's priors, which always have an answer."""
     learned: Learned | None
+    """For the models of the fleet, in its order."""
+    learned_version: str
+    """Empty: nothing was learned on the base in force."""
 
 
 class LiveEstimator:
@@ -108,6 +128,7 @@ class LiveEstimator:
         self._learned = NOTHING_LEARNED
         self._learned_version = ""
         self._fitted: _Fitted | None = None
+        self._followed: Fleet | None = None
         self._silent_until = 0.0
         self._swapped()
 
@@ -143,7 +164,8 @@ class LiveEstimator:
             if learned is not None or not document.manifest:
                 self._learned, self._learned_version = learned or NOTHING_LEARNED, document.version
                 self._swapped()
-        if lease.fleet is not None and (self._fitted is None or self._fitted.fleet is not lease.fleet):
+        if lease.fleet is not None and lease.fleet is not self._followed:
+            self._followed = lease.fleet
             self._paces.keep(variant.key for variant in lease.fleet.variants())
             self._fitted = await asyncio.to_thread(self._fit, lease.fleet)
 
@@ -161,17 +183,19 @@ class LiveEstimator:
         if question.features is None and (self._trained is not None or fitted.learned is not None):
             question = Question(question.profile, question.named_task, features(question.profile.text))
         embedding = embed(question.features) if question.features is not None else None
-        forecast = self._by_plugin(question, fleet)
-        if forecast is not None and self.plugin is not None:
-            said = estimates(question.profile, fleet, forecast)
-            return Known(said, self.plugin.version, "", 0.0, embedding)
-        forecast = fitted.estimator.forecast(question, fleet)
-        said = estimates(question.profile, fleet, forecast, fitted.learned, embedding)
+        version, kappa, forecast = "", 0.0, None
+        for source in fitted.sources:
+            if (forecast := self._asked(source, question, fleet)) is not None:
+                version, kappa = source.version, source.kappa
+                break
+        if forecast is None:
+            forecast = self._priors.forecast(question, fleet)
+        learned = fitted.learned if version == self._learned.base_version else None
         return Known(
-            estimates=said,
-            estimator_version=self._trained_version,
-            learned_version=self._learned_version if fitted.learned is not None else "",
-            kappa=self._trained.kappa if self._trained is not None else 0.0,
+            estimates=estimates(question.profile, fleet, forecast, learned, embedding),
+            estimator_version=version,
+            learned_version=fitted.learned_version if learned is not None else "",
+            kappa=kappa,
             embedding=embedding,
         )
 
@@ -214,7 +238,7 @@ class LiveEstimator:
             return None
         try:
             return read(document.manifest)
-        except (ArtifactError, LearnedError) as error:
+        except Exception as error:  # noqa: BLE001 - no document must end the sidecar
             log.error(
                 "version %s of the %s can not be used, the last good one stays: %s",
                 document.version,
@@ -228,35 +252,33 @@ class LiveEstimator:
         """Something else is in force from now on."""
         self._fitted = self._fit(self._fitted.fleet) if self._fitted is not None else None
         self._experience.rebase(self.version)
-        self._telemetry.estimator(self.version, self._learned_version)
+        learned_on = self._learned is not NOTHING_LEARNED and self._learned.base_version == self.version
+        self._telemetry.estimator(self.version, self._learned_version if learned_on else "")
 
     def _fit(self, fleet: Fleet) -> _Fitted:
-        trained = self._trained
+        sources = []
+        if self.plugin is not None:
+            sources.append(_Source(self.plugin.name, self.plugin.version, 0.0, self.plugin.estimator))
+        if (trained := self._trained) is not None:
+            estimator = TrainedEstimator(trained.for_fleet(fleet))
+            sources.append(_Source("of the policy", self._trained_version, trained.kappa, estimator))
         learned = None
-        if self._learned is not NOTHING_LEARNED and self._learned.base_version == self._trained_version:
+        if self._learned is not NOTHING_LEARNED and self._learned.base_version == self.version:
             learned = self._learned.for_fleet([model.name for model in fleet.models])
-        return _Fitted(
-            fleet=fleet,
-            estimator=TrainedEstimator(trained.for_fleet(fleet)) if trained is not None else self._priors,
-            learned=learned,
-        )
+        version = self._learned_version if learned is not None else ""
+        return _Fitted(fleet, tuple(sources), learned, version)
 
-    def _by_plugin(self, question: Question, fleet: Fleet) -> Forecast | None:
-        """Return what the plug-in says; None: there is none, or it failed."""
-        if self.plugin is None:
-            return None
+    def _asked(self, source: _Source, question: Question, fleet: Fleet) -> Forecast | None:
+        """Return what a source says; None: it failed."""
         try:
-            return checked(self.plugin.estimator.forecast(question, fleet), len(fleet.models))
-        except Exception as error:  # noqa: BLE001 - whatever others' code raises, the request goes on
-            self._telemetry.plugin_failed()
+            return checked(source.estimator.forecast(question, fleet), len(fleet.models))
+        except Exception as error:  # noqa: BLE001 - whatever it raises, the request goes on
+            self._telemetry.estimator_failed()
             if self._clock() >= self._silent_until:
                 self._silent_until = self._clock() + SAID_AGAIN
-                # Its text may quote the request.
-                log.error(
-                    "the estimator %s failed with %s; the sidecar's own estimates count instead",
-                    self.plugin.name,
-                    type(error).__name__,
-                )
+                # The text of others' errors may quote the request.
+                said = str(error) if isinstance(error, ForecastError) else type(error).__name__
+                log.error("the estimator %s failed, other estimates count instead: %s", source.name, said)
             return None
 
 

@@ -199,9 +199,9 @@ class Telemetry:
         )
         for kind in ("estimator", "learned"):
             self._documents.labels(kind)
-        self._plugin = Counter(
+        self._estimator_failures = Counter(
             f"{name}estimator_failures",
-            "Requests for which the plug-in estimator failed and the sidecar's own answered.",
+            "Requests for which an estimator failed and the next one, or the manifest's priors, counted.",
             registry=registry,
         )
         self._bugs = Counter(
@@ -247,8 +247,8 @@ class Telemetry:
     def document_refused(self, kind: str) -> None:
         self._documents.labels(kind).inc()
 
-    def plugin_failed(self) -> None:
-        self._plugin.inc()
+    def estimator_failed(self) -> None:
+        self._estimator_failures.inc()
 
     def retried(self, failure: Failure) -> None:
         self._retries.labels(failure.reason).inc()
