@@ -23,7 +23,7 @@ LOOKED_AT = 8192
 """Characters of a text that keywords and patterns are looked for in."""
 MAX_PATTERN = 1024
 """Characters of one pattern."""
-MAX_PROGRAM, MAX_PROGRAMS = 4096, 8192
+MAX_PROGRAM, MAX_PROGRAMS = 2048, 4096
 """Instructions of one pattern, and of all patterns of a policy: a text costs at most so many steps for each
 of its characters."""
 _MEMORY = 1 << 20
