@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import aiohttp
 import grpc.aio
+import openai
 import pytest
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_core.demand.sketch import NO_DEMAND
@@ -130,6 +131,20 @@ def sums(experience: Experience) -> dict[str, dict[str, float]]:
 def evidence(rig: Rig) -> Experience:
     assert rig.lease.evidence is not None
     return rig.lease.evidence.changes()
+
+
+async def test_the_unchanged_openai_client_can_send_feedback() -> None:
+    async with running_sidecar(Spec("big")) as rig:
+        client = openai.AsyncOpenAI(base_url=f"{rig.http}/v1", api_key="any", max_retries=0)
+        async with client:
+            answer = await client.chat.completions.create(
+                model="auto", messages=[{"role": "user", "content": "hello"}]
+            )
+            said_so = {"decision_id": answer.id, "label": "good"}
+            counted = await client.post("/feedback", body=said_so, cast_to=object)
+            with pytest.raises(openai.NotFoundError, match="x-modelfleet-decision-id"):
+                await client.post("/feedback", body=said_so | {"decision_id": "x"}, cast_to=object)
+        assert counted["score"] == 1.0  # type: ignore[index]
 
 
 async def test_a_score_teaches_once_of_the_model_that_answered() -> None:
