@@ -81,7 +81,8 @@ async def test_every_loop_has_a_heartbeat(cluster: WatchedCluster, monkeypatch: 
     async with running_operator(cluster):
         await cluster.condition_becomes(Kind.FLEET, "chat", "Solved", "NoDemandYet")
         await cluster.condition_becomes(Kind.POLICY, "assistant", "Ready", "Ready")
-        assert seen == {"leader", "leases", "prices", "policies", f"fleet {NAMESPACE}/chat"}
+        learning = {"estimators", "learning", "learning kept"}
+        assert seen == {"leader", "leases", "prices", "policies", f"fleet {NAMESPACE}/chat"} | learning
 
 
 async def test_a_lost_pod_is_out_of_the_lease_and_its_successor_in_it(cluster: WatchedCluster) -> None:
