@@ -36,7 +36,7 @@ RANDOM = "random"
 EASY_TO_HARD = "easy-to-hard"
 COST = "cost"
 NAMES = (RANDOM, EASY_TO_HARD, COST)
-BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8)
+BUDGETS = (0.05, 0.1, 0.15, 0.2, 0.225, 0.25, 0.275, 0.3, 0.325, 0.35, 0.375, 0.4, 0.45, 0.5, 0.6, 0.8)
 """Shares of the best single model's cost."""
 _METHODS = (OURS, UNRESERVED, PRICED, PORT_INFORMED, PORT, SPLIT, GREEDY, MIX)
 

@@ -32,6 +32,8 @@ class Purse(Enum):
 
     EVEN = "even"
     """Its equal part of the budget, and what earlier batches left of theirs."""
+    LEFT = "left"
+    """All that is left of the budget: the method paces itself."""
     OWN = "own"
     """No limit: the method keeps to the budget by its own prices or accounts."""
 
@@ -99,7 +101,11 @@ def run(scene: Scene, contender: Contender, share: float) -> Run:
         for k, (batch, queries) in enumerate(zip(batches, members, strict=True)):
             seen += len(queries)
             allowance = max(0.0, budget * seen / scene.queries - paid)
-            money = allowance if contender.purse is Purse.EVEN else np.inf
+            money = {
+                Purse.EVEN: allowance,
+                Purse.LEFT: max(0.0, budget - paid),
+                Purse.OWN: np.inf,
+            }[contender.purse]
             choice = method.choose(replace(batch.view, money=money, now=float(k)))
             at = np.flatnonzero(choice >= 0)
             billed = batch.cost[at, choice[at]]

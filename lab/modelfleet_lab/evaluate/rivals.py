@@ -24,7 +24,7 @@ from modelfleet_lab.methods.calibration import (
     priced,
     slot_priced,
 )
-from modelfleet_lab.methods.certified import Certified
+from modelfleet_lab.methods.certified import Certified, Paced, Reserve, reserve
 from modelfleet_lab.methods.per_query import Greedy, Priced, RoundRobin
 from modelfleet_lab.methods.port import Port, learned_weights
 from modelfleet_lab.methods.published import PublishedBatch
@@ -61,8 +61,8 @@ def contenders(scene: Scene) -> tuple[Contender, ...]:
         return share * scene.past_single_cost
 
     @cache
-    def reserve(share: float) -> float:
-        return calibrated_price(Certified, past, money(share))
+    def held(share: float) -> Reserve:
+        return reserve(past, money(share))
 
     @cache
     def price(share: float) -> Priced:
@@ -107,9 +107,9 @@ def contenders(scene: Scene) -> tuple[Contender, ...]:
         return lambda: method
 
     found = [
-        Contender(OURS, Purse.EVEN, lambda share: lambda: Certified(reserve(share))),
+        Contender(OURS, Purse.LEFT, lambda share: lambda: Paced(scene.queries, held(share))),
         Contender(UNRESERVED, Purse.EVEN, lambda share: Certified),
-        Contender(UNROWED, Purse.OWN, lambda share: lambda: Certified(reserve(share))),
+        Contender(UNROWED, Purse.OWN, lambda share: lambda: Certified(held(share).prices[0])),
         Contender(PUBLISHED, Purse.EVEN, lambda share: PublishedBatch),
         Contender(ROBUST, Purse.EVEN, lambda share: lambda: PublishedBatch(robust=True)),
         Contender(SLOT_PRICES, Purse.OWN, lambda share: always(fixed(share))),

@@ -18,7 +18,7 @@ from modelfleet_lab.methods.calibration import (
     priced,
     slot_priced,
 )
-from modelfleet_lab.methods.certified import Certified
+from modelfleet_lab.methods.certified import Certified, Paced, Reserve, reserve
 from modelfleet_lab.methods.per_query import Priced
 from modelfleet_lab.methods.port import Port, learned_weights
 from modelfleet_lab.methods.published import PublishedBatch, bootstrap_quantile
@@ -189,3 +189,33 @@ def test_our_assignment_sees_the_whole_batch_and_what_a_dollar_is_worth() -> Non
     assert Certified().choose(asked).tolist() == [0, 1]
     dear = view([[0.5, 0.9], [0.1, 0.8]], free=[2, 2], cost=[[0.0, 1.0], [0.0, 1.0]])
     assert Certified(0.5).choose(dear).tolist() == [0, 1]
+
+
+def test_a_reserve_price_knows_what_higher_prices_would_spend() -> None:
+    past = past_traffic(1)
+    requests = sum(batch.view.size[0] for batch in past)
+    free = play(Certified(), past)[1]
+    known = reserve(past, 0.5 * free)
+    assert known.rates[0] * requests <= 0.5 * free
+    assert (np.diff(known.prices) > 0).all()
+    assert (np.diff(known.rates) <= 0).all()
+    assert known.price(2.0 * known.rates[0]) == known.prices[0]
+    assert known.price(known.rates[2]) == pytest.approx(known.prices[2])
+    assert known.price(0.0) == known.prices[-1]
+
+
+def test_where_money_does_not_bind_there_is_no_reserve_price() -> None:
+    assert reserve(past_traffic(1), 1e9).price(0.0) == 0.0
+
+
+def test_what_is_left_is_made_to_last_for_the_requests_behind() -> None:
+    known = Reserve(np.array([0.1, 1.0]), np.array([1.0, 0.2]), cheapest=0.1)
+    asked = view([[0.5, 0.9]] * 4, free=[4, 4], cost=[[0.1, 1.1]] * 4)
+    # A dollar each for eight requests: the dear model is worth its price.
+    assert Paced(8, known).choose(replace(asked, money=8.0)).tolist() == [1, 1, 1, 1]
+    # Thirty cents each: the price rises.
+    assert Paced(8, known).choose(replace(asked, money=2.4)).tolist() == [0, 0, 0, 0]
+    # Prices or not: what four more requests cost at the least is kept.
+    careless = Reserve(np.array([0.0]), np.array([1.0]), cheapest=0.1)
+    assert Paced(8, careless).choose(replace(asked, money=1.9)).tolist().count(1) == 1
+    assert (Paced(8, careless).choose(replace(asked, money=0.4)) == -1).all()
