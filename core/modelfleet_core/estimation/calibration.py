@@ -13,8 +13,9 @@ FloatArray = npt.NDArray[np.float64]
 
 _EDGE = 0.02
 """Estimates nearer to 0 or 1 are taken as this near."""
-_OWN_PRIOR = 30.0
-"""Precision of the belief that a model's curve is that of all models."""
+_OWN_PRIOR = 1000.0
+"""Precision of the belief that a model's curve is that of all models: some five outcomes weigh 1. Curves of
+their own move the order of the models, and what is noise in that is picked first."""
 _SHARED_PRIOR = 1.0
 """Precision of the belief that no calibration is needed."""
 _ROUNDS = 12

@@ -30,7 +30,10 @@ MODEL_PRIOR = 2.0
 RANK = 2
 TOKEN_RANK = 3
 LIKENESS = 32
-_LEAST_DEVIATION = 0.03
+AXES = 640
+"""Main directions of the features that fits are made in; what is off them is noise."""
+_LEAST_DEVIATION = 0.2
+"""Of a feature: one that is rarer than this counts for less."""
 ANY_DISTANCE = 1e9
 """Nothing is farther: no text is told to be unlike training until that is found out."""
 CURVE = 33
@@ -38,14 +41,28 @@ CURVE = 33
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Axes:
+    """What all fits to the same statistics share."""
+
+    scale: FloatArray
+    """(d,)"""
+    basis: FloatArray
+    """(d, a) orthonormal."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Frame:
-    """The features' axes: z = (x - center) / scale, whose scatter is vectors diag(values) vectors'."""
+    """The features z = (x - center) / scale, whose scatter is about vectors diag(values) vectors'."""
 
     rows: float
     center: FloatArray
     scale: FloatArray
     values: FloatArray
+    """(a,) rising"""
     vectors: FloatArray
+    """(d, a)"""
+    total: float
+    """Trace of the scatter."""
 
     def solved(self, products: FloatArray, share: FloatArray | float, ridge: float) -> FloatArray:
         """Return slopes (d, c) from `products` (d, c), each of a `share` of the rows."""
@@ -71,10 +88,20 @@ def tasks_of(statistics: Statistics) -> tuple[TaskName, ...]:
     return tuple(sorted(ranked[:MOST_TASKS]))
 
 
-def fitted(statistics: Statistics, without: int | None = None) -> Trained:
+def axes(statistics: Statistics) -> Axes:
+    """Return the main directions of all rows' features. Outcomes play no part, so that no fold learns of
+    another's from them."""
+    _, scatter = _moments(statistics, range(FOLDS))
+    rows = float(statistics.rows.sum())
+    scale = np.maximum(np.sqrt(np.maximum(np.diag(scatter) / rows, 0.0)), _LEAST_DEVIATION)
+    _, vectors = np.linalg.eigh(scatter / np.outer(scale, scale))
+    return Axes(scale, vectors[:, -AXES:])
+
+
+def fitted(statistics: Statistics, along: Axes, without: int | None = None) -> Trained:
     """Return the fit to all folds, or to all but one."""
     folds = [fold for fold in range(FOLDS) if fold != without]
-    frame = _frame(statistics, folds)
+    frame = _frame(statistics, folds, along)
     quality = _sums(statistics.quality, folds, frame)
     tokens = _sums(statistics.log_tokens, folds, frame)
     directions, loadings = _of_rank(_slopes(quality, frame), quality.count, frame, RANK)
@@ -95,7 +122,7 @@ def fitted(statistics: Statistics, without: int | None = None) -> Trained:
     residual = _within(quality, middle, total - count * quality.mean, frame)
     top = slice(len(frame.values) - LIKENESS, None)
     likeness = frame.vectors[:, top]
-    rest = float(frame.values[: len(frame.values) - LIKENESS].mean())
+    rest = (frame.total - float(frame.values[top].sum())) / (FEATURES - LIKENESS)
     return Trained(
         models=statistics.models,
         tasks=names,
@@ -130,13 +157,26 @@ def fitted(statistics: Statistics, without: int | None = None) -> Trained:
     )
 
 
-def _frame(statistics: Statistics, folds: Sequence[int]) -> _Frame:
-    rows = float(statistics.rows[folds].sum())
-    center = statistics.x[folds].sum(axis=0) / rows
-    scatter = statistics.xx[folds].sum(axis=0) - rows * np.outer(center, center)
-    scale = np.maximum(np.sqrt(np.maximum(np.diag(scatter) / rows, 0.0)), _LEAST_DEVIATION)
-    values, vectors = np.linalg.eigh(scatter / np.outer(scale, scale))
-    return _Frame(rows, center, scale, np.maximum(values, 0.0), vectors)
+def _moments(statistics: Statistics, folds: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+    """Return mean (d,) and scatter (d, d) of the features."""
+    chosen = list(folds)
+    rows = float(statistics.rows[chosen].sum())
+    center = statistics.x[chosen].sum(axis=0) / rows
+    return center, statistics.xx[chosen].sum(axis=0) - rows * np.outer(center, center)
+
+
+def _frame(statistics: Statistics, folds: Sequence[int], along: Axes) -> _Frame:
+    center, scatter = _moments(statistics, folds)
+    scaled = along.basis / along.scale[:, np.newaxis]
+    values, vectors = np.linalg.eigh(scaled.T @ scatter @ scaled)
+    return _Frame(
+        rows=float(statistics.rows[folds].sum()),
+        center=center,
+        scale=along.scale,
+        values=np.maximum(values, 0.0),
+        vectors=along.basis @ vectors,
+        total=float((np.diag(scatter) / np.square(along.scale)).sum()),
+    )
 
 
 def _sums(outcomes: Outcomes, folds: Sequence[int], frame: _Frame) -> _Sums:

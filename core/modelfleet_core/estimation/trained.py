@@ -26,6 +26,8 @@ FloatArray = npt.NDArray[np.float64]
 
 _LEAST_SHARE = 1e-6
 _LEAST_DISTANCE = 1e-9
+_MOST_DEVIATION = 8.0
+"""Standard deviations that a feature may be off."""
 _LONGEST = 20.0
 """Logarithm of the most tokens that are ever expected."""
 
@@ -131,7 +133,7 @@ class Trained:
 
     def predict(self, x: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Prediction:
         """Return the estimates for `x` (n, d); `tasks` (n,) where labels are known."""
-        z = (x - self.center) / self.scale
+        z = self.scaled(x)
         parts = self.parts(z, tasks)
         gate = self.gate(parts)
         tokens = self.token_mean + (z @ self.token_directions) @ self.token_loadings
@@ -143,6 +145,11 @@ class Trained:
             output_tokens=np.maximum(1.0, np.exp(np.minimum(tokens, _LONGEST)) * self.token_smearing),
             tasks=parts.posterior,
         )
+
+    def scaled(self, x: FloatArray) -> FloatArray:
+        """Return features (n, d) as bounded deviations from training's mean: one odd figure is no evidence."""
+        z: FloatArray = np.clip((x - self.center) / self.scale, -_MOST_DEVIATION, _MOST_DEVIATION)
+        return z
 
     def parts(self, z: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Parts:
         """Return the parts for scaled features `z` (n, d)."""

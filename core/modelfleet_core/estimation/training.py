@@ -27,8 +27,10 @@ __all__ = ["Batch", "Statistics", "fold_of", "train", "trained_from"]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_LIKE_SHARE = 0.8
+_LIKE_SHARE = 0.7
 """Of a task's held-out texts, those that count as like it without reserve."""
+_LIKE_DISTANCE = 0.25
+"""Texts this near always do: where all of a task are alike, a new number in one is not strange."""
 _LEAST_ROWS = 20
 """Rows that a task's own distance rests on at least; fewer: all tasks' rows."""
 _HALF = 0.5
@@ -49,8 +51,9 @@ def trained_from(statistics: Statistics) -> Trained:
     """Return what the sums teach; raise ValueError if that is nothing."""
     if statistics.rows.sum() < 2 or statistics.quality.count.sum() < 2:
         raise ValueError("there are fewer than two outcomes to learn from; record some first")
-    found = fitting.fitted(statistics)
-    held = _HeldOut.of(statistics)
+    along = fitting.axes(statistics)
+    found = fitting.fitted(statistics, along)
+    held = _HeldOut.of(statistics, along)
     if held is not None:
         found = held.tuned(found)
     return versioned(found)
@@ -67,7 +70,7 @@ class _HeldOut:
         self._log_tokens = log_tokens
 
     @classmethod
-    def of(cls, statistics: Statistics) -> _HeldOut | None:
+    def of(cls, statistics: Statistics, along: fitting.Axes) -> _HeldOut | None:
         """Return the rows; None where too few folds have any."""
         sample, total = statistics.sample, statistics.rows.sum()
         found: list[tuple[IntArray, Parts, Parts, FloatArray]] = []
@@ -75,8 +78,8 @@ class _HeldOut:
             mine = np.flatnonzero(sample.fold == fold)
             if not mine.size or total - statistics.rows[fold] < 2:
                 continue
-            rest = fitting.fitted(statistics, without=fold)
-            z = (sample.x[mine] - rest.center) / rest.scale
+            rest = fitting.fitted(statistics, along, without=fold)
+            z = rest.scaled(sample.x[mine])
             labels = [sample.task[k] for k in mine.tolist()]
             tokens = rest.token_mean + (z @ rest.token_directions) @ rest.token_loadings
             found.append((mine, rest.parts(z), rest.parts(z, labels), tokens))
@@ -147,7 +150,7 @@ class _HeldOut:
             mine = own[of == k]
             if len(mine) >= _LEAST_ROWS:
                 result[k] = np.quantile(mine, _LIKE_SHARE)
-        return result
+        return np.maximum(result, _LIKE_DISTANCE)
 
     def _smearing(self) -> FloatArray:
         known = ~np.isnan(self._tokens) & ~np.isnan(self._log_tokens)
