@@ -1,6 +1,7 @@
 """`modelfleet evaluate`: what routing gains on recorded outcomes, against baselines, with intervals.
 
-In: the command line. Out: tables, and figures as JSON. Next: `protocol` splits, `policies` plays.
+In: the command line. Out: tables, figures as JSON, the report's page. Next: `protocol` splits, `policies`
+plays.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ EXAMPLES = """examples:
   modelfleet evaluate --data DIR
   modelfleet evaluate --data DIR --seed 1 -o out/report.html --json out/evaluate.json
   modelfleet evaluate --data DIR --leave-one-task-out
-  modelfleet evaluate --data DIR --capacity 1.5 3
+  modelfleet evaluate --data DIR --capacity 1.5 3 --order random easy-to-hard cost
 
-DIR has queries.parquet (query_id, task, prompt, input_tokens), outcomes.parquet (query_id, model, quality in
-[0, 1], and where known cost_usd and output_tokens) and models.csv (model, usd_per_mtok_in, usd_per_mtok_out).
+DIR has queries.parquet (query_id, prompt, input_tokens, and where known task), outcomes.parquet (query_id,
+model, quality in [0, 1], and where known cost_usd and output_tokens) and models.csv (model, usd_per_mtok_in,
+usd_per_mtok_out). What the figures mean: docs/evaluation.md.
 """
 
 
@@ -49,7 +51,8 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
         type=positive,
         nargs="+",
         metavar="T",
-        help="also compare methods where the three favourites have 1/T of the slots they are asked for",
+        help="also compare methods where the three favourites have 1/T of the slots they are asked for; with "
+        "less and less money there, at the first T; and allocations of few GPUs (minutes)",
     )
     parser.add_argument(
         "--order",
@@ -69,7 +72,7 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluate and show; raise ValueError and OSError for data that can not be used."""
     # Heavy, and every other command would wait for them.
-    from modelfleet_lab.evaluate import capacity, leave_out, order, tables
+    from modelfleet_lab.evaluate import allocation, capacity, leave_out, order, pressure, tables
     from modelfleet_lab.evaluate.policies import Study, evaluate
     from modelfleet_lab.evaluate.protocol import split
     from modelfleet_lab.evaluate.result import document
@@ -102,6 +105,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
             tight = capacity.run(split_told, seed=options.seed, tightness=options.capacity, progress=tell)
             sections["capacity"] = tight.json()
             shown += [tables.tight(one, tight.share) for one in (*tight.found, *tight.fewest)]
+            pressed = pressure.run(
+                split_told, seed=options.seed, tightness=options.capacity[0], progress=tell
+            )
+            sections["pressure"] = pressed.json()
+            shown += [tables.pressed(pressed.tightness, *one) for one in pressed.found]
+            allocated = allocation.run(split_told, seed=options.seed, progress=tell)
+            sections["allocation"] = allocated.json()
+            shown += [tables.allocated(*one) for one in allocated.found]
         if options.order:
             orders = order.run(split_told, seed=options.seed, orders=options.order, progress=tell)
             sections["order"] = orders.json()

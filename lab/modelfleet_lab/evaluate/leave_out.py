@@ -79,7 +79,7 @@ class LeftOut:
 
 def tasks_to_leave_out(protocol: Protocol) -> list[str]:
     """Return the names of all tasks. Raises ValueError where there are fewer than two."""
-    names = sorted(set(protocol.data.tasks))
+    names = sorted(set(protocol.data.tasks) - {""})
     if len(names) < 2:
         raise ValueError(
             "--leave-one-task-out needs two tasks or more in the column 'task' of queries.parquet; "

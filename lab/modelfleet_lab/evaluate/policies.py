@@ -87,11 +87,14 @@ def evaluate(
     lowered = estimators.pessimistic(told, kappa)
     add("default", priced(lowered, study.cost), told.quality)
     add("hull", constants(test.size, len(protocol.data.models)))
-    by_price("task_mean", estimators.task_means(past, test, past.quality))
+    labelled = any(test.tasks) and any(past.tasks)
+    if labelled:
+        by_price("task_mean", estimators.task_means(past, test, past.quality))
     by_price("knn_5", estimators.nearest(study.past, study.test, 5))
     by_price("knn_40", estimators.nearest(study.past, study.test, 40))
     by_price("ridge", estimators.ridge(study.past, study.test))
-    by_price("default_task", study.trained.predict(study.test.x, study.test.labels).quality)
+    if labelled:
+        by_price("default_task", study.trained.predict(study.test.x, study.test.labels).quality)
     by_price("default_kappa_0", told.quality)
     by_price("default_kappa_1", estimators.pessimistic(told, 1.0))
     for name, policy in streams.play(split, seed=protocol.seed, tell=tell).items():

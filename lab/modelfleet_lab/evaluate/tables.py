@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich.table import Table
 
+from modelfleet_lab.evaluate.allocation import Allocated
 from modelfleet_lab.evaluate.capacity import Tight
 from modelfleet_lab.evaluate.figures import Figure, Figures
 from modelfleet_lab.evaluate.frontier import Frontier
 from modelfleet_lab.evaluate.leave_out import LeftOut
 from modelfleet_lab.evaluate.protocol import Protocol
+from modelfleet_lab.evaluate.referee import Line
 
 COLUMNS = ("k95", "k98", "k100", "r25", "r37", "r50", "r100", "auc", "brier", "ece")
 
@@ -69,13 +71,25 @@ def left_out(found: LeftOut) -> Table:
 
 def tight(found: Tight, share: float) -> Table:
     """Return a row for each method with scarce slots."""
-    table = Table(
-        title=f"T = {found.tightness:g}, {share:g} of the best single model's cost",
-        caption="quality and cost: shares of the best single model's; points are hundredths of its quality",
-    )
+    return _lines(f"T = {found.tightness:g}, {share:g} of the best single model's cost", found.lines)
+
+
+def pressed(tightness: float, share: float, found: Sequence[Line]) -> Table:
+    """Return a row for each method with scarce slots and one budget."""
+    return _lines(f"money pressed: T = {tightness:g}, {share:g} of the best single model's cost", found)
+
+
+def allocated(gpus: int, found: Sequence[Allocated]) -> Table:
+    """Return a row for each rule of allocation."""
+    return _lines(f"{gpus} GPUs allocated by different rules", [one.line for one in found])
+
+
+def _lines(title: str, found: Sequence[Line]) -> Table:
+    caption = "quality and cost: shares of the best single model's; points are hundredths of its quality"
+    table = Table(title=title, caption=caption)
     for column in ("method", "quality", "ours minus it", "95 % interval", "cost", "unserved"):
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
-    for line in found.lines:
+    for line in found:
         table.add_row(
             line.name,
             f"{line.quality:.4f}",
