@@ -273,6 +273,18 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 stacked=True,
             ),
             Panel(
+                "Decisions by rule",
+                "Per second: requests that a rule of the policy matched.",
+                (
+                    (
+                        f"sum by (rule) (rate(modelfleet_sidecar_ruled_decisions_total{{{N}}}[{R}]))",
+                        "{{rule}}",
+                    ),
+                ),
+                "reqps",
+                stacked=True,
+            ),
+            Panel(
                 "Refusals by reason",
                 "Per second: requests that got no decision.",
                 ((f"sum by (reason) (rate(modelfleet_sidecar_refusals_total{{{N}}}[{R}]))", "{{reason}}"),),

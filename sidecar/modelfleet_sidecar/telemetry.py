@@ -28,6 +28,7 @@ LABELS = {
     "model": "Name of the model in its fleet; empty: the request got no decision.",
     "variant": "Name of the variant in its model.",
     "tier": "Name of the request's tier in its policy.",
+    "rule": "Name of the rule in its policy.",
     "modelfleet_sidecar_requests/outcome": (
         "`Ok`, `Cancelled` (by the caller), `DeadlineExceeded`, or the reason of the caller's error, "
         "such as `UpstreamStatus` or `NoFreeSlot`."
@@ -105,6 +106,12 @@ class Telemetry:
             f"{name}decisions",
             "Decisions, by model, variant and reason.",
             ["model", "variant", "reason"],
+            registry=registry,
+        )
+        self._ruled = Counter(
+            f"{name}ruled_decisions",
+            "Decisions on requests that a rule of the policy matched, by rule.",
+            ["rule"],
             registry=registry,
         )
         self._refusals = Counter(
@@ -269,6 +276,8 @@ class Telemetry:
     def decided(self, decision: Decision) -> None:
         variant = decision.variant
         self._decisions.labels(variant.model, variant.variant, decision.reason.value).inc()
+        if decision.rule:
+            self._ruled.labels(decision.rule).inc()
         self._waited.labels(decision.tier).observe(decision.waited)
         self._lines.decided(decision)
 

@@ -45,6 +45,8 @@ async def test_an_http_answer_names_its_rule_and_its_decision_tells_what_was_see
         asked["messages"] = [{"role": "user", "content": "hello"}]
         async with client.post("/v1/chat/completions", json=asked) as plain:
             assert "x-modelfleet-rule" not in plain.headers
+        async with client.get(f"{rig.admin}/metrics") as metrics:
+            assert 'modelfleet_sidecar_ruled_decisions_total{rule="legal"} 1.0' in await metrics.text()
     assert (explained["rule"], explained["task"]) == ("legal", "law")
     assert explained["rule_matched_by"] == ["anyKeyword: contract"]
     assert explained["max_output_tokens"] == 7
