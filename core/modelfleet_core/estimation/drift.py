@@ -6,8 +6,9 @@ tells.
 Answers are taken in windows of `_WINDOW`; each was estimated before its score was known, with and without
 what was learned. Two cumulative sums of standardised windows (Page 1954, Biometrika 41, 100) raise the
 alarm: of the excess of squared error over the base's, and, on both sides, of the mean residual less its
-running mean. With the allowance k = 0.5 and the threshold h = 8 a stream without change raises one in about
-19,000 windows (Siegmund's approximation, (exp(2 k (h + 1.166)) - 2 k (h + 1.166) - 1) / (2 k k)).
+running mean. With the allowance k = 0.5 and the threshold h = 8 a stream without change would raise one in
+about 19,000 windows if mean and spread were known (Siegmund's approximation); they are estimated, and of
+simulated streams of 100 windows about one in a hundred is told to drift and none is rolled back.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _TOLERATED = 0.001
 """Excess of squared error that is not worth a roll-back."""
 _SPREAD, _SPREAD_WINDOWS = 0.03, 4.0
 """Deviation of a window's excess as expected before any, and windows' worth of that expectation."""
+_SETTLED = 16.0
+"""Windows until the running mean is one to compare with."""
 _REMEMBERED = 40.0
 """Windows over which means and spreads follow."""
 
@@ -76,7 +79,7 @@ class Watch:
         fade = 1.0 - 1.0 / _REMEMBERED
         off = used - base
         noise = math.sqrt(max(used - residual * residual, 1e-4) / weight)
-        moved = (residual - self.level) / noise if self.windows else 0.0
+        moved = (residual - self.level) / noise if self.windows >= _SETTLED else 0.0
         seen = replace(
             self,
             windows=self.windows + 1.0,

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-_COMMON = (1.0, 4.0, 16.0, 64.0, 256.0)
-_OWN = (4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0)
+_COMMON = (1.0, 4.0, 16.0)
+_OWN = (16.0, 64.0, 256.0, 1024.0)
 """Shrinkage in answers' worth, for an embedding of about unit length."""
 _NOISE = 0.15
 """Variance of a score around its mean, as expected before any score."""

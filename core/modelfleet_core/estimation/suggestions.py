@@ -112,7 +112,7 @@ def _costly_rules(cells: Sequence[ExperienceCell], policy: Policy) -> Iterator[S
             Kind.COSTLY_RULE,
             rule.name,
             f"answers under rule {rule.name} cost {_usd(cost)} each, others of the same tasks {_usd(other)},"
-            f" and score {gain:+.3f} (95 % within {1.96 * error:.3f}) in comparison: see whether it is needed",
+            f" and score {gain:+.3f} (95 % within {1.96 * error:.3f}) beside them: see whether it is needed",
             min(scores, others),
             1.0 - _above((_GAIN - gain) / error),
         )
