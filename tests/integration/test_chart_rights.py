@@ -44,6 +44,7 @@ RELEASE = "rights"
 OPERATOR, INJECTOR = f"{RELEASE}-operator", f"{RELEASE}-injector"
 CAPACITY = f"{RELEASE}-capacity"
 OF_ACCOUNTS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Service")
+OWN_RECORDS = ("modelfleet-epoch", "modelfleet-ledger-", "modelfleet-learned-")
 LARGE = VariantKey(ModelName("large"), "h100")
 PATIENCE = 60.0
 
@@ -293,7 +294,7 @@ async def test_the_chart_grants_just_the_rights_that_are_used(
         own = {right for right in rights if right.namespace == release.namespace and right.verb != "create"}
         assert {str(right) for right in own if not right.name} == set()
         records = {use.name for use in release.done() if use.resource == "configmaps" and use.name}
-        assert all(name.startswith(("modelfleet-epoch", "modelfleet-ledger-")) for name in records), records
+        assert all(name.startswith(OWN_RECORDS) for name in records), records
         outside = {str(right) for right in rights if not right.namespace}
         if mode != "all namespaces":
             nodes = {"list nodes", "watch nodes"} if mode == "one namespace" else set()
