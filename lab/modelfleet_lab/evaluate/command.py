@@ -62,6 +62,11 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
         help="also play the test in this order, in batches, for a tenth to all of the best single's cost",
     )
     parser.add_argument(
+        "--learning",
+        action="store_true",
+        help="also replay what some answers' scores teach an estimator that knows half of the tasks (minutes)",
+    )
+    parser.add_argument(
         "--resamples", type=_count, default=RESAMPLES, metavar="N", help="of the bootstrap (default 1000)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
@@ -72,7 +77,7 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Evaluate and show; raise ValueError and OSError for data that can not be used."""
     # Heavy, and every other command would wait for them.
-    from modelfleet_lab.evaluate import allocation, capacity, leave_out, order, pressure, tables
+    from modelfleet_lab.evaluate import allocation, capacity, learning, leave_out, order, pressure, tables
     from modelfleet_lab.evaluate.policies import Study, evaluate
     from modelfleet_lab.evaluate.protocol import split
     from modelfleet_lab.evaluate.result import document
@@ -85,6 +90,11 @@ def run(options: argparse.Namespace, console: Console) -> int:
     protocol = split(read(options.data), options.seed)
     if options.leave_one_task_out:
         leave_out.tasks_to_leave_out(protocol)  # Refused now, not after minutes.
+    if options.learning:
+        learning.check(protocol.data)
+    console.print(tables.best_single(protocol), highlight=False, markup=False)
+    if not console.is_terminal:
+        console.print("training and playing; it takes a minute or more")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading", total=None)
 
@@ -117,7 +127,10 @@ def run(options: argparse.Namespace, console: Console) -> int:
             orders = order.run(split_told, seed=options.seed, orders=options.order, progress=tell)
             sections["order"] = orders.json()
             shown += [tables.ordered(name, one) for name, one in orders.found.items()]
-    console.print(tables.best_single(protocol), highlight=False, markup=False)
+        if options.learning:
+            replayed = learning.run(protocol.data, seed=options.seed, progress=tell)
+            sections["learning"] = replayed.json()
+            shown.append(tables.replayed(replayed))
     for table in shown:
         console.print(table)
     figures = document(

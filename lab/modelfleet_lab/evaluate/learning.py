@@ -120,6 +120,12 @@ class Learning:
         }
 
 
+def check(data: Recorded) -> None:
+    """Raise ValueError where there are fewer than two tasks."""
+    if len(set(data.tasks)) < 2:
+        raise ValueError("learning is replayed from half of the tasks to all: the data names fewer than two")
+
+
 def run(
     data: Recorded,
     *,
@@ -131,8 +137,7 @@ def run(
     progress: Callable[[str], None],
 ) -> Learning:
     """Return replays for seeds from `seed` on; raise ValueError where there are fewer than two tasks."""
-    if len(set(data.tasks)) < 2:
-        raise ValueError("learning is replayed from half of the tasks to all: the data names fewer than two")
+    check(data)
     found = []
     for one in range(seed, seed + seeds):
         progress(f"learning: seed {one}")

@@ -79,7 +79,7 @@ def document(
         },
         "literature": {name: _literature(figures) for name, figures in found.items()},
         "constants": _constants(protocol),
-        **{name: sections.get(name) for name in SECTIONS},
+        **{name: _finite(sections.get(name)) for name in SECTIONS},
         "curves": {name: _curve(protocol, figures) for name, figures in found.items()},
         "reliability": {
             name: {
@@ -138,6 +138,15 @@ def _curve(protocol: Protocol, figures: Figures) -> dict[str, list[float | None]
         "low": _numbers(figures.low),
         "high": _numbers(figures.high),
     }
+
+
+def _finite(entry: object) -> object:
+    """Return the entry with null for every figure that is no number: JSON has no word for it."""
+    if isinstance(entry, Mapping):
+        return {name: _finite(value) for name, value in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [_finite(value) for value in entry]
+    return None if isinstance(entry, float) and not np.isfinite(entry) else entry
 
 
 def _numbers(values: FloatArray) -> list[float | None]:

@@ -14,6 +14,7 @@ from modelfleet_lab.evaluate.allocation import Allocated
 from modelfleet_lab.evaluate.capacity import Tight
 from modelfleet_lab.evaluate.figures import Figure, Figures
 from modelfleet_lab.evaluate.frontier import Frontier
+from modelfleet_lab.evaluate.learning import Learning
 from modelfleet_lab.evaluate.leave_out import LeftOut
 from modelfleet_lab.evaluate.protocol import Protocol
 from modelfleet_lab.evaluate.referee import Line
@@ -110,6 +111,20 @@ def ordered(name: str, found: Sequence[Frontier]) -> Table:
         table.add_column(column, justify="right")
     for one in found:
         table.add_row(one.name, *(_cell(one.figures[column]) for column in columns))
+    return table
+
+
+def replayed(found: Learning) -> Table:
+    """Return a row for each seed of the replay of learning."""
+    figures = found.json()
+    table = Table(
+        title=f"Learning from {found.feedback:.0%} of {found.requests} answers; half of the tasks are new",
+        caption=f"recovered of offline minus stale: {figures['recovered']:.0%}",
+    )
+    for column in ("seed", "stale", "learned", "offline"):
+        table.add_column(column, justify="right")
+    for one in found.replays:
+        table.add_row(str(one.seed), f"{one.stale:.4f}", f"{one.learned:.4f}", f"{one.offline:.4f}")
     return table
 
 
