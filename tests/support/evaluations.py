@@ -133,5 +133,15 @@ def evaluation(
                 | figures({"gain": -0.02}),
             },
         },
-        "learning": None,
+        "learning": {
+            "requests": 1000,
+            "feedback": 0.2,
+            "exploration": 0.05,
+            "stale": 0.6,
+            "learned": 0.63,
+            "offline": 0.65,
+            "curve": {"requests": [500, 1000], "learned": [0.61, 0.63], "spread": [0.01, 0.01]},
+            "seeds": [{"seed": 0}, {"seed": 1}],
+        }
+        | figures({"recovered": 0.6}, 0.1),
     }

@@ -99,6 +99,26 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Learning:
+    """Requests of all tasks meet an estimator that knows half of them; means over replays."""
+
+    share: float
+    """Of the answers that are scored."""
+    exploration: float
+    replays: int
+    stale: float
+    """Quality without learning."""
+    offline: float
+    """Quality of an estimator that was trained on everything."""
+    recovered: Figure
+    """Share of the gap between them."""
+    requests: tuple[float, ...]
+    learned: tuple[float, ...]
+    spread: tuple[float, ...]
+    """Standard deviation over replays."""
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     command: str
     seed: int
@@ -132,6 +152,7 @@ class Findings:
     pressure: Pressure | None
     allocation: Allocation | None
     unseen: LeftOut | None
+    learning: Learning | None
 
 
 def findings(document: object, source: str) -> Findings:
@@ -182,6 +203,7 @@ def findings(document: object, source: str) -> Findings:
         pressure=_pressure(root.at("pressure")) if root.has("pressure") else None,
         allocation=_allocation(root.at("allocation")) if root.has("allocation") else None,
         unseen=_left_out(root.at("loto")) if root.has("loto") else None,
+        learning=_learning(root.at("learning")) if root.has("learning") else None,
     )
 
 
@@ -266,4 +288,19 @@ def _left_out(node: Node) -> LeftOut:
             )
             for name, task in node.at("tasks").members()
         ),
+    )
+
+
+def _learning(node: Node) -> Learning:
+    curve = node.at("curve")
+    return Learning(
+        share=node.at("feedback").number(),
+        exploration=node.at("exploration").number(),
+        replays=len(node.at("seeds").items()),
+        stale=node.at("stale").number(),
+        offline=node.at("offline").number(),
+        recovered=node.figure("recovered"),
+        requests=curve.at("requests").numbers(),
+        learned=curve.at("learned").numbers(),
+        spread=curve.at("spread").numbers(),
     )

@@ -107,6 +107,8 @@ def _pictures(found: Findings, key: str) -> Mapping[str, Markup]:
         drawn["allocation"] = plots.differences(titles, "modelfleet's plan")
     if found.unseen is not None:
         drawn["unseen"] = plots.unseen(found.unseen)
+    if found.learning is not None:
+        drawn["learning"] = plots.learning(found.learning)
     return {
         name: Markup(svg(figure, f"{key}-{name}", name))  # noqa: S704 - our own drawing, with names escaped
         for name, figure in drawn.items()

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from modelfleet_lab.report.drawing import GRID, INK, OTHERS, OURS, SOFT, legend, panels, style
-from modelfleet_lab.report.findings import Findings, LeftOut, Line, Ordered, Pressure
+from modelfleet_lab.report.findings import Findings, Learning, LeftOut, Line, Ordered, Pressure
 from modelfleet_lab.report.names import BY_ESTIMATES, HULL, ORACLE, WITH_BUDGET, words
 from modelfleet_lab.report.names import OURS as OUR_POLICY
 
@@ -161,6 +161,28 @@ def unseen(section: LeftOut) -> Figure:
         axes.axvline(100 * section.mean, color=OURS, linestyle="--", linewidth=1.2, label="mean over tasks")
         _rows(axes, [f"{task.name} ({task.queries})" for task in tasks])
         axes.set_xlabel("points of quality above the best single model of the other tasks")
+        legend(axes)
+    return figure
+
+
+def learning(section: Learning) -> Figure:
+    """Return quality over the requests so far, between that without learning and that of training anew."""
+    with style():
+        figure, (axes,) = panels(3.6)
+        middle, spread = np.array(section.learned), np.array(section.spread)
+        axes.axhline(
+            section.offline, color=SOFT, linestyle="--", linewidth=1.2, label="trained on everything"
+        )
+        axes.plot(
+            section.requests, middle, "o-", color=OURS, markersize=4, linewidth=2, label="learned so far"
+        )
+        axes.fill_between(
+            section.requests, middle - spread, middle + spread, color=OURS, alpha=0.18, linewidth=0
+        )
+        axes.axhline(section.stale, color=OTHERS[0], linestyle=":", linewidth=1.6, label="without learning")
+        axes.set_xlabel("requests so far")
+        axes.set_ylabel("quality on the test")
+        axes.set_xlim(left=0)
         legend(axes)
     return figure
 
