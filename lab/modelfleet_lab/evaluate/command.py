@@ -64,7 +64,7 @@ def add(commands: Parsers[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--learning",
         action="store_true",
-        help="also replay what some answers' scores teach an estimator that knows half of the tasks (minutes)",
+        help="also replay what some answers' scores teach an estimator that knows half the tasks (minutes)",
     )
     parser.add_argument(
         "--resamples", type=_count, default=RESAMPLES, metavar="N", help="of the bootstrap (default 1000)"
