@@ -11,11 +11,12 @@ import grpc.aio
 import pytest
 from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand.sketch import Sketch
+from modelfleet_core.estimation.experience import Experience
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.leasing.reservations import Refused, Reservation
 from modelfleet_core.leasing.slots import UPSTREAM_NOTICES
-from modelfleet_core.values import NANO, AccountName, ModelName, NanoUsd
+from modelfleet_core.values import NANO, AccountName, ModelName, NanoUsd, ObjectKey
 from modelfleet_operator.ledgers import LeadershipLostError
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
 from support.leases import (
@@ -37,6 +38,7 @@ from support.leases import (
     total_free,
     until,
 )
+from support.scored_answers import log_of
 from support.sketches import cell, offers
 
 pytestmark = pytest.mark.integration
@@ -123,6 +125,43 @@ async def test_slots_in_flight_stay_held_until_they_come_back() -> None:
         one.holding.settle(first.id, None, one.now())
         await until(two, lambda: total_free(two) == 1)
         assert sum(one.holding.in_flight().values()) == 1
+
+
+class _Saw:
+    """What a sidecar tells in each report that it saw."""
+
+    def __init__(self, experience: Experience) -> None:
+        self.experience = experience
+
+    def changes(self) -> Experience:
+        return self.experience
+
+    def sent(self, sequence: int) -> None: ...
+    def answered_to(self, sequence: int) -> None: ...
+    def unheard(self) -> None: ...
+
+
+async def test_what_a_sidecar_saw_teaches_its_policy_and_nonsense_costs_no_lease() -> None:
+    heard: list[tuple[str, ObjectKey]] = []
+    refused: list[None] = []
+    good = log_of("large", 1.0).changes()
+    (model,) = good.models
+    bad = replace(good, models=(replace(model, moments=model.moments[:-1]),))
+    async with (
+        capacity_service(
+            MemoryLedgers(), {POD_A: 2}, budget=None, refused_experience=lambda: refused.append(None)
+        ) as service,
+        leasing(service, "one") as one,
+        leasing(service, "two") as two,
+    ):
+        service.publisher.set_learn(lambda sidecar, policy, _: heard.append((sidecar.pod, policy)))
+        for client, experience in ((one, bad), (two, good)):
+            client.tell_of(_Saw(experience))
+            client.want({LARGE: Want(1)}, {})
+        await until(one, lambda: total_free(one) == 1 and bool(refused))
+        await until(two, lambda: total_free(two) == 1 and bool(heard))
+        assert one.connected
+        assert set(heard) == {(sidecar_id("two").pod, POLICY)}
 
 
 async def test_slots_that_come_free_while_no_operator_leads_stay_where_they_are() -> None:

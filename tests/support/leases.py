@@ -115,9 +115,16 @@ async def capacity_service(
     wall_clock: Callable[[], datetime] = lambda: datetime(2026, 11, 22, 12, tzinfo=UTC),
     certificate: Path | None = None,
     admission: Admission | None = None,
+    refused_experience: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[CapacityService]:
     publisher = Publisher(
-        store=store, ttl=ttl, leads=leads, clock=clock, wall_clock=wall_clock, admission=admission
+        store=store,
+        ttl=ttl,
+        leads=leads,
+        clock=clock,
+        wall_clock=wall_clock,
+        admission=admission,
+        refused_experience=refused_experience,
     )
     publish_documents(publisher, budget=budget)
     publish_slots(publisher, slots)
