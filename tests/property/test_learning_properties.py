@@ -1,4 +1,4 @@
-"""Evidence is the same however reports are lost, repeated and leaders change; learning that helps is left alone."""
+"""Evidence is the same however reports are lost and repeated, and leaders change."""
 
 from __future__ import annotations
 
@@ -51,15 +51,13 @@ def test_every_score_counts_once_whatever_is_lost_or_repeated(seed: int, count: 
     rng = random.Random(seed)
     logs = [ExperienceLog("base") for _ in range(count)]
     learner, truth = Learner(LONG, "base"), Learner(LONG, "base")
-    sequence = 0
-    for _ in range(60):
+    for sequence in range(1, 61):
         at = rng.randrange(count)
         for _ in range(rng.randrange(4)):
             event(rng, logs[at])
         if rng.random() < 0.15:
             logs[at].unheard()
         report = logs[at].changes()
-        sequence += 1
         logs[at].sent(sequence)
         if rng.random() < 0.7:
             for _ in range(rng.choice([1, 1, 2])):
@@ -82,13 +80,11 @@ def test_leaders_may_change_at_any_time_and_no_score_is_lost_or_doubled(seed: in
     logs = [ExperienceLog("base") for _ in range(count)]
     learner, truth = Learner(LONG, "base"), Learner(LONG, "base")
     kept = learner.state(1.0)
-    sequence = 0
-    for _ in range(60):
+    for sequence in range(1, 61):
         at = rng.randrange(count)
         for _ in range(rng.randrange(4)):
             event(rng, logs[at])
         report = logs[at].changes()
-        sequence += 1
         logs[at].sent(sequence)
         learner.hear(sidecar(at), report, 1.0)
         logs[at].answered_to(sequence)

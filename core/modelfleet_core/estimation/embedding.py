@@ -98,5 +98,5 @@ _TYPICAL = feature_matrix(TYPICAL)[:, :LEXICAL]
 _CENTER = _TYPICAL.mean(axis=0)
 _SCALE = 1.0 / np.maximum(_TYPICAL.std(axis=0), _LEAST_SPREAD)
 _PLACES = _standardised(_TYPICAL)
-_TOWARDS = 2.0 * _PLACES.T / _REACH
+_TOWARDS = np.ascontiguousarray(2.0 * _PLACES.T / _REACH)
 _LENGTHS = np.square(_PLACES).sum(axis=1) / _REACH

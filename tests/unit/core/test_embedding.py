@@ -31,7 +31,7 @@ def test_texts_of_a_kind_are_nearer_than_others() -> None:
     code, more_code, chat = embed(
         feature_matrix(
             [
-                'def area(radius: float) -> float:\n    """The area of a circle.\n    >>> area(1)\n    3.14"""\n',
+                'def area(r: float) -> float:\n    """Area of a circle.\n    >>> area(1)\n    3.14"""\n',
                 'def is_even(n: int) -> bool:\n    """Whether n is even.\n    >>> is_even(3)\n    False"""\n',
                 "hello, what should i cook tonight? i have rice and eggs",
             ]

@@ -1,4 +1,4 @@
-"""Suggestions come from enough scores, with confidence over all that was looked at, and never by chance alone."""
+"""Suggestions come from enough scores, with confidence over all that was looked at."""
 
 from __future__ import annotations
 
