@@ -43,6 +43,7 @@ _SHAPES: Final[dict[str, tuple[str, ...]]] = {
     "likeness_rest": ("1",),
     "middles": ("t or 1", "k"),
     "typical_distance": ("t or 1",),
+    "typical_share": ("1",),
     "weights": ("3",),
     "curve": ("c", "m"),
     "noise": ("m",),
@@ -55,7 +56,7 @@ _SHAPES: Final[dict[str, tuple[str, ...]]] = {
 """Axes of each array; those that share a letter are of one length."""
 _MOST: Final[dict[str, int]] = {"m": 512, "t": 64, "r": 16, "k": 64, "s": 16, "c": 257}
 _LARGEST = 1e12
-_POSITIVE = ("scale",)
+_POSITIVE = ("scale", "typical_share")
 _NOT_NEGATIVE = (
     "samples",
     "task_samples",

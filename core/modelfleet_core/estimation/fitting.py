@@ -146,6 +146,7 @@ def fitted(statistics: Statistics, along: Axes, without: int | None = None) -> T
         likeness_rest=np.array([1.0 / (rest + POSTERIOR_RIDGE)]),
         middles=middle @ likeness if t else np.zeros((1, LIKENESS)),
         typical_distance=np.full(max(1, t), ANY_DISTANCE),
+        typical_share=np.array([1e-6]),
         weights=np.array([0.5, 0.5, 0.5]) if t else np.array([0.0, 1.0, 0.0]),
         curve=np.tile(np.linspace(0.0, 1.0, CURVE)[:, np.newaxis], (1, m)),
         noise=np.maximum(quality.mean * (1.0 - quality.mean), 1e-4),

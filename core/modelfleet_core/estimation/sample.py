@@ -63,8 +63,10 @@ class Sample:
         task: tuple[TaskName | None, ...],
     ) -> Sample:
         """Return all rows, keyed."""
-        x32, quality32, tokens32 = (a.astype(np.float32) for a in (x, quality, output_tokens))
-        outcomes = np.hstack([quality32, tokens32])
+        x32, quality32, tokens32 = (
+            np.ascontiguousarray(a, dtype=np.float32) for a in (x, quality, output_tokens)
+        )
+        outcomes = np.ascontiguousarray(np.hstack([quality32, tokens32]))
         keys = [zlib.crc32(a) << 32 | zlib.crc32(b) for a, b in zip(x32, outcomes, strict=True)]
         return cls(np.array(keys, np.uint64), x32, quality32, tokens32, fold, task).lowest()
 

@@ -103,6 +103,13 @@ class Outcomes:
         self.x[fold] += x.T @ weight
         self.xy[fold] += x.T @ value
 
+    def over(self, folds: npt.NDArray[np.bool_]) -> Outcomes:
+        """Return the sums over `folds` (folds, 1) alone."""
+        each = folds[:, :, np.newaxis]
+        return Outcomes(
+            self.count * folds, self.total * folds, self.square * folds, self.x * each, self.xy * each
+        )
+
     def __add__(self, other: Outcomes) -> Outcomes:
         return Outcomes(
             self.count + other.count,
@@ -200,6 +207,25 @@ class Statistics:
             sums.x[fold] += x[mine].sum(axis=0)
             sums.count[fold] += known[mine].sum(axis=0)
             sums.total[fold] += value[mine].sum(axis=0)
+
+    def without(self, fold: int) -> Statistics:
+        """Return the sums over all other folds."""
+        rest = np.arange(FOLDS)[:, np.newaxis] != fold
+        rest_of = rest[:, :, np.newaxis]
+        return Statistics(
+            models=self.models,
+            rows=self.rows * rest[:, 0],
+            x=self.x * rest,
+            xx=self.xx * rest_of,
+            quality=self.quality.over(rest),
+            log_tokens=self.log_tokens.over(rest),
+            tokens=self.tokens * rest,
+            sample=self.sample.at(np.flatnonzero(self.sample.fold != fold)),
+            tasks={
+                name: TaskSums(sums.rows * rest[:, 0], sums.x * rest, sums.count * rest, sums.total * rest)
+                for name, sums in self.tasks.items()
+            },
+        )
 
     def __add__(self, other: Statistics) -> Statistics:
         """Return the sums over both; raise ValueError if they are not of the same models."""

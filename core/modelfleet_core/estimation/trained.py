@@ -114,6 +114,8 @@ class Trained:
     """(max(1, t), k) of the tasks along them; of all where there is no task."""
     typical_distance: FloatArray
     """(max(1, t),) up to which a text is as those of the task."""
+    typical_share: FloatArray
+    """(1,) of a text's likeliest task."""
     weights: FloatArray
     """(3,) of task, text and residual."""
     curve: FloatArray
@@ -147,7 +149,7 @@ class Trained:
         )
 
     def scaled(self, x: FloatArray) -> FloatArray:
-        """Return features (n, d) as bounded deviations from training's mean: one odd figure is no evidence."""
+        """Return features (n, d) as deviations from training's mean, each of them bounded."""
         z: FloatArray = np.clip((x - self.center) / self.scale, -_MOST_DEVIATION, _MOST_DEVIATION)
         return z
 
@@ -185,7 +187,11 @@ class Trained:
     def gate(self, parts: Parts) -> FloatArray:
         """Return (n,) the share of what the text says that is believed: 1 if it is like those of training."""
         near = np.square(np.minimum(1.0, self.typical_distance / parts.distance))
-        share: FloatArray = (parts.posterior * near).sum(axis=1) if self.tasks else near[:, 0]
+        if not self.tasks:
+            return near[:, 0]
+        # A text between tasks is of a task never seen more often than one that is plainly of one.
+        plain = np.minimum(1.0, parts.posterior.max(axis=1) / self.typical_share)
+        share: FloatArray = (parts.posterior * near).sum(axis=1) * plain
         return share
 
     def combined(self, parts: Parts) -> FloatArray:

@@ -79,7 +79,7 @@ class _HeldOut:
             if not mine.size or total - statistics.rows[fold] < 2:
                 continue
             rest = fitting.fitted(statistics, along, without=fold)
-            z = rest.scaled(sample.x[mine])
+            z = rest.scaled(sample.x[mine].astype(np.float64))
             labels = [sample.task[k] for k in mine.tolist()]
             tokens = rest.token_mean + (z @ rest.token_directions) @ rest.token_loadings
             found.append((mine, rest.parts(z), rest.parts(z, labels), tokens))
@@ -97,6 +97,9 @@ class _HeldOut:
         """Return `trained` with weights, gate, calibration and the rest that held-out rows tell."""
         found = replace(trained, weights=self._weights(trained))
         found = replace(found, typical_distance=self._typical_distance(found))
+        if found.tasks:
+            share = np.median(self._unnamed.posterior.max(axis=1))
+            found = replace(found, typical_share=np.array([share]))
         gate = found.gate(self._unnamed)
         raw = found.combined(self._unnamed)
         found = replace(found, curve=calibration.fitted_curve(raw, self._quality, fitting.CURVE))
@@ -150,7 +153,8 @@ class _HeldOut:
             mine = own[of == k]
             if len(mine) >= _LEAST_ROWS:
                 result[k] = np.quantile(mine, _LIKE_SHARE)
-        return np.maximum(result, _LIKE_DISTANCE)
+        floored: FloatArray = np.maximum(result, _LIKE_DISTANCE)
+        return floored
 
     def _smearing(self) -> FloatArray:
         known = ~np.isnan(self._tokens) & ~np.isnan(self._log_tokens)
