@@ -88,6 +88,8 @@ class _Source:
     version: str
     kappa: float
     estimator: Estimator
+    foreign: bool
+    """Whether what it says must be checked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,10 +260,10 @@ class LiveEstimator:
     def _fit(self, fleet: Fleet) -> _Fitted:
         sources = []
         if self.plugin is not None:
-            sources.append(_Source(self.plugin.name, self.plugin.version, 0.0, self.plugin.estimator))
+            sources.append(_Source(self.plugin.name, self.plugin.version, 0.0, self.plugin.estimator, True))
         if (trained := self._trained) is not None:
             estimator = TrainedEstimator(trained.for_fleet(fleet))
-            sources.append(_Source("of the policy", self._trained_version, trained.kappa, estimator))
+            sources.append(_Source("of the policy", self._trained_version, trained.kappa, estimator, False))
         learned = None
         if self._learned is not NOTHING_LEARNED and self._learned.base_version == self.version:
             learned = self._learned.for_fleet([model.name for model in fleet.models])
@@ -271,14 +273,15 @@ class LiveEstimator:
     def _asked(self, source: _Source, question: Question, fleet: Fleet) -> Forecast | None:
         """Return what a source says; None: it failed."""
         try:
-            return checked(source.estimator.forecast(question, fleet), len(fleet.models))
+            said = source.estimator.forecast(question, fleet)
+            return checked(said, len(fleet.models)) if source.foreign else said
         except Exception as error:  # noqa: BLE001 - whatever it raises, the request goes on
             self._telemetry.estimator_failed()
             if self._clock() >= self._silent_until:
                 self._silent_until = self._clock() + SAID_AGAIN
                 # The text of others' errors may quote the request.
-                said = str(error) if isinstance(error, ForecastError) else type(error).__name__
-                log.error("the estimator %s failed, other estimates count instead: %s", source.name, said)
+                why = str(error) if isinstance(error, ForecastError) else type(error).__name__
+                log.error("the estimator %s failed, other estimates count instead: %s", source.name, why)
             return None
 
 

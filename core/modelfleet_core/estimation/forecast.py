@@ -74,10 +74,12 @@ class TrainedEstimator:
         self._trained = trained
 
     def forecast(self, question: Question, fleet: Fleet) -> Forecast:
-        """Return what is expected; the question must have its features."""
+        """Return what is expected; the question must have its features. Raises ForecastError."""
         if question.features is None:
             raise ForecastError("the text was not looked at")
         said = self._trained.predict(question.features[np.newaxis], (question.named_task,))
+        if not np.isfinite(said.quality.sum() + said.variance.sum() + said.samples.sum()):
+            raise ForecastError("it says what is not finite; train it anew")
         return Forecast(
             quality=said.quality[0].tolist(),
             variance=said.variance[0].tolist(),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from modelfleet_core.catalog import Fleet
 from modelfleet_core.estimation.features import features
-from modelfleet_core.estimation.forecast import Forecast, Question, TrainedEstimator
+from modelfleet_core.estimation.forecast import Question
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.estimation.profile import profile
+from modelfleet_core.estimation.trained import Prediction, Trained
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.policy import Learning
 from modelfleet_core.values import TaskName, VariantKey
@@ -57,22 +58,23 @@ async def test_damaged_documents_never_end_it_and_never_replace_a_good_one() -> 
     assert (best(estimator, POEM), best(estimator, SUM)) == ("poet", "clerk")
 
 
-@pytest.mark.parametrize(
-    "said", [None, Forecast([math.nan, 0.5]), Forecast([0.5, 0.5], variance=[math.inf, 0.0])]
-)
+@pytest.mark.parametrize("said", [None, math.nan, math.inf])
 async def test_an_estimator_that_makes_no_sense_leaves_the_manifests_priors(
-    said: Forecast | None, monkeypatch: pytest.MonkeyPatch
+    said: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forecast(_self: object, _question: Question, _fleet: Fleet) -> Forecast:
-        if said is None:
-            raise FloatingPointError
-        return said
-
     priors = live_estimator().estimate(question("hello"), FLEET)
     estimator = live_estimator()
     await estimator.take(lease_with(estimator=poet_and_clerk()))
     assert estimator.estimate(question("hello"), FLEET).estimator_version != ""
-    monkeypatch.setattr(TrainedEstimator, "forecast", forecast)
+    predict = Trained.predict
+
+    def nonsense(*what: Any) -> Prediction:
+        if said is None:
+            raise FloatingPointError
+        found = predict(*what)
+        return replace(found, variance=found.variance * said)
+
+    monkeypatch.setattr(Trained, "predict", nonsense)
     known = estimator.estimate(question("hello"), FLEET)
     assert known.estimator_version == ""
     assert known.estimates == priors.estimates
