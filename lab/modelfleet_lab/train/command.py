@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -65,6 +66,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
     found = learn(options.data, dask=options.dask, scratch=options.scratch, console=console)
     size = write(options.output, found.trained)
     show(found.trained, size, console)
+    if found.held_out is not None:
+        held = found.held_out
+        area = "-" if held.auc is None else f"{held.auc:.3f}"
+        console.print(
+            f"on {held.queries:,} queries of a fifth that was held out: AUC {area}, Brier score "
+            f"{held.brier:.3f}, expected calibration error {held.ece:.3f}",
+            highlight=False,
+        )
     for model, why in found.left_out.items():
         console.print(f"left out: {model}, which models.csv flags as {why}", markup=False, highlight=False)
     rate = found.outcomes / found.seconds
@@ -81,6 +90,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.json is not None:
         told = figures(found.trained, size) | {
             "queries": found.queries,
+            "held_out": None if found.held_out is None else asdict(found.held_out),
             "outcomes": found.outcomes,
             "left_out": found.left_out,
             "seconds": found.seconds,

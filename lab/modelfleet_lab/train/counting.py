@@ -33,11 +33,16 @@ def batches(part: Part) -> Iterator[Batch]:
         )
 
 
-def count(models: Sequence[ModelName], part: Part) -> Statistics:
-    """Return the part's sums."""
-    statistics = Statistics.none(models)
+def count(statistics: Statistics, part: Part) -> None:
+    """Add the part's sums to `statistics`."""
     for batch in batches(part):
         statistics.add(batch)
+
+
+def counted(models: Sequence[ModelName], part: Part) -> Statistics:
+    """Return the part's sums."""
+    statistics = Statistics.none(models)
+    count(statistics, part)
     return statistics
 
 

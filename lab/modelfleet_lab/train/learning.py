@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from modelfleet_core.estimation.statistics import Statistics
 from modelfleet_core.estimation.trained import Trained
-from modelfleet_core.estimation.training import Batch, train, trained_from
+from modelfleet_core.estimation.training import trained_from
 from modelfleet_core.values import ModelName
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from modelfleet_lab.outcomes import Part, stream
-from modelfleet_lab.train.counting import batches, count
+from modelfleet_lab.train.counting import count, counted
 from modelfleet_lab.train.dask import connected
+from modelfleet_lab.train.held_out import HeldOut, held_out
 from modelfleet_lab.train.memory import peak_bytes
 
 
@@ -29,6 +31,7 @@ class Training:
     """What came of it, and what it took."""
 
     trained: Trained
+    held_out: HeldOut | None
     queries: int
     outcomes: int
     left_out: Mapping[str, str]
@@ -57,16 +60,17 @@ def learn(data: Path, *, dask: str | None, scratch: Path | None, console: Consol
             bar = progress.add_task("parts counted", total=streamed.count)
             return _shown(streamed.parts(), partial(progress.advance, bar))
 
-        def every_batch() -> Iterator[Batch]:
-            for part in parts():
-                yield from batches(part)
-
         if cluster is None:
-            trained = train(models, every_batch)
+            statistics = Statistics.none(models)
+            for part in parts():
+                count(statistics, part)
         else:
-            trained = trained_from(cluster.total(parts(), partial(count, models)))
+            statistics = cluster.total(parts(), partial(counted, models))
+        progress.add_task("fit", total=None)
+        trained, without = trained_from(statistics), held_out(statistics)
     return Training(
         trained=trained,
+        held_out=without,
         queries=streamed.queries,
         outcomes=streamed.outcomes,
         left_out=streamed.folder.left_out,

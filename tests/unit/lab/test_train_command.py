@@ -87,6 +87,7 @@ def test_training_says_what_was_learned(made: Made) -> None:
     assert "3 models, 2 tasks, 900 outcomes" in made.shown
     assert "1,200 outcomes of 300 queries in" in made.shown
     assert "peak memory" in made.shown
+    assert "of a fifth that was held out: AUC 0." in made.shown
     assert "proof" in made.shown
     assert "left out: other, which models.csv flags as experimental_or_duplicate_endpoint" in made.shown
     found = json.loads(made.figures.read_text(encoding="utf-8"))
@@ -94,6 +95,9 @@ def test_training_says_what_was_learned(made: Made) -> None:
     assert [row["model"] for row in found["models"]] == list(LEARNED)
     assert found["models"][2]["quality"] == pytest.approx(recorded(1, n=300).quality[:, 2].mean(), abs=0.01)
     assert found["peak_bytes"] > 0
+    assert 40 < found["held_out"]["queries"] < 80
+    assert found["held_out"]["auc"] > 0.65
+    assert found["held_out"]["ece"] < 0.15
     assert list(made.estimator.parent.iterdir()) == [made.estimator]
 
 
