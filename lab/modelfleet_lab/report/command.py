@@ -18,7 +18,9 @@ from modelfleet_lab.evaluate import command as evaluate
 
 MOST_BYTES = 64 << 20
 SECTIONS = ("--capacity", "1.5", "3", "--order", "random", "easy-to-hard", "cost")
-"""What is evaluated of a folder, beside one task left out where it has several."""
+"""What is evaluated of every folder."""
+SEVERAL = ("--leave-one-task-out", "--learning")
+"""What is evaluated too where there are several tasks."""
 EXAMPLES = """examples:
   modelfleet report --data DIR -o out/report.html
   modelfleet report --data DIR OTHER --seeds 0 1 2
@@ -88,7 +90,7 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     evaluate.add(parser.add_subparsers())
     paths = []
     for folder, name in zip(options.data, names, strict=True):
-        several = ["--leave-one-task-out"] if len(set(read(folder).tasks)) > 1 else []
+        several = SEVERAL if len(set(read(folder).tasks)) > 1 else ()
         for seed in options.seeds:
             path = options.output.parent / f"{name}-{seed}.json"
             words = ["evaluate", "--data", str(folder), "--seed", str(seed), *several, *SECTIONS]

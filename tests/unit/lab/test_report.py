@@ -162,7 +162,9 @@ def test_folders_are_evaluated_by_the_command_that_the_page_shows(
     asked = []
 
     def evaluated(options: argparse.Namespace, console: object) -> int:
-        asked.append((options.seed, options.leave_one_task_out, options.capacity, options.order))
+        asked.append(
+            (options.seed, options.leave_one_task_out, options.learning, options.capacity, options.order)
+        )
         unplayed = dict.fromkeys(("capacity", "order", "pressure", "allocation", "loto", "learning"))
         document = evaluation(seed=options.seed) | unplayed | {"command": options.typed}
         options.json.write_text(json.dumps(document), encoding="utf-8")
@@ -172,9 +174,10 @@ def test_folders_are_evaluated_by_the_command_that_the_page_shows(
     output = tmp_path / "report.html"
     assert main(["report", "--data", str(folder), "--seeds", "0", "4", "-o", str(output)]) == 0
     orders = ["random", "easy-to-hard", "cost"]
-    assert asked == [(seed, True, [1.5, 3.0], orders) for seed in (0, 4)]
-    assert f"--seed 4 --leave-one-task-out --capacity 1.5 3 --order {' '.join(orders)}" in output.read_text(
-        encoding="utf-8"
+    assert asked == [(seed, True, True, [1.5, 3.0], orders) for seed in (0, 4)]
+    assert (
+        f"--seed 4 --leave-one-task-out --learning --capacity 1.5 3 --order {' '.join(orders)}"
+        in output.read_text(encoding="utf-8")
     )
     assert (tmp_path / "made-up-4.json").exists()
 
