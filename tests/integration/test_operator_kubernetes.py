@@ -5,23 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import pytest_asyncio
+from modelfleet_core.estimation.drift import Standing, Verdict
 from modelfleet_core.leasing.accounts import BUDGET
+from modelfleet_core.leasing.estimators import NO_DOCUMENT
 from modelfleet_core.leasing.messages import Need, SidecarId, Want
 from modelfleet_core.leasing.reservations import Reservation
+from modelfleet_core.manifests import parse_fleet, parse_policy
+from modelfleet_core.policy import Groups
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
 from modelfleet_operator.cluster import Kind
+from modelfleet_operator.estimators import Base
+from modelfleet_operator.insight import suggestions_body
+from modelfleet_operator.learning import LearningView
+from modelfleet_operator.policies import policy_body
 from modelfleet_sidecar.lease import LeaseClient
 from support.clusters import field, fleet, node, policy, service
 from support.control_plane import KubernetesUnderTest, Plane
 from support.fleet_on_nodes import CONCURRENCY, app_pod, host, managed_deployment, small_fleet
-from support.manifests import Manifest
+from support.manifests import Manifest, fleet_manifest
 from support.programs import operator_on, sidecar_of
+from support.scored_answers import log_of
 
 pytestmark = pytest.mark.integration
 
@@ -128,6 +138,13 @@ def _tenants_without_budget(manifest: Manifest) -> None:
             "two quotas are for the same models and period",
         ),
         (_set("staleness", {"maxAge": "1s"}), "must be a duration from 5s to 10m"),
+        (_set("learning", {"halfLife": "7d"}), "(days and weeks are none: 7d is 168h)"),
+        (_set("learning", {"halfLife": "1s"}), "must be a duration from 1h to 8760h"),
+        (_set("learning", {"exploration": "6%"}), "spec.learning.exploration"),
+        (_set("learning", {"enabled": "yes"}), "spec.learning.enabled"),
+        (_set("estimator", {"kappa": "none"}), "spec.estimator.kappa"),
+        (_set("estimator", {"minConfidence": "1.1"}), "spec.estimator.minConfidence"),
+        (_set("estimator", {"ref": {}}), "spec.estimator.ref.name"),
         (_floor_that_does_nothing, "a tier has a floor although staleness.then is not Floor"),
         (_tenants_without_budget, "there is no budget to take a part of"),
     ],
@@ -138,6 +155,28 @@ def test_a_policy_that_can_not_work_is_refused_in_words(
     manifest = policy("default")
     change(manifest)
     assert says in plane.refusal(manifest)
+
+
+async def test_what_was_learned_is_stored_whole_in_the_status(user: KubernetesUnderTest) -> None:
+    await user.apply(policy(user.namespace))
+    stored = await user.cluster.get(Kind.POLICY, user.key("assistant"))
+    grouped = replace(parse_policy(stored), groups=Groups("x-region", ("north",)))
+    cells = tuple(
+        cell
+        for number in range(64)
+        for cell in log_of(f"m{number}", 0.1, answers=150, group="north", cost=0.01).changes().cells
+    )
+    manifest = fleet_manifest()
+    manifest["spec"]["models"][1]["name"] = "m0"
+    suggested = suggestions_body(grouped, parse_fleet(manifest), cells)
+    standing = Standing(Verdict.DRIFT, 50.0, 0.1, 0.2, -0.5)
+    known = LearningView(Base(NO_DOCUMENT), "learned", standing, cells, "")
+    body = policy_body(None, 3, grouped, known, suggested)
+    assert all(body[part] for part in ("estimator", "traffic", "groups", "suggestions"))
+    version = str(field(stored, "metadata", "resourceVersion"))
+    await user.cluster.write_status(Kind.POLICY, user.key("assistant"), version, body)
+    after = await user.cluster.get(Kind.POLICY, user.key("assistant"))
+    assert after["status"] == body
 
 
 async def test_an_applied_fleet_is_scaled_through_the_subresource_and_told(
