@@ -80,8 +80,8 @@ def evaluate(
         policy = sweep.played(test.quality, test.cost)
         found[name] = measure(protocol, policy, estimated=estimated, resamples=resamples)
 
-    def by_price(name: str, quality: FloatArray, cost: FloatArray | None = None) -> None:
-        add(name, priced(quality, study.cost if cost is None else cost), quality)
+    def by_price(name: str, quality: FloatArray) -> None:
+        add(name, priced(quality, study.cost), quality)
 
     told, kappa = study.told, study.trained.kappa
     lowered = estimators.pessimistic(told, kappa)
@@ -94,9 +94,11 @@ def evaluate(
     by_price("knn_40", estimators.nearest(study.past, study.test, 40))
     by_price("ridge", estimators.ridge(study.past, study.test))
     if labelled:
-        by_price("default_task", study.trained.predict(study.test.x, study.test.labels).quality)
-    by_price("default_kappa_0", told.quality)
-    by_price("default_kappa_1", estimators.pessimistic(told, 1.0))
+        named = study.trained.predict(study.test.x, study.test.labels)
+        add("default_task", priced(estimators.pessimistic(named, kappa), study.cost), named.quality)
+    for doubt in (0, 1):
+        doubted = estimators.pessimistic(told, float(doubt))
+        add(f"default_kappa_{doubt}", priced(doubted, study.cost), told.quality)
     for name, policy in streams.play(split, seed=protocol.seed, tell=tell).items():
         found[name] = measure(protocol, policy, estimated=None, resamples=resamples)
     # It knows the outcomes, and which queries nobody answers well enough for the money.
