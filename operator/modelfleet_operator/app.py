@@ -254,6 +254,7 @@ class Operator:
             failed=self._telemetry.count_unlearned,
         )
         self._publisher.set_learn(learning.hear)
+        learning.turn(self._world.now())
         policies = Policies(
             world=self._world,
             accounts=self._publisher,

@@ -25,8 +25,8 @@ _WARNED = PASSED_OVER | _MISSING | {"Drifting", "RolledBack"}
 """Reasons of conditions that hold, and yet are for users to look at."""
 _PASSING = frozenset({"StartingReplicas", "Scaling", "Draining", "Advisory", "InProgress"})
 """Reasons of conditions that do not hold while the operator does what it should."""
-_FLEETING = "LedgerNotOpen"
-"""Reason that every new leader passes through: neither it nor its end is news."""
+_FLEETING = frozenset({"LedgerNotOpen", "NotRead"})
+"""Reasons that every new leader passes through: neither they nor their end are news."""
 _TOLD: Mapping[Kind, tuple[str, ...]] = {
     Kind.FLEET: ("Accepted", "ResolvedRefs", "Solved", "WithinBudget", "Programmed", "Stalled", "Ready"),
     Kind.POLICY: ("Accepted", "ResolvedRefs", "EstimatorReady", "WithinBudget", "Ready"),
@@ -62,7 +62,7 @@ def _conditions(told: Iterable[str], before: Status, after: Status) -> Iterator[
         status, reason = text(new, "status"), text(new, "reason")
         if not new or (text(old, "status"), text(old, "reason")) == (status, reason):
             continue
-        if reason == _FLEETING or (status == "True" and text(old, "reason") == _FLEETING):
+        if reason in _FLEETING or (status == "True" and text(old, "reason") in _FLEETING):
             continue
         news = Happening(reason, text(new, "message"), _wrong(new) and reason not in _PASSING)
         first_word = not old and status == "True" and name == "Accepted"

@@ -80,6 +80,9 @@ def estimator_condition(policy: Policy, view: LearningView | None) -> Condition:
     if fault is not None:
         going = "" if view.base.document is not None else "; sidecars go on with the estimates that they have"
         return no(ESTIMATOR_READY, fault.reason, fault.message + going)
+    if policy.learning.enabled and view.standing is None:
+        waits = f": {view.problem}" if view.problem else ""
+        return unknown(ESTIMATOR_READY, "NotRead", f"what was learned before is not read yet{waits}")
     start = "the fleet's priors" if policy.estimator.ref is None else f"ConfigMap {policy.estimator.ref}"
     if view.base.strangers:
         names = ", ".join(view.base.strangers[:_NAMED])

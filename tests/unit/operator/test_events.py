@@ -99,6 +99,36 @@ def test_a_limit_that_begins_to_bind_is_a_warning_and_one_that_goes_on_is_not_to
             ("WithinBudget", "True", "WithinBudget"),
             {},
         ),
+        (
+            Kind.POLICY,
+            ("EstimatorReady", "True", "Learned"),
+            ("EstimatorReady", "True", "RolledBack"),
+            {"RolledBack": True},
+        ),
+        (
+            Kind.POLICY,
+            ("EstimatorReady", "True", "RolledBack"),
+            ("EstimatorReady", "True", "Learned"),
+            {"Learned": False},
+        ),
+        (
+            Kind.POLICY,
+            ("EstimatorReady", "True", "Loaded"),
+            ("EstimatorReady", "False", "Invalid"),
+            {"Invalid": True},
+        ),
+        (
+            Kind.POLICY,
+            ("EstimatorReady", "True", "Drifting"),
+            ("EstimatorReady", "Unknown", "NotRead"),
+            {},
+        ),
+        (
+            Kind.POLICY,
+            ("EstimatorReady", "Unknown", "NotRead"),
+            ("EstimatorReady", "True", "Learned"),
+            {},
+        ),
         (Kind.POLICY, ("Ready", "True", "Ready"), ("Ready", "False", "LedgerNotOpen"), {}),
         (Kind.POLICY, ("Ready", "False", "LedgerNotOpen"), ("Ready", "True", "Ready"), {}),
         (

@@ -34,10 +34,9 @@ STEADY = Standing(Verdict.STEADY, 50.0, 0.1, 0.2, -0.0312)
 
 
 def _view(
-    base: Base = BASE, learned: str = "", verdict: Verdict | None = None, problem: str = ""
+    base: Base = BASE, learned: str = "", verdict: Verdict = Verdict.STEADY, problem: str = ""
 ) -> LearningView:
-    standing = replace(STEADY, verdict=verdict) if verdict is not None else None
-    return LearningView(base, learned, standing, (), problem)
+    return LearningView(base, learned, replace(STEADY, verdict=verdict), (), problem)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +57,15 @@ def test_a_condition_tells_where_estimates_come_from(
 ) -> None:
     condition = estimator_condition(TRAINED, view)
     assert (condition.verdict, condition.reason) == (truth, reason)
+
+
+def test_until_it_is_known_what_was_learned_nothing_is_said() -> None:
+    view = replace(_view(problem="no answer"), standing=None)
+    condition = estimator_condition(TRAINED, view)
+    assert (condition.verdict, condition.reason) == (Truth.UNKNOWN, "NotRead")
+    assert "no answer" in condition.message
+    silent = replace(TRAINED, learning=Learning(enabled=False))
+    assert estimator_condition(silent, replace(_view(), standing=None)).reason == "Loaded"
 
 
 def test_without_a_trained_estimator_estimates_start_from_the_priors() -> None:

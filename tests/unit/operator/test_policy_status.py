@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from modelfleet_core.estimation.drift import Standing, Verdict
 from modelfleet_core.leasing.estimators import NO_DOCUMENT
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.ledger import budget_period
@@ -29,7 +30,7 @@ from support.scored_answers import log_of
 from support.snapshots import event, observed
 
 ASSISTANT, CHAT = ObjectKey("ml", "assistant"), ObjectKey("ml", "chat")
-KNOWN = LearningView(Base(NO_DOCUMENT), "", None, (), "")
+KNOWN = LearningView(Base(NO_DOCUMENT), "", Standing(Verdict.STEADY, 0.0, 0.0, 0.0, 0.0), (), "")
 NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 
 
@@ -174,6 +175,7 @@ async def test_the_status_is_written_and_old_ledgers_go_once_in_a_period() -> No
         "samples": 0,
         "drift": False,
         "rolledBack": False,
+        "calibrationError": "0.0000",
     }
     assert figures.policies[ASSISTANT].spent == 1.0
     assert len(accounts.deleted) == 6  # of the hours and of the days
