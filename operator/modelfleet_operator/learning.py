@@ -92,6 +92,7 @@ class LearningView:
 class _Student:
     """One policy that learns."""
 
+    half_life: float
     learner: Learner | None = None
     """None: what was learned before is not read yet."""
     waiting: deque[tuple[SidecarId, Experience, float]] = field(
@@ -212,7 +213,8 @@ class Learning:
             if policy.learning.enabled:
                 self._unlearned.discard(key)
                 self._deletions.pop(key, None)
-                self._students.setdefault(key, _Student())
+                student = self._students.setdefault(key, _Student(policy.learning.half_life))
+                student.half_life = policy.learning.half_life
             elif key not in self._unlearned:
                 self._unlearned.add(key)
                 self._students.pop(key, None)
@@ -228,7 +230,7 @@ class Learning:
         learner = student.learner
         if learner is None:
             return None
-        learner.half_life = policy.learning.half_life
+        learner.half_life = student.half_life
         if base.document is not None and base.document.version != learner.estimator_version:
             learner.rebase(base.document.version)
             student.document, student.unkept = None, True
@@ -275,12 +277,12 @@ class Learning:
                 await self._keep(policy, student)
 
     async def _restore(self, policy: ObjectKey, student: _Student) -> None:
-        half_life = self._in_force[policy][0].learning.half_life if policy in self._in_force else FADE_EVERY
-        fresh = Learner(half_life)
+        fresh = Learner(student.half_life)
         try:
             kept = await self._records.read(policy)
             student.version = kept.version
-            student.learner = Learner.restore(kept.state, half_life) if kept.state is not None else fresh
+            restored = Learner.restore(kept.state, student.half_life) if kept.state is not None else fresh
+            student.learner = restored
         except (NewerLeaderError, StrangeRecordError) as error:
             student.closed = True
             student.learner = fresh

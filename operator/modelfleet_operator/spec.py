@@ -195,6 +195,8 @@ def _named(policy: Policy) -> Iterator[tuple[str, frozenset[ModelName]]]:
         yield f"rule {rule.name} names: it does nothing there", named
     if policy.default_model is not None:
         yield "defaultModel names: estimates decide instead", frozenset([policy.default_model])
+    if policy.judge is not None and policy.judge.model is not None:
+        yield "judge names: nothing is scored", frozenset([policy.judge.model])
 
 
 def _invalid(declared: Declared[Fleet] | Declared[Policy]) -> Condition:

@@ -166,6 +166,26 @@ async def test_what_was_learned_outlives_the_leader_and_counts_once() -> None:
     assert abs(samples[0] - samples[1]) < 0.1
 
 
+async def test_evidence_fades_by_the_policys_half_life_also_while_nobody_leads() -> None:
+    records = _Records()
+    manifest = _without(policy_manifest(), halfLife="24h")
+    first = await _Stage(records, manifest).started()
+    first.learning.hear(ONE, POLICY, log_of("large", 1.0, answers=100).changes())
+    await first.learning.close()
+    second = _Stage(records, manifest)
+    second.now = first.now + 86_400.0
+    second.turn()
+    # Its fleet goes before the record is read, so that the policy is not in force then.
+    second.observer.apply(event(fleet_manifest(), deleted=True))
+    second.turn()
+    second.learning.hear(TWO, POLICY, log_of("large", 1.0, answers=0).changes())
+    await second.keep()
+    second.observer.apply(event(fleet_manifest()))
+    document = second.turn()
+    assert document is not None
+    assert abs(decode(document.manifest).samples[0] - 50.0) < 1.0
+
+
 async def test_reports_that_come_before_the_record_is_read_are_not_lost() -> None:
     stage = _Stage()
     stage.records.failure = Unavailable("away")
