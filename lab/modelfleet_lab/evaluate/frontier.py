@@ -60,7 +60,7 @@ def frontier(scene: Scene, name: str, runs: Sequence[Run], *, seed: int) -> Fron
     return Frontier(
         name=name,
         points=tuple(
-            (float(c.mean()) / dear, float(q.mean()) / best) for q, c in zip(quality, cost, strict=True)
+            (scene.share(float(c.sum())), float(q.mean()) / best) for q, c in zip(quality, cost, strict=True)
         ),
         figures={one: Figure(float(values[i]), interval(drawn[:, i])) for i, one in enumerate(names)},
     )

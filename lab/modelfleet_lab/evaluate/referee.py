@@ -182,4 +182,4 @@ def _interval(values: FloatArray) -> tuple[float, float]:
 
 
 def _share(scene: Scene, one: Run) -> float:
-    return float(one.cost.sum()) / scene.single_cost
+    return scene.share(float(one.cost.sum()))

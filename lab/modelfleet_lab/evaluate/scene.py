@@ -48,6 +48,13 @@ class Scene:
         """USD that the best single model takes for the whole test."""
         return float(self.single_costs.sum())
 
+    def share(self, cost: float) -> float:
+        """Return `cost` USD as a share of the best single model's; raise ValueError where that is free."""
+        if self.single_cost <= 0:
+            name = self.models[self.single]
+            raise ValueError(f"{name}, the best single model, costs nothing: no budget is a share of that")
+        return cost / self.single_cost
+
     @property
     def queries(self) -> int:
         return len(self.single_quality)

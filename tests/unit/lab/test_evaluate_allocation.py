@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from modelfleet_lab.evaluate import allocation, capacity, gpus, pressure
 from modelfleet_lab.evaluate.rivals import OURS
+from modelfleet_lab.evaluate.scene import make_scene, random_orders, without_limits
+from modelfleet_lab.evaluate.slots import demand, scarce
 from modelfleet_lab.evaluate.told import Side, Split
-from support.batch_scenes import split
+from support.batch_scenes import MODELS, split
 
 
 def test_dearer_models_take_more_gpus() -> None:
@@ -55,10 +57,11 @@ def test_allocations_repeat_by_seed_and_name_every_rule() -> None:
 
 
 def test_pressure_plays_the_slots_of_capacity_with_less_and_less_money() -> None:
-    data = split(5, n=450)
+    data = split(5, n=300)
     found = pressure.run(data, seed=1, budgets=(0.2, 0.5), orders=1, progress=lambda _: None)
-    tight = capacity.run(data, seed=1, tightness=(1.5,), orders=1, progress=lambda _: None).found[0]
-    assert found.slots == tight.slots
+    order = random_orders(len(data.test.quality), 1, seed=1)
+    loose = make_scene(data, without_limits(len(MODELS)), order, seed=1)
+    assert list(found.slots.values()) == scarce(demand(loose, capacity.SHARE), 1.5).tolist()
     section = found.json()
     assert list(section["budgets"]) == ["0.2", "0.5"]
     for share, lines in found.found:

@@ -101,6 +101,15 @@ def test_methods_are_compared_at_the_cost_in_question() -> None:
         assert one.cost.sum() / found.single_cost == pytest.approx(0.4, abs=0.005)
 
 
+def test_a_best_single_model_that_is_free_is_refused() -> None:
+    data = split(3)
+    free = replace(data.test, cost=np.zeros_like(data.test.cost))
+    order = random_orders(len(free.quality), 1, seed=0)
+    found = make_scene(replace(data, test=free), without_limits(4), order, seed=0)
+    with pytest.raises(ValueError, match="large, the best single model, costs nothing"):
+        at_cost(found, named(found, (PRICED,))[0], 0.4)
+
+
 def test_what_can_not_spend_so_much_is_shown_at_what_it_spends() -> None:
     found = scene()
     small = Contender("small", Purse.OWN, lambda share: lambda: Constant(0))
@@ -159,7 +168,7 @@ def test_the_robust_mode_plays_only_where_it_is_told_quantiles() -> None:
 
 
 def test_the_section_holds_every_method_at_each_tightness_and_repeats_by_seed() -> None:
-    data = split(5, n=450)
+    data = split(5, n=300)
     heard: list[str] = []
     found = capacity.run(data, seed=1, tightness=(1.5,), share=0.4, orders=1, progress=heard.append)
     section = found.json()
