@@ -150,7 +150,8 @@ class Trained:
 
     def scaled(self, x: FloatArray) -> FloatArray:
         """Return features (n, d) as deviations from training's mean, each of them bounded."""
-        z: FloatArray = np.clip((x - self.center) / self.scale, -_MOST_DEVIATION, _MOST_DEVIATION)
+        off = (x - self.center) / self.scale
+        z: FloatArray = np.minimum(np.maximum(off, -_MOST_DEVIATION), _MOST_DEVIATION)
         return z
 
     def parts(self, z: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Parts:
@@ -164,7 +165,7 @@ class Trained:
                     posterior[row, place[task]] = 1.0
                     named[row] = True
         along = z @ self.likeness
-        off = np.maximum(np.square(z).sum(axis=1) - np.square(along).sum(axis=1), 0.0)
+        off = np.maximum((z * z).sum(axis=1) - (along * along).sum(axis=1), 0.0)
         weighted = along * self.likeness_weight
         distance = (
             (weighted * along).sum(axis=1)[:, np.newaxis]
@@ -200,7 +201,7 @@ class Trained:
         if parts.named.any():
             known = parts.task + self.weights[2] * parts.residual
             moved[parts.named] = known[parts.named]
-        raw: FloatArray = np.clip(self.mean + moved, 0.0, 1.0)
+        raw: FloatArray = np.minimum(np.maximum(self.mean + moved, 0.0), 1.0)
         return raw
 
     def quality(self, parts: Parts, gate: FloatArray) -> FloatArray:
@@ -257,4 +258,4 @@ def calibrated(curve: FloatArray, raw: FloatArray) -> FloatArray:
     column = np.arange(curve.shape[1])
     low = curve[below, column]
     result: FloatArray = low + (place - below) * (curve[below + 1, column] - low)
-    return np.clip(result, 0.0, 1.0)
+    return np.minimum(np.maximum(result, 0.0), 1.0)

@@ -33,7 +33,8 @@ _LIKE_DISTANCE = 0.25
 """Texts this near always do: where all of a task are alike, a new number in one is not strange."""
 _LEAST_ROWS = 20
 """Rows that a task's own distance rests on at least; fewer: all tasks' rows."""
-_HALF = 0.5
+_DRAWN = 0.25
+"""How far the parts' weights are drawn to one half each."""
 
 
 def train(models: Sequence[ModelName], batches: Callable[[], Iterable[Batch]]) -> Trained:
@@ -117,7 +118,7 @@ class _HeldOut:
         return replace(found, kappa=calibration.best_kappa(quality, deviation, self._quality))
 
     def _weights(self, trained: Trained) -> FloatArray:
-        """Return by how much each part is believed: halfway between one half and least squares.
+        """Return by how much each part is believed: least squares, drawn to one half.
 
         One half is what many data sets bear out; least squares alone follows the noise of one.
         """
@@ -133,7 +134,7 @@ class _HeldOut:
             return np.array([0.0, np.clip(b, 0.0, 1.0), 0.0])
         task = self._unnamed.task[known]
         a, b = _least_squares(task, text, off)
-        both = _HALF * np.array([a, b]) + _HALF * _HALF
+        both = (1.0 - _DRAWN) * np.array([a, b]) + _DRAWN * 0.5
         both /= max(1.0, float(both.sum()))
         return np.array([both[0], both[1], np.clip(c, 0.0, 1.0)])
 
