@@ -7,11 +7,12 @@ A score y of model j, whose base estimate is b, at embedding x (k,):
     y - b = x' theta_j + noise,  theta_j = common + own_j,
     noise ~ N(0, s2),  common ~ N(0, s2 / l0),  own_j ~ N(0, s2 / l1)
 
-so that what one model's answers tell of a kind of request holds for all until their own answers tell
-otherwise: otherwise a model would look worse than others only since it was the one that met hard requests.
-How much to believe is not set but weighed: l0 and l1 run over grids, each pair counts by its marginal
-likelihood (MacKay 1992, Neural Computation 4, 415), and with little evidence that is strong shrinkage for
-all pairs alike.
+so that what one model's answers tell of a kind of request holds for others too, until their own answers tell
+otherwise: else a model would look worse than others only since it was the one that met hard requests. How
+much to believe is not set but weighed: l0 and l1 run over grids, each pair counts by its marginal likelihood
+(MacKay 1992, Neural Computation 4, 415). Where one model alone was asked, scores can not tell a hard kind of
+request from a bad model, and both halves of the grids stand: then the others are tried as soon as they look
+better.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-_COMMON = (1.0, 4.0, 16.0)
-_OWN = (16.0, 64.0, 256.0, 1024.0)
+_COMMON = _OWN = (16.0, 64.0, 256.0, 1024.0)
 """Shrinkage in answers' worth, for an embedding of about unit length."""
 _NOISE = 0.15
 """Variance of a score around its mean, as expected before any score."""

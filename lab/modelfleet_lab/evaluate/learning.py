@@ -64,6 +64,7 @@ class Replay:
 
     @property
     def learned(self) -> float:
+        """Return the mean over the last third."""
         return _ending(self.curve)
 
     @property
@@ -138,6 +139,8 @@ def run(
 ) -> Learning:
     """Return replays for seeds from `seed` on; raise ValueError where there are fewer than two tasks."""
     check(data)
+    if requests < _MEASURED:
+        raise ValueError(f"{requests} requests are too few to replay; ask for {_MEASURED} at least")
     found = []
     for one in range(seed, seed + seeds):
         progress(f"learning: seed {one}")
