@@ -114,7 +114,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
         if options.capacity:
             tight = capacity.run(split_told, seed=options.seed, tightness=options.capacity, progress=tell)
             sections["capacity"] = tight.json()
-            shown += [tables.tight(one, tight.share) for one in (*tight.found, *tight.fewest)]
+            shown += [tables.tight(one, tight.share) for one in tight.found]
+            shown += [tables.tight(one, tight.share, fewest=True) for one in tight.fewest]
             pressed = pressure.run(
                 split_told, seed=options.seed, tightness=options.capacity[0], progress=tell
             )

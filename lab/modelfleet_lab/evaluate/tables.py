@@ -70,9 +70,10 @@ def left_out(found: LeftOut) -> Table:
     return table
 
 
-def tight(found: Tight, share: float) -> Table:
-    """Return a row for each method with scarce slots."""
-    return _lines(f"T = {found.tightness:g}, {share:g} of the best single model's cost", found.lines)
+def tight(found: Tight, share: float, *, fewest: bool = False) -> Table:
+    """Return a row for each method with scarce slots; `fewest`: with as few as hold a batch at all."""
+    slots = "fewest slots, " if fewest else ""
+    return _lines(f"{slots}T = {found.tightness:g}, {share:g} of the best single model's cost", found.lines)
 
 
 def pressed(tightness: float, share: float, found: Sequence[Line]) -> Table:
