@@ -24,9 +24,9 @@ EXAMPLES = """examples:
   modelfleet evaluate --data DIR --leave-one-task-out
   modelfleet evaluate --data DIR --capacity 1.5 3 --order random easy-to-hard cost
 
-DIR has queries.parquet (query_id, prompt, input_tokens, and where known task), outcomes.parquet (query_id,
-model, quality in [0, 1], and where known cost_usd and output_tokens) and models.csv (model, usd_per_mtok_in,
-usd_per_mtok_out). What the figures mean: docs/evaluation.md.
+DIR has queries.parquet (query_id, prompt, and where known task and input_tokens), outcomes.parquet (query_id,
+model, quality in [0, 1], and where known cost_usd and output_tokens) and models.csv (model, and where known
+usd_per_mtok_in and usd_per_mtok_out). What the figures mean: docs/evaluation.md.
 """
 
 

@@ -7,6 +7,7 @@ Models that are not comparable are left out, as are repeated prompts.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from modelfleet_lab.outcomes.joining import BoolArray, FloatArray, means, number
 
 TRAIN = 0.6
 """Share of the prompts that are past."""
+_BYTES_PER_TOKEN = 4
+"""For prompts whose tokens nobody counted."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,13 +38,13 @@ class Recorded:
     cost: FloatArray
     """(n, m) USD."""
     input_tokens: FloatArray
-    """(n,)"""
+    """(n,) estimated by the prompt's length where not recorded."""
     output_tokens: FloatArray
     """(n, m) NaN where not recorded."""
     price_in: FloatArray
-    """(m,) USD per token."""
+    """(m,) USD per token; 0 where models.csv has no prices: then every cost is as recorded."""
     price_out: FloatArray
-    """(m,) USD per token."""
+    """(m,) as `price_in`."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Models that can not be compared, and why."""
 
@@ -50,14 +53,12 @@ def read(path: Path) -> Recorded:
     """Return what the folder records; raise ValueError that names a missing file, column or outcome.
 
     Cost is `cost_usd` where recorded; otherwise recorded output tokens and input tokens at list prices;
-    where no output tokens are recorded at all, input tokens at their price.
+    where no output tokens are recorded at all, input tokens at their price. Prices and input tokens may be
+    missing where every cost is recorded.
     """
     folder = find(path)
     prices = list(folder.models.values())
     price_in, price_out = (np.array([getattr(p, way) for p in prices]) for way in ("input", "output"))
-    for column, found in (("usd_per_mtok_in", price_in), ("usd_per_mtok_out", price_out)):
-        if np.isnan(found).any():
-            raise ValueError(f"{path / 'models.csv'}: column {column!r} is missing")
     queries = pa.concat_tables(scanning.queries(folder, ("input_tokens",)))
     once(folder, queries["query_id"])
     outcomes = pa.concat_tables(scanning.outcomes(folder, ("cost_usd", "output_tokens")))
@@ -72,18 +73,22 @@ def read(path: Path) -> Recorded:
     quality, output = quality[kept], output[kept]
     _complete(folder, ids, quality, "no outcome")
     tokens = numbers(queries["input_tokens"])[kept]
-    cost = _with_list_prices(cost[kept], tokens, output, price_in, price_out)
+    cost = cost[kept]
+    if np.isnan(cost).any():
+        _priced(folder, tokens, price_in, price_out)
+        cost = _with_list_prices(cost, tokens, output, price_in, price_out)
     _complete(folder, ids, cost, "neither cost_usd nor output_tokens")
+    asked = tuple(prompts[k] for k in kept)
     return Recorded(
-        prompts=tuple(prompts[k] for k in kept),
+        prompts=asked,
         tasks=tuple(task or "" for task in tasks),
         models=tuple(folder.models),
         quality=quality,
         cost=cost,
-        input_tokens=tokens,
+        input_tokens=np.where(np.isnan(tokens), [_expected_tokens(prompt) for prompt in asked], tokens),
         output_tokens=output,
-        price_in=price_in,
-        price_out=price_out,
+        price_in=np.nan_to_num(price_in),
+        price_out=np.nan_to_num(price_out),
         left_out=folder.left_out,
     )
 
@@ -92,6 +97,20 @@ def is_past(prompts: tuple[str, ...], seed: int) -> BoolArray:
     """Return (n,) whether each prompt belongs to the past: a hash of seed and text decides."""
     draws = [int(hashlib.sha256(f"{seed}|{prompt}".encode()).hexdigest()[:8], 16) for prompt in prompts]
     return np.array(draws) / 2**32 < TRAIN
+
+
+def _priced(folder: Folder, tokens: FloatArray, price_in: FloatArray, price_out: FloatArray) -> None:
+    """Raise ValueError where something is missing without which a missing cost can not be worked out."""
+    why = "is missing, and some cost_usd are not recorded"
+    for column, found in (("usd_per_mtok_in", price_in), ("usd_per_mtok_out", price_out)):
+        if np.isnan(found).any():
+            raise ValueError(f"{folder.path / 'models.csv'}: column {column!r} {why}")
+    if np.isnan(tokens).any():
+        raise ValueError(f"{folder.queries[0]}: column 'input_tokens', or a value of it, {why}")
+
+
+def _expected_tokens(prompt: str) -> int:
+    return math.ceil(len(prompt.encode("utf-8", "replace")) / _BYTES_PER_TOKEN)
 
 
 def _with_list_prices(

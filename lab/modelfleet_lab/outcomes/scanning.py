@@ -26,13 +26,12 @@ OUTCOMES = {"query_id": TEXT, "model": TEXT, "quality": NUMBER}
 
 
 def queries(folder: Folder, more: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """Yield `query_id`, `prompt`, the numbers named by `more`, and `task`: null where not known."""
-    wanted = QUERIES | dict.fromkeys(more, NUMBER)
-    for path, first, table in _scan(folder.queries, wanted, TASK):
-        for name in ("query_id", "prompt", *more):
+    """Yield `query_id`, `prompt`, the numbers named by `more`, and `task`: these null where not known."""
+    for path, first, table in _scan(folder.queries, QUERIES, TASK | dict.fromkeys(more, NUMBER)):
+        for name in QUERIES:
             _refuse(path, first, table, name, pc.is_null(table[name]), "a value")
         for name in more:
-            _refuse(path, first, table, name, _not_within(table[name], 0.0, None), "0 or more")
+            _refuse(path, first, table, name, _not_within(table[name], 0.0, None), "0 or more, or null")
         yield table
 
 

@@ -290,13 +290,35 @@ def test_rows_are_counted_over_the_whole_file(tmp_path: Path, monkeypatch: pytes
             "model,experimental_or_duplicate_endpoint\nsmall,maybe\n",
             "line 2: .* is 'maybe'; write true or false",
         ),
-        ("model\nsmall\nmiddle\nlarge\nother\n", "column 'usd_per_mtok_in' is missing"),
     ],
 )
 def test_a_table_of_models_that_can_not_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
     write_folder(tmp_path, recorded(1, n=5))
     (tmp_path / "models.csv").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
+        read(tmp_path)
+
+
+def test_where_every_cost_is_recorded_neither_prices_nor_input_tokens_are_needed(tmp_path: Path) -> None:
+    data = recorded(1, n=5)
+    write_folder(tmp_path, data)
+    (tmp_path / "models.csv").write_text("model\nsmall\nmiddle\nlarge\nother\n", encoding="utf-8")
+    change(tmp_path, "queries", lambda t: t.drop_columns(["input_tokens"]))
+    found = read(tmp_path)
+    assert (found.cost == data.cost).all()
+    assert found.input_tokens.tolist() == [-(-len(prompt) // 4) for prompt in data.prompts]
+    assert not found.price_in.any()
+    assert not found.price_out.any()
+
+
+def test_what_a_missing_cost_would_be_worked_out_by_is_asked_for(tmp_path: Path) -> None:
+    data = recorded(1, n=5)
+    write_folder(tmp_path, data, without=["cost_usd"])
+    change(tmp_path, "queries", lambda t: t.drop_columns(["input_tokens"]))
+    with pytest.raises(ValueError, match=r"queries\.parquet: column 'input_tokens', .* cost_usd are not"):
+        read(tmp_path)
+    (tmp_path / "models.csv").write_text("model\nsmall\nmiddle\nlarge\nother\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"models\.csv: column 'usd_per_mtok_in' is missing, .* cost_usd"):
         read(tmp_path)
 
 
