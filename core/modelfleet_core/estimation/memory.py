@@ -18,7 +18,7 @@ import numpy.typing as npt
 from modelfleet_core.estimation.archive import ArchiveError, pack, unpack
 from modelfleet_core.estimation.drift import Verdict, Watch
 from modelfleet_core.estimation.experience import ExperienceKey, Figure, Scored
-from modelfleet_core.estimation.told import ROW, Counts
+from modelfleet_core.estimation.told import MAX_MODELS, ROW, Counts
 from modelfleet_core.values import ModelName, TaskName
 
 FloatArray = npt.NDArray[np.float64]
@@ -26,7 +26,6 @@ FloatArray = npt.NDArray[np.float64]
 SCHEMA = "modelfleet/learning/1"
 MOST_BYTES = 256 << 10
 MAX_CELLS = 1024
-MAX_MODELS = 64
 MAX_SIDECARS = 1024
 _MOST_ENTRY = 4 << 20
 _MOST_NAMES = 8192

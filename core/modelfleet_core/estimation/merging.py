@@ -10,12 +10,15 @@ status, and `state`, which outlives the process. Next: `publish`, `suggestions`.
 Sums are linear, so that merging is addition of what is new in each sidecar's, and each score counts once
 whatever is lost or repeated. Old evidence fades by half-life. `now` is in seconds of a clock that leaders
 share.
+
+Sidecars may lie. Of one pod `BURST` scores count at once and `RATE` per second, names that policy and fleet
+do not have are not taken over, and what no answers can have added is refused (`told`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +29,12 @@ from modelfleet_core.estimation.experience import (
     Experience,
     ExperienceCell,
     ExperienceKey,
+    Figure,
     Scored,
 )
 from modelfleet_core.estimation.learned import NOTHING_LEARNED, Learned, learned
 from modelfleet_core.estimation.memory import (
     MAX_CELLS,
-    MAX_MODELS,
     MAX_SIDECARS,
     Memory,
     Remembered,
@@ -39,7 +42,7 @@ from modelfleet_core.estimation.memory import (
     encode,
 )
 from modelfleet_core.estimation.posterior import posterior
-from modelfleet_core.estimation.told import MOMENTS, ROW, Told
+from modelfleet_core.estimation.told import MAX_MODELS, MOMENTS, ROW, Counts, Told
 from modelfleet_core.values import ModelName, SidecarId, TaskName
 
 FloatArray = npt.NDArray[np.float64]
@@ -54,11 +57,26 @@ _WITHDRAWN = 200.0
 """Weight of new scores after a roll-back until what was learned is tried again."""
 _TOLD = 1000.0
 """Weight of scores for which a drift is told."""
+RATE, BURST = 100.0, 10_000.0
+"""Weight of scores that one pod may bring per second, and at once; of more each counts less."""
 _SMALLEST = 1e-6
+_GONE = 0.5
+"""Events of a cell, or weight of a model's scores, that make room for others."""
 _STALE = 0.01
 """Half-lives after which corrections are made anew though no score came."""
 _TRIANGLE = np.triu_indices(EMBEDDING)
 _SCORED = slice(MOMENTS + EMBEDDING, ROW)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What cells and evidence may be about."""
+
+    models: frozenset[ModelName]
+    """Others are passed over."""
+    tasks: frozenset[TaskName]
+    rules: frozenset[str]
+    groups: frozenset[str]
 
 
 class Learner:
@@ -67,6 +85,8 @@ class Learner:
     def __init__(self, half_life: float, estimator_version: str = "") -> None:
         self.half_life = half_life
         self.estimator_version = estimator_version
+        self.names: Names | None = None
+        """Of the policy and its fleet as they are now; None: whatever sidecars say."""
         self._at = 0.0
         self._scale = 1.0
         """What is kept times this is what counts, so that fading touches one figure."""
@@ -81,6 +101,10 @@ class Learner:
         self._alarm = Verdict.STEADY
         self._since_alarm = 0.0
         self._made: tuple[float, Learned] | None = None
+        self._busy: dict[str, float] = {}
+        """By pod, until when what it brought would have taken at `RATE`."""
+        self._looked_at = 0.0
+        """When cells that faded away were looked for."""
 
     @classmethod
     def restore(cls, data: bytes, half_life: float) -> Learner:
@@ -126,6 +150,11 @@ class Learner:
             self._evidence.clear()
             self._watch, self._alarm, self._since_alarm = Watch(), Verdict.STEADY, 0.0
             self._made = None
+            for told in self._sidecars.values():
+                told.unlearn()
+            for digest, earlier in self._earlier.items():
+                counts = {model: Counts(0.0, counted.events) for model, counted in earlier.counts.items()}
+                self._earlier[digest] = replace(earlier, counts=counts)
 
     def hear(self, sidecar: SidecarId, experience: Experience, now: float) -> None:
         """Take over a report. Of a base other than the learner's only the cells count."""
@@ -136,15 +165,20 @@ class Learner:
             told, counted = self._entered(sidecar, experience.estimator_version, now)
         told.heard_at = max(told.heard_at, now)
         told.rebase(experience.estimator_version)
-        evidence = told.new_evidence(experience.models)
-        cells = told.new_cells(experience.cells)
+        names = self.names
+        known = [m for m in experience.models if names is None or m.model in names.models]
+        evidence = told.new_evidence(known)
+        cells = told.new_cells([c for c in experience.cells if names is None or c.key.model in names.models])
         if not counted:
             return
         for key, sums in cells:
             self._add_cell(key, sums)
-        if experience.estimator_version == self.estimator_version:
+        if evidence and experience.estimator_version == self.estimator_version:
+            share = self._believed(
+                sidecar.uid, sum(float(row[_SCORED][Scored.WEIGHT]) for _, row in evidence)
+            )
             for model, row in evidence:
-                self._add_evidence(model, row)
+                self._add_evidence(model, row * share)
 
     def learned(self, now: float) -> Learned:
         """Return what corrects the base now; its version is empty where nothing does."""
@@ -189,17 +223,21 @@ class Learner:
 
     def _entered(self, sidecar: SidecarId, version: str, now: float) -> tuple[Told, bool]:
         """Return what a sidecar that was not heard yet has told, and whether all beyond that is new."""
-        self._forget(now)
+        self._forget(now, sidecar.uid)
         earlier = self._earlier.pop(_digest(sidecar), None)
         if earlier is None:
             told = Told(version, now)
         else:
-            told = Told(earlier.version, earlier.heard_at, dict(earlier.counts), cells_known=False)
+            told = Told(earlier.version, earlier.heard_at, dict(earlier.counts))
         self._sidecars[sidecar] = told
         return told, earlier is not None or self._complete
 
-    def _forget(self, now: float) -> None:
-        for sidecar in [s for s, told in self._sidecars.items() if now > told.heard_at + SILENT]:
+    def _forget(self, now: float, pod: str) -> None:
+        """Keep the counts only of sidecars that are silent, of earlier starts in `pod`, and of too many."""
+        gone = [s for s, told in self._sidecars.items() if now > told.heard_at + SILENT or s.uid == pod]
+        if len(self._sidecars) - len(gone) >= MAX_SIDECARS:
+            gone += [min(self._sidecars.keys() - gone, key=lambda s: self._sidecars[s].heard_at)]
+        for sidecar in gone:
             told = self._sidecars.pop(sidecar)
             self._earlier[_digest(sidecar)] = Remembered(told.version, told.heard_at, told.counted())
         while len(self._earlier) > MAX_SIDECARS:
@@ -207,8 +245,27 @@ class Learner:
             del self._earlier[oldest]
             self._complete = False
 
+    def _believed(self, pod: str, weight: float) -> float:
+        """Return the share of `weight` that counts of what a pod brings now."""
+        busy = max(self._at, self._busy.get(pod, 0.0))
+        room = BURST - (busy - self._at) * RATE
+        share = min(1.0, max(0.0, room / weight)) if weight > 0.0 else 0.0
+        if len(self._busy) >= MAX_SIDECARS:
+            self._busy = {other: until for other, until in self._busy.items() if until > self._at}
+        self._busy[pod] = busy + weight * share / RATE
+        return share
+
     def _add_cell(self, key: ExperienceKey, sums: FloatArray) -> None:
+        if (names := self.names) is not None:
+            key = ExperienceKey(
+                task=key.task if key.task in names.tasks else TaskName(""),
+                rule=key.rule if key.rule in names.rules else "",
+                model=key.model,
+                group=key.group if key.group in names.groups else "",
+            )
         kept = self._cells.get(key)
+        if kept is None and len(self._cells) >= MAX_CELLS - MAX_MODELS:
+            self._make_room()
         if kept is None and len(self._cells) >= MAX_CELLS - MAX_MODELS:
             key = replace(key, task=TaskName(""), rule="", group="")
             kept = self._cells.get(key)
@@ -217,11 +274,33 @@ class Learner:
         elif len(self._cells) < MAX_CELLS:
             self._cells[key] = sums / self._scale
 
+    def _make_room(self) -> None:
+        """Forget cells that faded away; looked for once an hour."""
+        if self._at < self._looked_at + SILENT:
+            return
+        self._looked_at = self._at
+        least = _GONE / self._scale
+        self._cells = {
+            key: sums
+            for key, sums in self._cells.items()
+            if sums[Figure.REQUESTS] + sums[Figure.ERRORS] >= least
+        }
+
+    def _has_room(self) -> bool:
+        """Return whether one more model's evidence can be kept; what faded, or is of no use, makes room."""
+        if len(self._evidence) < MAX_MODELS:
+            return True
+        for model, row in list(self._evidence.items()):
+            gone = self.names is not None and model not in self.names.models
+            if gone or row[_SCORED][Scored.WEIGHT] * self._scale < _GONE:
+                del self._evidence[model]
+        return len(self._evidence) < MAX_MODELS
+
     def _add_evidence(self, model: ModelName, row: FloatArray) -> None:
         kept = self._evidence.get(model)
         if kept is not None:
             kept += row / self._scale
-        elif len(self._evidence) < MAX_MODELS:
+        elif self._has_room():
             self._evidence[model] = row / self._scale
         else:
             return

@@ -2,16 +2,20 @@
 
 In: cumulative sums as they come. Out: what to add. Next: `merging`.
 
-A sidecar's sums are known while it is heard; what was heard by an earlier leader is known by its counts
-alone, two figures by model, since the sums of all sidecars are too large to be kept. Then the share of a sum
-that is new is that of its count: every score counts once, and those that came since the counts were kept
-count as the mean of all that the sidecar saw.
+A sidecar's sums are known while it is heard; what was heard by an earlier leader, or long ago, is known by
+its counts alone, two figures by model, since the sums of all sidecars are too large to be kept. Then the
+share of a sum that is new is that of its count: every score counts once, and those that came since the counts
+were kept count as the mean of all that the sidecar saw. A report may tell some cells only: the counts are
+used up by whichever are told first.
+
+Sums that no answers can have are passed over: what is taken over is never negative, and some scores at some
+embeddings could have given it. A sidecar can lie about its scores, but not break the estimates of others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +36,25 @@ MOMENTS = EMBEDDING * (EMBEDDING + 1) // 2
 ROW = MOMENTS + EMBEDDING + len(Scored)
 """Moments, products and scored figures of a model, one after the other."""
 _WEIGHT = MOMENTS + EMBEDDING + Scored.WEIGHT
+MAX_MODELS = 64
+"""Of which evidence is kept."""
+MOST_CELLS = 1024
+"""Of one sidecar; one that works as it should has fewer."""
+_ROUNDING = 1e-9
+"""Of sums, relative to what they came to."""
+_TRIANGLE = np.triu_indices(EMBEDDING)
+_DIAGONAL = np.diag_indices(EMBEDDING + 1)
+_TRACE = _TRIANGLE[0] == _TRIANGLE[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of one model: what was counted."""
+    """Of one model: what was counted of sums that are not known."""
 
     weight: float = 0.0
     """Of scores."""
     events: float = 0.0
-    """Answers and errors."""
+    """Answers and errors, of cells that are not known."""
 
 
 NO_COUNTS = Counts()
@@ -55,9 +68,6 @@ class Told:
     """Of the base that its evidence corrects."""
     heard_at: float
     counts: dict[ModelName, Counts] = field(default_factory=dict)
-    """Of models whose sums are not known, what was counted."""
-    cells_known: bool = True
-    """Cells that are not in `cells` have counted nothing."""
     evidence: dict[ModelName, FloatArray] = field(default_factory=dict)
     """(ROW,)"""
     cells: dict[ExperienceKey, FloatArray] = field(default_factory=dict)
@@ -66,36 +76,46 @@ class Told:
         """Evidence of another base starts from nothing."""
         if version != self.version:
             self.version = version
-            self.evidence.clear()
-            self.counts = {model: Counts(0.0, counts.events) for model, counts in self.counts.items()}
+            self.unlearn()
 
-    def new_evidence(self, models: tuple[ModelEvidence, ...]) -> list[tuple[ModelName, FloatArray]]:
+    def unlearn(self) -> None:
+        """Evidence that was taken over counts no more; whoever tells it again is believed anew."""
+        self.evidence.clear()
+        self.counts = {model: Counts(0.0, counts.events) for model, counts in self.counts.items()}
+
+    def new_evidence(self, models: Sequence[ModelEvidence]) -> list[tuple[ModelName, FloatArray]]:
         """Return what to add to each model's sums, (ROW,) each."""
         found = []
         for entry in models:
             row = np.concatenate([entry.moments, entry.products, entry.scored])
             before = self.evidence.get(entry.model)
             if before is None:
+                if len(self.evidence) >= MAX_MODELS:
+                    continue
                 counted = self.counts.get(entry.model, NO_COUNTS).weight
                 new = row * _share(counted, float(row[_WEIGHT]))
             else:
                 counted, new = float(before[_WEIGHT]), row - before
             if row[_WEIGHT] > counted or (before is None and row[_WEIGHT] == counted):
                 self.evidence[entry.model] = row
-            if row[_WEIGHT] > counted:
+            if row[_WEIGHT] > counted and _possible(new, row):
                 found.append((entry.model, new))
         return found
 
-    def new_cells(self, cells: tuple[ExperienceCell, ...]) -> list[tuple[ExperienceKey, FloatArray]]:
-        """Return what to add to each cell, (len(Figure),) each; the first report after `forget` tells all."""
+    def new_cells(self, cells: Sequence[ExperienceCell]) -> list[tuple[ExperienceKey, FloatArray]]:
+        """Return what to add to each cell, (len(Figure),) each."""
+        unknown = {cell.key: cell.sums for cell in cells if cell.key not in self.cells}
         shares: dict[ModelName, float] = {}
-        if not self.cells_known:
-            events = _by_model({cell.key: cell.sums for cell in cells})
-            shares = {m: _share(self.counts.get(m, NO_COUNTS).events, total) for m, total in events.items()}
-        self.cells_known = True
+        for model, events in _by_model(unknown).items():
+            counts = self.counts.get(model, NO_COUNTS)
+            if counts.events > 0.0:
+                shares[model] = _share(counts.events, events)
+                self.counts[model] = replace(counts, events=max(0.0, counts.events - events))
         found = []
         for cell in cells:
             before = self.cells.get(cell.key)
+            if before is None and len(self.cells) >= MOST_CELLS:
+                continue
             new = cell.sums * shares.get(cell.key.model, 1.0) if before is None else cell.sums - before
             # Every figure only grows: a report that says less than an earlier one is an old one.
             if before is None or (new >= -1e-9).all():
@@ -107,21 +127,37 @@ class Told:
         """Return what was counted, by model."""
         weights = {model: counts.weight for model, counts in self.counts.items()}
         weights.update({model: float(row[_WEIGHT]) for model, row in self.evidence.items()})
-        if self.cells_known:
-            events = _by_model(self.cells)
-        else:
-            events = {model: counts.events for model, counts in self.counts.items()}
+        events = {model: counts.events for model, counts in self.counts.items()}
+        for model, known in _by_model(self.cells).items():
+            events[model] = events.get(model, 0.0) + known
         return {
             model: Counts(weights.get(model, 0.0), events.get(model, 0.0))
             for model in dict.fromkeys((*weights, *events))
         }
 
-    def forget(self) -> None:
-        """Keep only the counts."""
-        self.counts = self.counted()
-        self.cells_known = False
-        self.evidence.clear()
-        self.cells.clear()
+
+def _possible(new: FloatArray, row: FloatArray) -> bool:
+    """Return whether answers can have added `new` to what is now `row`.
+
+    With every score w (x, r)(x, r)' is added, x (k,) and r the residual: so their sum is positive
+    semidefinite, its corner is the weight, and means of what is within [0, 1] are so too.
+    """
+    weight, scored = float(new[_WEIGHT]), new[MOMENTS + EMBEDDING :]
+    rounding = _ROUNDING * (1.0 + float(row[_WEIGHT]))
+    if (scored < -rounding).any() or (scored > weight + rounding).any() or abs(new[0] - weight) > rounding:
+        return False
+    sums = np.empty((EMBEDDING + 1, EMBEDDING + 1))
+    sums[_TRIANGLE] = new[:MOMENTS]
+    # Only the lower half is looked at.
+    sums.T[_TRIANGLE] = new[:MOMENTS]
+    sums[EMBEDDING, :EMBEDDING] = new[MOMENTS : MOMENTS + EMBEDDING]
+    sums[EMBEDDING, EMBEDDING] = scored[Scored.BASE_ERROR]
+    sums[_DIAGONAL] += _ROUNDING * (1.0 + float(row[:MOMENTS][_TRACE].sum()))
+    try:
+        np.linalg.cholesky(sums)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _share(counted: float, total: float) -> float:
