@@ -32,7 +32,8 @@ demo-kubernetes: $(READY) ## The same against a real local Kubernetes control pl
 
 WORKERS ?= 2
 # A file stays with one worker: the integration tier's fixtures are a control plane for each.
-PYTEST  := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile
+# More threads of the linear algebra than processors only stand in each other's way.
+PYTEST  := OPENBLAS_NUM_THREADS=1 $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 test: test-unit test-property test-integration ## Run unit, property and integration tests
 
