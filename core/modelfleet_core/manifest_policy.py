@@ -19,7 +19,7 @@ from modelfleet_core.manifest_fields import (
     key_of,
     unique,
 )
-from modelfleet_core.manifest_learning import read_estimator, read_learning
+from modelfleet_core.manifest_learning import read_estimator, read_judge, read_learning
 from modelfleet_core.manifest_rules import read_default_model, read_groups, read_rules
 from modelfleet_core.policy import (
     Batching,
@@ -58,6 +58,7 @@ def read_policy(root: Fields) -> Policy:
     limits = spec.child("limits")
     staleness = _staleness(spec.child("staleness"))
     budget = _budget(spec)
+    learning = read_learning(spec.child("learning"))
     return Policy(
         key=key,
         fleet=ObjectKey(key.namespace, fleet),
@@ -82,7 +83,8 @@ def read_policy(root: Fields) -> Policy:
         default_model=read_default_model(spec),
         groups=read_groups(spec),
         estimator=read_estimator(spec.child("estimator")),
-        learning=read_learning(spec.child("learning")),
+        learning=learning,
+        judge=read_judge(spec, learning),
     )
 
 

@@ -9,6 +9,8 @@ from enum import Enum
 
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, TaskName, TierName
 
+NOTHING = NanoUsd(0)
+
 
 class Period(Enum):
     """Length of a budget's period; periods start on the hour, day, Monday or first of the month in UTC."""
@@ -157,13 +159,17 @@ class Learning:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A model that scores a share of the answers, paid from an account of its own."""
+    """What scores a share of the answers: a model, paid from an account of its own, or a plug-in."""
 
-    model: ModelName
     share: float
-    """Of answered requests, 0 to 1."""
-    limit: NanoUsd
-    period: Period
+    """Of the requests that sidecars forward, 0 to 1."""
+    model: ModelName | None = None
+    """None: `plugin` scores."""
+    limit: NanoUsd = NOTHING
+    """Of what `model` may cost in each period; the budget is not charged."""
+    period: Period = Period.DAY
+    plugin: str = ""
+    """Name of an entry point that is installed beside the sidecar; empty: `model` scores."""
 
 
 @dataclass(frozen=True, slots=True)

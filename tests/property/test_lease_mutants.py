@@ -9,7 +9,7 @@ from support.lease_replay import run
 
 pytestmark = pytest.mark.property
 STEPS = 400
-WORLDS = 300
+WORLDS = 1000
 END = {Check.LEAK, Check.LOST_SLOTS, Check.LOST_MONEY}
 """Checked only when a world comes to its end."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from modelfleet_core.leasing import grants, rates
-from modelfleet_core.leasing.accounts import BUDGET, counts_requests
+from modelfleet_core.leasing.accounts import BUDGET, JUDGE, counts_requests
 from modelfleet_core.leasing.grants import LeaseBook
 from modelfleet_core.leasing.held_lease import DRIFT, HeldLease
 from modelfleet_core.leasing.held_money import HeldMoney
@@ -256,6 +256,11 @@ def uncharged_quotas(self: Holding, *args: Any, charges: Mapping[AccountName, in
     return _HOLDING_RESERVE(self, *args, charges=money, **others)
 
 
+def uncharged_judge(self: Holding, *args: Any, charges: Mapping[AccountName, int], **others: Any) -> Any:
+    of_users = {name: charge for name, charge in charges.items() if name != JUDGE}
+    return _HOLDING_RESERVE(self, *args, charges=of_users, **others)
+
+
 def overdrawn(self: Holding, *args: Any, charges: Mapping[AccountName, int], **others: Any) -> Any:
     """Every account is charged one less than is due."""
     less = {name: max(0, charge - 1) for name, charge in charges.items()}
@@ -379,6 +384,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "only the budget is charged before": Mutant(
         _ACCOUNTS, ((Holding, "reserve", on_settling_only(lambda name: name == BUDGET)),)
     ),
+    "the judge asks for free": Mutant({Check.CHARGE}, ((Holding, "reserve", uncharged_judge),)),
     "quotas are not charged": Mutant({Check.CHARGE}, ((Holding, "reserve", uncharged_quotas),)),
     "a request reserves less than it may cost": Mutant(_ACCOUNTS, ((Holding, "reserve", overdrawn),)),
     "a request of unknown cost was free": Mutant({Check.BOOKS}, ((Holding, "settle", settled_at_nothing),)),

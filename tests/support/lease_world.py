@@ -157,14 +157,17 @@ def policy_of(then: Stale, limit: int, longest: float) -> Policy:
     spec["budget"]["shares"] = [{"models": ["large"], "max": "50%"}]
     spec["tenants"] = {"header": "x-tenant", "declared": [{"name": "acme", "max": "40%"}]}
     spec["quotas"] = [{"models": ["large"], "requests": 25, "period": "Day"}]
+    spec["judge"] = {"model": "large", "share": "20%", "budget": {"limit": 1, "period": "Day"}}
     spec["staleness"] = {"then": then.value}
     if then is Stale.FLOOR:
         spec["tiers"][0]["floor"], spec["tiers"][1]["floor"] = 2, 1
     policy = parse_policy(manifest)
     assert policy.budget is not None
+    assert policy.judge is not None
     return replace(
         policy,
         budget=replace(policy.budget, limit=NanoUsd(limit)),
+        judge=replace(policy.judge, limit=NanoUsd(limit // 2)),
         staleness=Staleness(max_age=TTL, then=then),
     )
 
@@ -651,7 +654,8 @@ class LeaseWorld:
         deadline = now + self.random.uniform(0, self.longest * 0.99)
         tenant = self.random.choice([None, "acme"])
         units = {TOKENS_AT: self.random.randint(1, 2)} if endpoint == API_AT else {}
-        due = charges(self.accounts.values(), ENDPOINTS[endpoint].model, tenant, amount)
+        judging = self.random.random() < 0.2
+        due = charges(self.accounts.values(), ENDPOINTS[endpoint].model, tenant, amount, judging=judging)
         taken = process.holding.reserve(now, endpoint, amount, deadline, charges=due, tier=tier, rates=units)
         if not isinstance(taken, Reservation):
             return

@@ -123,7 +123,8 @@ def full_policy_manifest() -> Manifest:
         },
     ]
     spec["estimator"] = {"ref": {"name": "chat-estimator"}, "minConfidence": "0.2", "kappa": "0.5"}
-    spec["learning"] = {"enabled": False, "exploration": "2%", "halfLife": "24h"}
+    spec["learning"] = {"enabled": True, "exploration": "2%", "halfLife": "24h"}
+    spec["judge"] = {"model": "frontier", "share": "2%", "budget": {"limit": "5", "period": "Week"}}
     return manifest
 
 

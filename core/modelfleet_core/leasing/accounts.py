@@ -7,6 +7,10 @@ operator keeps each in the ledger, fleet-wide.
     share:<models>            nano-USD, requests to these models; a part of the budget's limit
     tenant:<name>             nano-USD, requests of this tenant; a part of the budget's limit
     quota:<period>:<models>   requests sent to these models in an hour, day, week or month
+    judge                     nano-USD, what the policy's judge asks its model; no part of the budget
+
+A judge's requests charge `judge` instead of budget, shares and tenants, and users' requests never do. Quotas
+cap what a model is sent, whoever asks it.
 
 Names rest on what an account is for and not on its limit or place in the manifest, so that an edited limit
 keeps what was charged before.
@@ -24,6 +28,7 @@ from modelfleet_core.policy import Period, Policy
 from modelfleet_core.values import AccountName, ModelName, NanoUsd
 
 BUDGET = AccountName("budget")
+JUDGE = AccountName("judge")
 _QUOTA = "quota:"
 _LONGEST = 160
 """Letters of an account's name; longer lists of models are told apart by a hash."""
@@ -47,8 +52,11 @@ class Account:
     tenant: str | None = None
     """None: requests of anybody."""
 
-    def covers(self, model: ModelName, tenant: str | None) -> bool:
-        """Return whether a request to `model` of a declared tenant (None: of nobody declared) charges it."""
+    def covers(self, model: ModelName, tenant: str | None, *, judging: bool = False) -> bool:
+        """Return whether a request to `model` of a declared tenant (None: of nobody declared) charges it;
+        `judging`: one of the judge, not of a user."""
+        if self.unit is Unit.MONEY and (self.name == JUDGE) is not judging:
+            return False
         return (self.models is None or model in self.models) and self.tenant in (None, tenant)
 
 
@@ -69,17 +77,26 @@ def accounts_of(policy: Policy) -> tuple[Account, ...]:
     for quota in policy.quotas:
         name = _named(f"{_QUOTA}{quota.period.value}:", quota.models)
         accounts.append(Account(name, Unit.REQUESTS, quota.requests, quota.period, models=quota.models))
+    judge = policy.judge
+    if judge is not None and judge.model is not None:
+        accounts.append(Account(JUDGE, Unit.MONEY, judge.limit, judge.period))
     return tuple(accounts)
 
 
 def charges(
-    accounts: Iterable[Account], model: ModelName, tenant: str | None, reserve: NanoUsd
+    accounts: Iterable[Account],
+    model: ModelName,
+    tenant: str | None,
+    reserve: NanoUsd,
+    *,
+    judging: bool = False,
 ) -> dict[AccountName, int]:
-    """Return what a request that may cost `reserve` reserves in each account that covers it."""
+    """Return what a request that may cost `reserve` reserves in each account that covers it; `judging`: one
+    of the judge, not of a user."""
     return {
         account.name: reserve if account.unit is Unit.MONEY else 1
         for account in accounts
-        if account.covers(model, tenant)
+        if account.covers(model, tenant, judging=judging)
     }
 
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from modelfleet_core.leasing.accounts import BUDGET, Account, Unit, accounts_of, charges, counts_requests
+from modelfleet_core.leasing.accounts import (
+    BUDGET,
+    JUDGE,
+    Account,
+    Unit,
+    accounts_of,
+    charges,
+    counts_requests,
+)
 from modelfleet_core.leasing.rates import rate_limits, rate_uses
 from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Period
@@ -30,6 +38,7 @@ def test_a_policy_has_a_budget_and_an_account_for_each_part_of_it_and_each_quota
         Account("share:frontier", Unit.MONEY, 9 * 10**9, Period.HOUR, models=frontier),
         Account("tenant:acme", Unit.MONEY, 12 * 10**9, Period.HOUR, tenant="acme"),
         Account("quota:Day:frontier", Unit.REQUESTS, 100, Period.DAY, models=frontier),
+        Account(JUDGE, Unit.MONEY, 5 * 10**9, Period.WEEK),
     )
 
 
@@ -46,6 +55,22 @@ def test_a_request_charges_every_account_that_covers_it(
     model: ModelName, tenant: str | None, charged: dict[str, int]
 ) -> None:
     assert charges(ACCOUNTS, model, tenant, NanoUsd(7)) == charged
+
+
+@pytest.mark.parametrize(
+    ("model", "charged"), [(LARGE, {JUDGE: 7}), (FRONTIER, {JUDGE: 7, "quota:Day:frontier": 1})]
+)
+def test_the_judge_charges_its_own_account_and_quotas_but_no_money_of_users(
+    model: ModelName, charged: dict[str, int]
+) -> None:
+    assert charges(ACCOUNTS, model, None, NanoUsd(7), judging=True) == charged
+
+
+def test_a_plug_in_as_judge_needs_no_account() -> None:
+    manifest = policy_manifest()
+    before = accounts_of(parse_policy(manifest))
+    manifest["spec"]["judge"] = {"plugin": "mine", "share": "2%"}
+    assert accounts_of(parse_policy(manifest)) == before
 
 
 def test_a_policy_that_limits_nothing_has_no_account() -> None:

@@ -23,8 +23,10 @@ from modelfleet_core.manifests import (
 from modelfleet_core.policy import (
     EstimatorChoice,
     Fallback,
+    Judge,
     Learning,
     Period,
+    Policy,
     Quota,
     RetryOn,
     Share,
@@ -124,9 +126,51 @@ def test_fallback_becomes_what_the_manifest_says() -> None:
 def test_estimator_and_learning_become_what_the_manifest_says() -> None:
     full, bare = parse_policy(full_policy_manifest()), parse_policy(policy_manifest())
     assert full.estimator == EstimatorChoice("chat-estimator", 0.2, 0.5)
-    assert full.learning == Learning(False, 0.02, 86_400.0)
+    assert full.learning == Learning(True, 0.02, 86_400.0)
     assert bare.estimator == EstimatorChoice(None, 0.0, None)
     assert bare.learning == Learning(True, 0.0, 604_800.0)
+    assert not policy_with("learning", {"enabled": False}).learning.enabled
+
+
+def policy_with(part: str, value: object) -> Policy:
+    manifest = policy_manifest()
+    manifest["spec"][part] = value
+    return parse_policy(manifest)
+
+
+def test_a_judge_becomes_what_the_manifest_says() -> None:
+    model = Judge(0.02, model=ModelName("frontier"), limit=NanoUsd(5 * 10**9), period=Period.WEEK)
+    assert parse_policy(full_policy_manifest()).judge == model
+    assert policy_with("judge", {"plugin": "mine", "share": "100%"}).judge == Judge(1.0, plugin="mine")
+    assert parse_policy(policy_manifest()).judge is None
+
+
+JUDGE_BUDGET = {"limit": 1}
+
+
+@pytest.mark.parametrize(
+    ("judge", "learning", "field", "says"),
+    [
+        ({"share": "2%"}, True, "spec.judge", "exactly one"),
+        ({"model": "large", "plugin": "mine", "share": "2%"}, True, "spec.judge", "exactly one"),
+        ({"model": "large", "share": "2%"}, True, "spec.judge.budget.limit", "set it"),
+        ({"model": "large", "budget": JUDGE_BUDGET}, True, "spec.judge.share", "set it"),
+        ({"model": "large", "share": "101%", "budget": JUDGE_BUDGET}, True, "spec.judge.share", '"100%"'),
+        ({"model": "a b", "share": "2%", "budget": JUDGE_BUDGET}, True, "spec.judge.model", "write"),
+        ({"plugin": "../mine", "share": "2%"}, True, "spec.judge.plugin", "modelfleet.judges"),
+        ({"plugin": "mine", "share": "2%", "budget": JUDGE_BUDGET}, True, "spec.judge.budget", "remove it"),
+        ({"plugin": "mine", "share": "2%"}, False, "spec.judge", "learning.enabled"),
+    ],
+)
+def test_a_judge_that_can_not_be_is_refused_with_what_to_write(
+    judge: object, learning: bool, field: str, says: str
+) -> None:
+    manifest = policy_manifest()
+    manifest["spec"] |= {"judge": judge, "learning": {"enabled": learning}}
+    with pytest.raises(SpecError) as refused:
+        parse_policy(manifest)
+    assert refused.value.path == field
+    assert says in refused.value.remedy
 
 
 @pytest.mark.parametrize(
