@@ -17,6 +17,7 @@ from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed
 from modelfleet_core.batching.queue import Queue
 from modelfleet_core.batching.room import LeaveAlone
 from modelfleet_core.batching.solving import Batch, Solved, solve
+from modelfleet_core.batching.wanting import Wanted, claim
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.policy import Batching, Policy
@@ -107,7 +108,7 @@ class Batcher:
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
         seen = prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used_of(self._lease.holding))
-        if not ask.earlier:
+        if not ask.earlier and not ask.judging:
             self._estimator.saw(seen.profile)
         if seen.low_confidence:
             self._telemetry.low_confidence()
@@ -161,6 +162,29 @@ class Batcher:
                 self._queue.leave(ticket, self._clock())
                 self._follow()
             raise
+
+    async def decide_aside(self, ask: Ask, patience: float) -> Decision | None:
+        """Return a decision that takes only what no request in the queue waits for; None: there was nothing
+        within `patience` seconds. It is no demand. Raises Failure."""
+        seen = self.look(ask)
+        ticket, until = next(self._tickets), self._clock() + patience
+        try:
+            while self._closed is None and seen.policy is self._lease.policy:
+                now = self._clock()
+                placer = self.queue.placer
+                if not self._waiting and (placed := placer.place(ticket, seen.candidate, now)) is not None:
+                    return self._decision(placed, seen, now)
+                if now >= until:
+                    break
+                wanted = Wanted()
+                wanted.add(claim(seen.candidate, placer.look(seen.candidate, now), anything=True))
+                self._queue.claim_jointly(ticket, wanted.together())
+                self.tell()
+                await self._lease.wait_change(min(LOOK_AGAIN, until - now))
+            return None
+        finally:
+            self._queue.claim_jointly(ticket, None)
+            self.tell()
 
     def _explored(self, seen: Prospect, now: float) -> Prospect:
         """Return the prospect, now and then with another variant as the best; all limits hold for it too."""

@@ -73,6 +73,8 @@ class Ask:
     """The declared group of callers, by which routing is compared; empty: none of them."""
     features: FloatArray | None = None
     """Of its text, made once; None: nothing asks for them."""
+    judging: bool = False
+    """It is the judge's and no user's: on the judge's account, and nothing is learned from it."""
     routed: bool = False
     """The caller sends the request itself and settles later; otherwise the sidecar forwards it."""
     earlier: tuple[Attempt, ...] = ()

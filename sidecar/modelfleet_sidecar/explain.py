@@ -55,6 +55,8 @@ class Entry:
     """Reason why it failed; empty: it did not."""
     feedback: Feedback | None = None
     """What was counted."""
+    judged: float | None = None
+    """The judge's score, 0 to 1; None: there is none."""
 
 
 class DecisionLog:

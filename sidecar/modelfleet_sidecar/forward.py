@@ -24,6 +24,7 @@ from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.estimates import Timing
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
+from modelfleet_sidecar.spoken import Spoken
 from modelfleet_sidecar.sse import (
     BadStreamError,
     EventStream,
@@ -73,7 +74,10 @@ class Exchange:
         sent_at: float,
         clock: Callable[[], float],
         noted: Noted,
+        spoken: Spoken | None = None,
     ) -> None:
+        """`spoken` collects what is said; None: nobody wants to know."""
+        self._spoken = spoken
         self.decision = decision
         self._clock = clock
         self._noted = noted
@@ -146,6 +150,8 @@ class Exchange:
             raise _malformed(self.decision, "its answer is no JSON object")
         if value.get("error") and not value.get("choices"):
             raise _broke(self.decision, error_text(value, self._secret))
+        if self._spoken is not None:
+            self._spoken.whole(value)
         self.usage = read_usage(value)
         self.answer_id, self.cut = answer_id(value), cut_short(value)
         self._finish(math.ceil(len(whole) / 4))
@@ -162,6 +168,8 @@ class Exchange:
                 relay = stream.feed(data)
                 if relay and self._first_at is None:
                     self._first_at = self._clock()
+                if self._spoken is not None:
+                    self._spoken.events(relay)
                 if stream.done:
                     self._ended = True
                     # Usage before the end may be a running count, which the bill would pass.
@@ -230,7 +238,9 @@ class Forwarder:
         self._hanging_up: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def open(self, decision: Decision, call: ChatCall, *, stream: bool) -> AsyncIterator[Exchange]:
+    async def open(
+        self, decision: Decision, call: ChatCall, *, stream: bool, spoken: Spoken | None = None
+    ) -> AsyncIterator[Exchange]:
         """Send the request; enter once the server has answered 200. Leaving early cancels it at the server.
 
         Raises Failure: unreachable, refused, cut or not understood.
@@ -277,6 +287,7 @@ class Forwarder:
                 sent_at=sent_at,
                 clock=self._clock,
                 noted=self._noted,
+                spoken=spoken,
             )
             yield exchange
         finally:
@@ -319,10 +330,14 @@ class Forwarder:
             connection.abort()
             self._settle(decision, actual)
 
-    async def close(self) -> None:
-        """Wait until every cancelled request is settled, then close all connections."""
+    async def settled(self) -> None:
+        """Wait until every cancelled request is settled."""
         if self._hanging_up:
             await asyncio.wait(self._hanging_up)
+
+    async def close(self) -> None:
+        """The same, then close all connections."""
+        await self.settled()
         await self._pool.close()
 
 

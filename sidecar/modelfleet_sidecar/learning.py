@@ -66,15 +66,30 @@ class Learning:
             self._experience.failed(_key(decision))
 
     def scored(self, decision: Decision, score: float) -> None:
-        """Learn from a score of an answer, if the base of its estimate is still in force."""
+        """Learn from a user's score of an answer, if the base of its estimate is still in force."""
+        if (answer := self._answer(decision)) is not None:
+            self._experience.scored(answer, score)
+
+    def judged(self, decision: Decision, score: float) -> None:
+        """Learn from the judge's score in the same way."""
+        if (answer := self._answer(decision)) is not None:
+            self._experience.judged(answer, score)
+
+    def compared(self, decision: Decision, user: float, judge: float) -> None:
+        """Count an answer that user and judge have both scored."""
+        if decision.grounds.learns:
+            self._experience.compared(_key(decision), user, judge)
+
+    def _answer(self, decision: Decision) -> Answer | None:
+        """Return what a score of an answer teaches by; None: nothing."""
         grounds = decision.grounds
         if (
-            grounds.learns
-            and grounds.embedding is not None
-            and grounds.estimator_version == self._experience.estimator_version
+            not grounds.learns
+            or grounds.embedding is None
+            or grounds.estimator_version != self._experience.estimator_version
         ):
-            answer = Answer(_key(decision), grounds.embedding, grounds.base, decision.quality)
-            self._experience.scored(answer, score)
+            return None
+        return Answer(_key(decision), grounds.embedding, grounds.base, decision.quality)
 
 
 def _key(decision: Decision) -> ExperienceKey:

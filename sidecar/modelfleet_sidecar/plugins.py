@@ -1,7 +1,8 @@
-"""Stage assign: estimators that users install beside the sidecar, found by name.
+"""Stages assign and learn: estimators and judges that users install beside the sidecar, found by name.
 
-In: the setting `MODELFLEET_ESTIMATOR`, the entry points of installed distributions. Out: a `Plugin`, or none.
-Next: `estimates` asks it, and does without where it fails.
+In: the setting `MODELFLEET_ESTIMATOR` or a policy's `judge.plugin`, the entry points of installed
+distributions. Out: a `Plugin` or a `JudgePlugin`, or none. Next: `estimates` or `judge` asks it, and does
+without where it fails.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Protocol
 
 from modelfleet_core.estimation.forecast import Estimator
 
@@ -18,6 +20,7 @@ from modelfleet_sidecar.settings import SettingsError, variable
 log = logging.getLogger(__name__)
 
 GROUP = "modelfleet.estimators"
+JUDGES = "modelfleet.judges"
 BUILT_IN = "default"
 
 
@@ -50,3 +53,37 @@ def load_plugin(name: str, failed: Callable[[], None]) -> Plugin | None:
         failed()
         return None
     return Plugin(name, estimator)
+
+
+class JudgePlugin(Protocol):
+    """A judge that users install. It is called in a thread, for one answer at a time."""
+
+    def score(self, question: str, answer: str) -> float | None:
+        """Return how well the answer serves the question, 0 to 1; None: it can not say."""
+        ...
+
+
+class JudgePlugins:
+    """Judges by name, made when a policy first names them."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, JudgePlugin | None] = {}
+
+    def find(self, name: str) -> JudgePlugin | None:
+        """Return the judge that is installed as `name`; None: there is none, or it can not be made."""
+        if name not in self._made:
+            self._made[name] = _make(name)
+        return self._made[name]
+
+
+def _make(name: str) -> JudgePlugin | None:
+    found = [point for point in entry_points(group=JUDGES) if point.name == name]
+    if not found:
+        log.error("the policy's judge %r is not installed here; nothing is scored", name)
+        return None
+    try:
+        made: JudgePlugin = found[0].load()()
+    except Exception:
+        log.exception("the judge %s can not be made; nothing is scored", name)
+        return None
+    return made

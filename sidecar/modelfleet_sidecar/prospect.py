@@ -193,13 +193,14 @@ def prospect(
         deadline=ask.deadline,
         longest=policy.limits.max_request,
         quality=tuple(rows.quality),
-        cost=tuple(rows.cost),
+        # The price of money is that of users' budget, which the judge does not spend.
+        cost=(0.0,) * len(rows.cost) if ask.judging else tuple(rows.cost),
         service_time=tuple(rows.service_time),
         reserve=tuple(rows.reserve),
         excluded_by=tuple(rows.excluded_by),
         routed=ask.routed,
         charges=tuple(
-            charges(accounts, variant.model, ask.tenant, amount)
+            charges(accounts, variant.model, ask.tenant, amount, judging=ask.judging)
             for variant, amount in zip(rows.variants, rows.reserve, strict=True)
         )
         if accounts

@@ -28,9 +28,11 @@ from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault, bad_field, 
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.forward import Exchange, Forwarder
 from modelfleet_sidecar.in_flight import InFlight
+from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.offline import OfflineBatches
+from modelfleet_sidecar.plugins import JudgePlugins
 from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
 from modelfleet_sidecar.retry import GONE, anywhere, next_attempt, pause_after
@@ -122,6 +124,18 @@ class Router:
             release=self.release,
             clock=clock,
             telemetry=telemetry,
+        )
+        self._judging = Judging(
+            lease=lease,
+            batcher=self._batcher,
+            pool=self._pool,
+            keys=keys,
+            release=self.release,
+            plugin=JudgePlugins().find,
+            scored=self._judged,
+            clock=clock,
+            telemetry=telemetry,
+            draw=draw,
         )
         self._rules: tuple[Policy | None, Rules] = (None, Rules(()))
         """Of the policy that they are of."""
@@ -271,15 +285,19 @@ class Router:
         """
         outcome = "InternalError"
         decision: Decision | None = None
+        judge = self._judging.choose()
         try:
             with self._in_flight.busy():
                 decision = await self.decide(ask)  # which keeps the deadline itself, and says what was short
                 relaying = False
                 while not relaying:
+                    spoken = self._judging.listen(judge, decision)
                     try:
                         async with (
                             self._in_flight.within(ask.deadline - self._clock()),
-                            self._forwarder.open(decision, ask.call, stream=stream) as exchange,
+                            self._forwarder.open(
+                                decision, ask.call, stream=stream, spoken=spoken
+                            ) as exchange,
                         ):
                             await exchange.begin()
                             relaying = True
@@ -294,6 +312,8 @@ class Router:
                             self._unreachable.refused(decision.endpoint)
                         ask, decision = await self._decide_again(ask, decision, failure)
             outcome = "Ok"
+            if judge is not None and spoken is not None and exchange.receipt is not None:
+                self._judging.answered(judge, ask, decision, spoken)
         except Failure as failure:
             outcome = failure.reason
             raise
@@ -408,7 +428,19 @@ class Router:
         self._telemetry.feedback(entry.decision, said)
         if not entry.failure:
             self._learning.scored(entry.decision, said.score)
+            if entry.judged is not None:
+                self._learning.compared(entry.decision, said.score, entry.judged)
         return Counted(entry.decision.id, said.score, repeated=False)
+
+    def _judged(self, decision: Decision, score: float) -> None:
+        """Count a judge's score of an answer."""
+        self._learning.judged(decision, score)
+        entry = self._decisions.find(decision.id)
+        if entry is None:
+            return
+        entry.judged = score
+        if entry.feedback is not None:
+            self._learning.compared(decision, entry.feedback.score, score)
 
     def explain(self, decision_id: str) -> Entry:
         """Return a recent decision. Raises Failure."""
@@ -429,6 +461,7 @@ class Router:
             tasks.create_task(self._batcher.run())
             tasks.create_task(self._keep_house())
             tasks.create_task(self._estimator.run(self._lease))
+            tasks.create_task(self._judging.run())
 
     async def drain(self, grace: float) -> bool:
         """Accept nothing more and wait until nothing is in flight or unsettled; False: time was up.
@@ -437,6 +470,7 @@ class Router:
         """
         self._in_flight.draining = True
         self._telemetry.draining()
+        self._judging.stop()
         if await self._in_flight.ended(grace):
             return True
         self._batcher.shed(shutting_down)
@@ -452,6 +486,7 @@ class Router:
         """Refuse what still waits, wait for cancelled requests' settlement and close all connections."""
         self._in_flight.draining = True
         self._batcher.shed(shutting_down)
+        await self._judging.stopped()
         await self._forwarder.close()
 
     async def _keep_house(self) -> None:

@@ -47,7 +47,12 @@ LABELS = {
         "`Optimal`, `Feasible` (time was up with a certified assignment) or `Fallback` (greedy)."
     ),
     "modelfleet_sidecar_slots/state": "`free` or `in_flight` (a request uses it).",
-    "modelfleet_sidecar_internal_errors/stage": "`assign`, `http` or `grpc`.",
+    "modelfleet_sidecar_internal_errors/stage": "`assign`, `http`, `grpc` or `judge`.",
+    "modelfleet_sidecar_judged_answers/outcome": (
+        "`Scored`, `Unparsable` (the judge said something else than a number), `NoScore` (a plug-in had "
+        "none), `OwnModel` (the judge's own model answered), `NoText`, `QueueFull`, `NoCapacity` (users "
+        "needed the slots, or the judge's account was empty), `Failed` or `SwitchedOff`."
+    ),
     "modelfleet_sidecar_feedback/source": "`score`, `rating` or `label`.",
     "modelfleet_sidecar_estimator_info/version": (
         "Of the estimator in force; `plugin:` and the name of a plug-in; empty: the manifest's priors."
@@ -58,7 +63,7 @@ LABELS = {
     "modelfleet_sidecar_responses/status": "Status code of that protocol, such as `200` or `OK`.",
 }
 """What each label means, for all metrics or for one (`metric/label`)."""
-STAGES = ("assign", "http", "grpc")
+STAGES = ("assign", "http", "grpc", "judge")
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 SOLVES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -211,6 +216,18 @@ class Telemetry:
             "Requests for which an estimator failed and the next one, or the manifest's priors, counted.",
             registry=registry,
         )
+        self._judged = Counter(
+            f"{name}judged_answers",
+            "Answers that were chosen for the policy's judge, by what became of them.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._judge_cost = Counter(
+            f"{name}judge_cost_usd", "USD booked on the account of the policy's judge.", registry=registry
+        )
+        self._judge_queue = Gauge(
+            f"{name}judge_queue", "Answers that wait for the policy's judge.", registry=registry
+        )
         self._bugs = Counter(
             f"{name}internal_errors",
             "Faults of the sidecar itself, by where they happened.",
@@ -298,6 +315,15 @@ class Telemetry:
         self._cost.labels(decision.variant.model).inc(usd(cost))
         if expired:
             self._expired.inc()
+
+    def judged(self, outcome: str) -> None:
+        self._judged.labels(outcome).inc()
+
+    def judge_paid(self, cost: NanoUsd) -> None:
+        self._judge_cost.inc(usd(cost))
+
+    def judge_queue(self, length: int) -> None:
+        self._judge_queue.set(length)
 
     def excess(self, decision: Decision, amount: NanoUsd) -> None:
         self._excess.inc(usd(amount))

@@ -40,6 +40,7 @@ from modelfleet_core.values import (
     VariantKey,
     account_id,
 )
+from modelfleet_lab.model_server.answers import Answer
 from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.server import ModelServer, ServerSettings
 from modelfleet_sidecar.app import Sidecar
@@ -97,6 +98,8 @@ class Spec:
     context_tokens: int | None = None
     by_task: Mapping[str, float] = field(default_factory=dict)
     api_key: SecretKey | None = None
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """What its server answers (`modelfleet_lab.model_server.answers`)."""
 
     @property
     def key(self) -> VariantKey:
@@ -336,6 +339,7 @@ async def running_sidecar(
                     pricing=spec.pricing,
                     name=spec.name,
                     chunk_seconds=0.01,
+                    answers=spec.answers,
                 )
             )
             await server.start()
