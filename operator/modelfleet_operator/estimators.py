@@ -20,7 +20,7 @@ from modelfleet_core.leasing.bounds import MAX_DOCUMENT
 from modelfleet_core.leasing.estimators import NO_DOCUMENT
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import ModelName, ObjectKey
+from modelfleet_core.values import ModelName, ObjectKey, TaskName
 
 from modelfleet_operator.cluster import ClusterError, Record, Rejected
 from modelfleet_operator.health import Health
@@ -63,12 +63,15 @@ class Base:
     """Those that it was trained on."""
     strangers: tuple[ModelName, ...] = ()
     """The fleet's models that it does not know."""
+    tasks: frozenset[TaskName] = frozenset()
+    """Those that it tells apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Good:
     document: Document
     models: frozenset[ModelName]
+    tasks: frozenset[TaskName]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ class Estimators:
                 "it on outcomes of these models, or give them the names that it knows",
             )
             return Base(None, fault, file.good.models, strangers)
-        return Base(file.good.document, file.fault, file.good.models, strangers)
+        return Base(file.good.document, file.fault, file.good.models, strangers, file.good.tasks)
 
     def _take(self, key: ObjectKey, file: _File) -> None:
         before = self._known.get(key, _File())
@@ -192,4 +195,6 @@ def _read(key: ObjectKey, record: Record | None, before: _File | None) -> _File:
     except ArtifactError as error:
         message = f"{FILE} of ConfigMap {key.name} is refused: {error}; write it anew with modelfleet train"
         return _File(version, good, Fault("Invalid", message + kept))
-    return _File(version, _Good(Document(digest, content), frozenset(trained.models)))
+    return _File(
+        version, _Good(Document(digest, content), frozenset(trained.models), frozenset(trained.tasks))
+    )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
@@ -20,7 +19,9 @@ from modelfleet_core.estimation.drift import Standing
 from modelfleet_core.estimation.experience import Experience, ExperienceCell
 from modelfleet_core.estimation.learned import encode
 from modelfleet_core.estimation.memory import LearningError
-from modelfleet_core.estimation.merging import Learner
+from modelfleet_core.estimation.merging import Learner, Names
+from modelfleet_core.estimation.profile import GUESSED
+from modelfleet_core.leasing.bounds import MAX_EXPERIENCE_CELLS
 from modelfleet_core.leasing.estimators import NO_DOCUMENT
 from modelfleet_core.leasing.estimators import Estimators as Published
 from modelfleet_core.leasing.messages import Document, SidecarId
@@ -49,7 +50,7 @@ KEEP_EVERY = 60.0
 FORGET_AFTER = 86_400.0
 """Seconds after a policy went until what it learned is deleted."""
 MOST_WAITING = 10_000
-"""Reports that wait until it is known what was learned before; of more the oldest are lost."""
+"""Sidecars whose reports wait until it is known what was learned before; those of more are lost."""
 LATE = 120.0
 
 HEAR, LEARN, KEEP, RESTORE = "hear", "learn", "keep", "restore"
@@ -95,9 +96,9 @@ class _Student:
     half_life: float
     learner: Learner | None = None
     """None: what was learned before is not read yet."""
-    waiting: deque[tuple[SidecarId, Experience, float]] = field(
-        default_factory=lambda: deque(maxlen=MOST_WAITING)
-    )
+    names: Names | None = None
+    """Of the policy and its fleet; None: the policy was not in force yet."""
+    waiting: dict[SidecarId, Experience] = field(default_factory=dict)
     document: Document | None = None
     told_at: float = 0.0
     news: bool = False
@@ -153,22 +154,28 @@ class Learning:
         student = self._students.get(policy)
         if student is None:
             return
-        student.waiting.append((sidecar, experience, self._wall_clock()))
-        self._listen(policy, student)
+        if student.learner is not None:
+            self._learn(policy, student, student.learner, sidecar, experience)
+        elif sidecar in student.waiting:
+            student.waiting[sidecar] = student.waiting[sidecar].and_then(experience, MAX_EXPERIENCE_CELLS)
+        elif len(student.waiting) < MOST_WAITING:
+            student.waiting[sidecar] = experience
 
-    def _listen(self, policy: ObjectKey, student: _Student) -> None:
-        learner = student.learner
-        if learner is None:
-            return
-        while student.waiting:
-            sidecar, experience, now = student.waiting.popleft()
-            try:
-                learner.hear(sidecar, experience, now)
-            except Exception:
-                self._failed(HEAR)
-                log.exception("what %s saw for policy %s could not be taken over", sidecar, policy)
-            else:
-                student.news = student.unkept = True
+    def _learn(
+        self,
+        policy: ObjectKey,
+        student: _Student,
+        learner: Learner,
+        sidecar: SidecarId,
+        experience: Experience,
+    ) -> None:
+        try:
+            learner.hear(sidecar, experience, self._wall_clock())
+        except Exception:
+            self._failed(HEAR)
+            log.exception("what %s saw for policy %s could not be taken over", sidecar, policy)
+        else:
+            student.news = student.unkept = True
 
     # What they are told.
 
@@ -209,12 +216,15 @@ class Learning:
             if policy is None or not resolved.in_force:
                 continue
             fleet = present.resolution.fleets[policy.fleet].fleet
-            self._in_force[key] = policy, self._bases.of(policy, fleet)
+            base = self._bases.of(policy, fleet)
+            self._in_force[key] = policy, base
             if policy.learning.enabled:
                 self._unlearned.discard(key)
                 self._deletions.pop(key, None)
                 student = self._students.setdefault(key, _Student(policy.learning.half_life))
                 student.half_life = policy.learning.half_life
+                if fleet is not None:
+                    student.names = _names(policy, fleet, base)
             elif key not in self._unlearned:
                 self._unlearned.add(key)
                 self._students.pop(key, None)
@@ -230,7 +240,7 @@ class Learning:
         learner = student.learner
         if learner is None:
             return None
-        learner.half_life = student.half_life
+        learner.half_life, learner.names = student.half_life, student.names
         if base.document is not None and base.document.version != learner.estimator_version:
             learner.rebase(base.document.version)
             student.document, student.unkept = None, True
@@ -298,7 +308,11 @@ class Learning:
             self._complain(policy, student, RESTORE, f"what was learned before can not be read: {error}")
         else:
             student.problem = ""
-        self._listen(policy, student)
+        if (learner := student.learner) is not None:
+            learner.names = student.names
+            for sidecar, experience in student.waiting.items():
+                self._learn(policy, student, learner, sidecar, experience)
+            student.waiting.clear()
 
     async def _keep(self, policy: ObjectKey, student: _Student) -> None:
         if student.learner is None or student.closed or not student.unkept:
@@ -349,3 +363,15 @@ class Learning:
             cells=learner.cells(self._wall_clock()) if learner is not None else (),
             problem=student.problem if student is not None else "",
         )
+
+
+def _names(policy: Policy, fleet: Fleet, base: Base) -> Names:
+    """Return what sidecars of a policy can have seen."""
+    tasks = {task for model in fleet.models for task in model.quality.by_task} | GUESSED | base.tasks
+    tenants = {tenant.name for tenant in policy.tenants.declared} if policy.tenants is not None else set()
+    return Names(
+        models=frozenset(model.name for model in fleet.models),
+        tasks=frozenset(tasks | {rule.task for rule in policy.rules if rule.task is not None}),
+        rules=frozenset(rule.name for rule in policy.rules),
+        groups=frozenset(policy.groups.values if policy.groups is not None else tenants),
+    )

@@ -105,5 +105,20 @@ class Experience:
     models: tuple[ModelEvidence, ...]
     cells: tuple[ExperienceCell, ...]
 
+    def and_then(self, later: Experience, most_cells: int) -> Experience:
+        """Return what both tell, as the same sidecar told them; of too many cells the oldest are left out."""
+        models = {
+            entry.model: entry for entry in self.models if later.estimator_version == self.estimator_version
+        }
+        cells = {cell.key: cell for cell in self.cells}
+        for cell in later.cells:
+            cells.pop(cell.key, None)
+            cells[cell.key] = cell
+        return Experience(
+            later.estimator_version,
+            tuple((models | {entry.model: entry for entry in later.models}).values()),
+            tuple(cells.values())[-most_cells:],
+        )
+
 
 NO_EXPERIENCE = Experience("", (), ())

@@ -18,6 +18,8 @@ from modelfleet_core.estimation.subject import Subject, subject
 from modelfleet_core.values import TaskName
 
 MATH, CODE, REASONING, CHAT = TaskName("math"), TaskName("code"), TaskName("reasoning"), TaskName("chat")
+GUESSED = frozenset({MATH, CODE, REASONING, CHAT})
+"""Tasks of requests whose task nobody named."""
 
 _BYTES_PER_TOKEN = 4.0
 _MESSAGE_OVERHEAD = 16

@@ -176,3 +176,12 @@ def test_names_that_are_in_use_no_more_make_room() -> None:
     _said(learner, log, now, 1, number=200)
     assert "small" in learner.learned(now).models
     assert [cell.key.task for cell in learner.cells(now)] == ["math"]
+
+
+def test_what_one_sidecar_tells_in_many_reports_is_bounded_by_its_cells_and_models() -> None:
+    told = Experience("a", (_evidence(5.0),), _cells(3))
+    later = Experience("a", (_evidence(9.0),), _cells(3, 2))
+    both = told.and_then(later, 4)
+    assert [entry.scored[Scored.WEIGHT] for entry in both.models] == [9.0]
+    assert [cell.key.task for cell in both.cells] == ["task-1", "task-2", "task-3", "task-4"]
+    assert told.and_then(Experience("b", (), ()), 4).models == (), "they correct another base"

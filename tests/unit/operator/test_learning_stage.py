@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.estimation.learned import decode
 from modelfleet_core.leasing.estimators import NO_DOCUMENT
@@ -326,3 +327,33 @@ async def test_a_policy_that_comes_back_in_time_goes_on() -> None:
     await stage.keep(FORGET_AFTER)
     assert stage.records.deleted == []
     assert stage.turn() != NO_DOCUMENT
+
+
+async def test_reports_that_wait_for_the_record_count_once_however_often_sidecars_report() -> None:
+    stage, log = _Stage(), log_of("large", 1.0)
+    stage.records.failure = Unavailable("away")
+    stage.turn()
+    for _ in range(20):
+        saw(log, "large", 1.0, answers=2)
+        stage.learning.hear(ONE, POLICY, log.changes())
+    stage.learning.hear(TWO, POLICY, log_of("frontier", 0.0).changes())
+    await stage.keep()
+    stage.records.failure = None
+    await stage.keep()
+    document = stage.turn(TELL_EVERY)
+    assert document is not None
+    learned = decode(document.manifest)
+    assert learned.models == ("frontier", "large")
+    assert learned.samples[:2] == pytest.approx([50.0, 90.0], rel=1e-3)
+
+
+async def test_names_that_policy_and_fleet_do_not_have_are_not_told_to_anybody() -> None:
+    stage = await _Stage().started()
+    stage.learning.hear(ONE, POLICY, log_of("ghost", 1.0).changes())
+    stage.learning.hear(ONE, POLICY, log_of("large", 1.0, group="a prompt that leaked").changes())
+    document = stage.turn(TELL_EVERY)
+    assert document is not None
+    assert decode(document.manifest).models == ("large",)
+    view = stage.learning.view(POLICY)
+    assert view is not None
+    assert {(cell.key.model, cell.key.group) for cell in view.cells} == {("large", "")}
