@@ -19,7 +19,7 @@ from modelfleet_core.values import ModelName, TaskName
 
 FloatArray = npt.NDArray[np.float64]
 
-SCHEMA = "modelfleet/estimator/1"
+SCHEMA = "modelfleet/estimator/2"
 MOST_BYTES = 2 << 20
 """Of a document, and of one of its arrays."""
 _MOST_NAME = 256
@@ -35,9 +35,7 @@ _SHAPES: Final[dict[str, tuple[str, ...]]] = {
     "task_levels": ("t",),
     "task_quality": ("t", "m"),
     "task_samples": ("t", "m"),
-    "residual_direction": ("d",),
-    "residual_middle": ("t",),
-    "residual_loadings": ("m",),
+    "task_strength": ("t", "r"),
     "likeness": ("d", "k"),
     "likeness_weight": ("k",),
     "likeness_rest": ("1",),

@@ -49,7 +49,6 @@ def for_fleet(trained: Trained, fleet: Fleet) -> Trained:
         mean=mean,
         samples=np.where(new, 0.0, trained.samples @ mixing),
         loadings=trained.loadings @ mixing,
-        residual_loadings=trained.residual_loadings @ mixing,
         task_quality=_task_quality(trained, fleet, mixing, mean, new),
         task_samples=np.where(new, 0.0, trained.task_samples @ mixing),
         # A curve of others would move the level that the manifest gives.

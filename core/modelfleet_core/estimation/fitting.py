@@ -24,7 +24,9 @@ RIDGE = 2000.0
 POSTERIOR_RIDGE = 1000.0
 """The same where tasks are told apart."""
 TASK_PRIOR = 10.0
-"""Outcomes' worth of the model's mean in each of its tasks' means."""
+"""Outcomes' worth of belief that a task is as hard as others."""
+LEAST_PRIOR, MOST_PRIOR = 5.0, 1000.0
+"""Bounds of the outcomes' worth of belief that a model is no better at one task than at others."""
 MODEL_PRIOR = 2.0
 """Outcomes' worth of all models' mean in each model's."""
 RANK = 2
@@ -80,6 +82,8 @@ class _Sums:
     mean: FloatArray
     products: FloatArray
     """(d, m) sum of z (y - mean)."""
+    variance: FloatArray
+    """(m,) of y."""
 
 
 def tasks_of(statistics: Statistics) -> tuple[TaskName, ...]:
@@ -119,7 +123,6 @@ def fitted(statistics: Statistics, along: Axes, without: int | None = None) -> T
     )
     slopes = frame.solved(middle.T * frame.rows, 1.0, POSTERIOR_RIDGE)
     levels = np.log((rows + 0.5) / frame.rows) - 0.5 * np.einsum("td,dt->t", middle, slopes)
-    residual = _within(quality, middle, total - count * quality.mean, frame)
     top = slice(len(frame.values) - LIKENESS, None)
     likeness = frame.vectors[:, top]
     rest = (frame.total - float(frame.values[top].sum())) / (FEATURES - LIKENESS)
@@ -136,11 +139,9 @@ def fitted(statistics: Statistics, along: Axes, without: int | None = None) -> T
         loadings=loadings,
         task_slopes=slopes,
         task_levels=levels,
-        task_quality=(total + TASK_PRIOR * quality.mean) / (count + TASK_PRIOR),
+        task_quality=_task_quality(count, total, quality),
         task_samples=count,
-        residual_direction=residual[0][:, 0],
-        residual_middle=middle @ residual[0][:, 0],
-        residual_loadings=residual[1][0],
+        task_strength=middle @ directions,
         likeness=likeness,
         likeness_weight=1.0 / (frame.values[top] + POSTERIOR_RIDGE),
         likeness_rest=np.array([1.0 / (rest + POSTERIOR_RIDGE)]),
@@ -186,7 +187,8 @@ def _sums(outcomes: Outcomes, folds: Sequence[int], frame: _Frame) -> _Sums:
     mean = (total + MODEL_PRIOR * overall) / (count + MODEL_PRIOR)
     xy, x = outcomes.xy[folds].sum(axis=0), outcomes.x[folds].sum(axis=0)
     off = xy - x * mean - np.outer(frame.center, total - count * mean)
-    return _Sums(count, mean, off / frame.scale[:, np.newaxis])
+    square = outcomes.square[folds].sum(axis=0) / np.maximum(count, 1.0)
+    return _Sums(count, mean, off / frame.scale[:, np.newaxis], np.maximum(square - mean * mean, 0.0))
 
 
 def _slopes(sums: _Sums, frame: _Frame) -> FloatArray:
@@ -202,12 +204,24 @@ def _slopes(sums: _Sums, frame: _Frame) -> FloatArray:
     return common + frame.solved(sums.products - expected, share, RIDGE)
 
 
-def _within(
-    quality: _Sums, middle: FloatArray, off: FloatArray, frame: _Frame
-) -> tuple[FloatArray, FloatArray]:
-    """Return direction and loadings of what is left once each task has its own mean."""
-    inside = _Sums(quality.count, quality.mean, quality.products - middle.T @ off)
-    return _of_rank(_slopes(inside, frame), quality.count, frame, 1)
+def _task_quality(count: FloatArray, total: FloatArray, quality: _Sums) -> FloatArray:
+    """Return (t, m) means by task: how hard the task is, and how far the model is off that.
+
+    How far to believe the latter is told by how much models differ over tasks beyond what chance alone would
+    bring (empirical Bayes by the method of moments): where each does equally well everywhere, differences
+    between models within a task are noise, and the first thing that a router would pick.
+    """
+    off = total - count * quality.mean
+    level = off.sum(axis=1, keepdims=True) / (count.sum(axis=1, keepdims=True) + TASK_PRIOR)
+    own = off - count * level
+    t, m = count.shape
+    free = max(0.0, 1.0 - (t + m - 1.0) / max(1.0, float((count > 0).sum())))
+    chance = free * float(np.where(count > 0, quality.variance, 0.0).sum())
+    beyond = (float((own * own / np.maximum(count, 1.0)).sum()) - chance) / max(1.0, float(count.sum()))
+    noise = float(quality.count @ quality.variance) / max(1.0, float(quality.count.sum()))
+    prior = min(MOST_PRIOR, max(LEAST_PRIOR, noise / max(beyond, 1e-9)))
+    result: FloatArray = np.clip(quality.mean + level + own / (count + prior), 0.0, 1.0)
+    return result
 
 
 def _of_rank(

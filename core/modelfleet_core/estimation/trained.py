@@ -3,18 +3,18 @@
 In: features of a text, its task where known. Out: `Prediction` for every model. Next: `forecast`.
 
     quality = mean + gate (curve(mean + a task + b text) - mean),    text alone
-    quality = curve(mean + task + c residual),                       where the task is named
+    quality = mean + task + gate c within,                           where the task is named
 
 `task`: by how much the means of the tasks that the text looks like are off the model's mean; `text`: the same
-by a ridge regression of low rank; `residual`: by one of rank one within tasks; a, b, c: `weights`, as
-held-out data bear them out; gate: how far the text is like those of training, 1 or less; curve: the
-calibration.
+by a ridge regression of low rank; `within`: by how much `text` is off its mean over the task; a, b, c:
+`weights`, as held-out data bear them out; gate: how far the text is like those of training, 1 or less; curve:
+the calibration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ _LEAST_SHARE = 1e-6
 _LEAST_DISTANCE = 1e-9
 _MOST_DEVIATION = 8.0
 """Standard deviations that a feature may be off."""
-_LONGEST = 20.0
+LONGEST = 20.0
 """Logarithm of the most tokens that are ever expected."""
 
 
@@ -62,10 +62,12 @@ class Parts:
     """(n, m) off the mean."""
     text: FloatArray
     """(n, m)"""
-    residual: FloatArray
-    """(n, m) off the task's mean."""
+    within: FloatArray
+    """(n, m) of `text`, off its mean over the tasks that the text looks like."""
     distance: FloatArray
     """(n, max(1, t)) squared, to the middle of each task."""
+    log_tokens: FloatArray
+    """(n, m) NaN where never seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +100,8 @@ class Trained:
     """(t, m) shrunk to `mean`."""
     task_samples: FloatArray
     """(t, m)"""
-    residual_direction: FloatArray
-    """(d,) of features in which difficulty within a task differs."""
-    residual_middle: FloatArray
-    """(t,) mean of each task along it."""
-    residual_loadings: FloatArray
-    """(m,)"""
+    task_strength: FloatArray
+    """(t, r) mean of each task's texts along `directions`."""
     likeness: FloatArray
     """(d, k) main directions of the features."""
     likeness_weight: FloatArray
@@ -117,7 +115,7 @@ class Trained:
     typical_share: FloatArray
     """(1,) of a text's likeliest task."""
     weights: FloatArray
-    """(3,) of task, text and residual."""
+    """(3,) of task, text and within."""
     curve: FloatArray
     """(c, m) calibrated quality at c points of the estimate, evenly from 0 to 1; rising."""
     noise: FloatArray
@@ -132,19 +130,24 @@ class Trained:
     """(m,) of log(1 + tokens), NaN where never seen."""
     token_smearing: FloatArray
     """(m,) mean tokens over mean fitted tokens (Duan 1983)."""
+    _along: FloatArray = field(init=False, repr=False)
+    """(d, t + r + k + s) all that features are multiplied by: one product is faster than four."""
+
+    def __post_init__(self) -> None:
+        each = (self.task_slopes, self.directions, self.likeness, self.token_directions)
+        object.__setattr__(self, "_along", np.hstack(each))
 
     def predict(self, x: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Prediction:
         """Return the estimates for `x` (n, d); `tasks` (n,) where labels are known."""
-        z = self.scaled(x)
-        parts = self.parts(z, tasks)
+        parts = self.parts(self.scaled(x), tasks)
         gate = self.gate(parts)
-        tokens = self.token_mean + (z @ self.token_directions) @ self.token_loadings
+        tokens = np.minimum(parts.log_tokens, LONGEST)
         return Prediction(
             quality=self.quality(parts, gate),
             variance=self.variance(parts, gate),
             samples=self._samples(parts, gate),
             confidence=gate,
-            output_tokens=np.maximum(1.0, np.exp(np.minimum(tokens, _LONGEST)) * self.token_smearing),
+            output_tokens=np.maximum(1.0, np.exp(tokens) * self.token_smearing),
             tasks=parts.posterior,
         )
 
@@ -156,7 +159,11 @@ class Trained:
 
     def parts(self, z: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Parts:
         """Return the parts for scaled features `z` (n, d)."""
-        posterior, named = self._posterior(z), np.zeros(len(z), dtype=np.bool_)
+        t, r, k = len(self.tasks), len(self.loadings), len(self.likeness_weight)
+        product = z @ self._along
+        scores, strength = product[:, :t], product[:, t : t + r]
+        along, lengths = product[:, t + r : t + r + k], product[:, t + r + k :]
+        posterior, named = self._posterior(scores), np.zeros(len(z), dtype=np.bool_)
         if tasks is not None:
             place = {task: k for k, task in enumerate(self.tasks)}
             for row, task in enumerate(tasks):
@@ -164,7 +171,6 @@ class Trained:
                     posterior[row] = 0.0
                     posterior[row, place[task]] = 1.0
                     named[row] = True
-        along = z @ self.likeness
         off = np.maximum((z * z).sum(axis=1) - (along * along).sum(axis=1), 0.0)
         weighted = along * self.likeness_weight
         distance = (
@@ -173,16 +179,14 @@ class Trained:
             + np.square(self.middles) @ self.likeness_weight
             + off[:, np.newaxis] * self.likeness_rest
         )
-        n, m = len(z), len(self.models)
-        by_task = posterior @ self.task_quality - self.mean if self.tasks else np.zeros((n, m))
-        within = z @ self.residual_direction - posterior @ self.residual_middle
         return Parts(
             posterior=posterior,
             named=named,
-            task=by_task,
-            text=(z @ self.directions) @ self.loadings,
-            residual=within[:, np.newaxis] * self.residual_loadings,
+            task=posterior @ self.task_quality - self.mean if t else np.zeros((len(z), len(self.models))),
+            text=strength @ self.loadings,
+            within=(strength - posterior @ self.task_strength) @ self.loadings,
             distance=np.maximum(distance, _LEAST_DISTANCE),
+            log_tokens=self.token_mean + lengths @ self.token_loadings,
         )
 
     def gate(self, parts: Parts) -> FloatArray:
@@ -196,11 +200,8 @@ class Trained:
         return share
 
     def combined(self, parts: Parts) -> FloatArray:
-        """Return (n, m) quality before gate and calibration, in [0, 1]."""
+        """Return (n, m) quality by the text alone before gate and calibration, in [0, 1]."""
         moved = self.weights[0] * parts.task + self.weights[1] * parts.text
-        if parts.named.any():
-            known = parts.task + self.weights[2] * parts.residual
-            moved[parts.named] = known[parts.named]
         raw: FloatArray = np.minimum(np.maximum(self.mean + moved, 0.0), 1.0)
         return raw
 
@@ -208,13 +209,14 @@ class Trained:
         """Return (n, m) quality in [0, 1].
 
         Calibration comes before the gate, so that a text that is like none has the models' means, in their
-        order.
+        order. Of a named task the mean is known however unlike the text is, and needs no calibration.
         """
-        off = calibrated(self.curve, self.combined(parts)) - self.mean
+        share = gate[:, np.newaxis]
+        result: FloatArray = self.mean + share * (calibrated(self.curve, self.combined(parts)) - self.mean)
         if parts.named.any():
-            # Of a named task the mean is known however unlike the text is.
-            gate = np.where(parts.named, 1.0, gate)
-        result: FloatArray = self.mean + gate[:, np.newaxis] * off
+            named = parts.named
+            moved = parts.task[named] + share[named] * self.weights[2] * parts.within[named]
+            result[named] = np.minimum(np.maximum(self.mean + moved, 0.0), 1.0)
         return result
 
     def variance(self, parts: Parts, gate: FloatArray) -> FloatArray:
@@ -235,8 +237,8 @@ class Trained:
 
         return for_fleet(self, fleet)
 
-    def _posterior(self, z: FloatArray) -> FloatArray:
-        scores = self.task_levels + z @ self.task_slopes
+    def _posterior(self, products: FloatArray) -> FloatArray:
+        scores = self.task_levels + products
         if not self.tasks:
             return scores
         shares = np.maximum(np.exp(scores - scores.max(axis=1, keepdims=True)), _LEAST_SHARE)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from modelfleet_core.estimation import calibration, fitting
 from modelfleet_core.estimation.sample import Sample
 from modelfleet_core.estimation.statistics import FOLDS, Batch, Statistics, fold_of
-from modelfleet_core.estimation.trained import Parts, Trained
+from modelfleet_core.estimation.trained import LONGEST, Parts, Trained
 from modelfleet_core.values import ModelName
 
 __all__ = ["Batch", "Statistics", "fold_of", "train", "trained_from"]
@@ -63,18 +63,17 @@ def trained_from(statistics: Statistics) -> Trained:
 class _HeldOut:
     """Rows of the sample with the parts of their estimates, by fits that did not see their fold."""
 
-    def __init__(self, rows: Sample, unnamed: Parts, named: Parts, log_tokens: FloatArray) -> None:
+    def __init__(self, rows: Sample, unnamed: Parts, named: Parts) -> None:
         self._task = rows.task
         self._quality = rows.quality.astype(np.float64)
         self._tokens = rows.output_tokens.astype(np.float64)
         self._unnamed, self._named = unnamed, named
-        self._log_tokens = log_tokens
 
     @classmethod
     def of(cls, statistics: Statistics, along: fitting.Axes) -> _HeldOut | None:
         """Return the rows; None where too few folds have any."""
         sample, total = statistics.sample, statistics.rows.sum()
-        found: list[tuple[IntArray, Parts, Parts, FloatArray]] = []
+        found: list[tuple[IntArray, Parts, Parts]] = []
         for fold in range(FOLDS):
             mine = np.flatnonzero(sample.fold == fold)
             if not mine.size or total - statistics.rows[fold] < 2:
@@ -82,16 +81,14 @@ class _HeldOut:
             rest = fitting.fitted(statistics, along, without=fold)
             z = rest.scaled(sample.x[mine].astype(np.float64))
             labels = [sample.task[k] for k in mine.tolist()]
-            tokens = rest.token_mean + (z @ rest.token_directions) @ rest.token_loadings
-            found.append((mine, rest.parts(z), rest.parts(z, labels), tokens))
+            found.append((mine, rest.parts(z), rest.parts(z, labels)))
         if not found:
             return None
-        order = np.concatenate([mine for mine, *_ in found])
+        order = np.concatenate([mine for mine, _, _ in found])
         return cls(
             sample.at(order),
-            _joined([parts for _, parts, _, _ in found]),
-            _joined([parts for _, _, parts, _ in found]),
-            np.concatenate([tokens for *_, tokens in found]),
+            _joined([parts for _, parts, _ in found]),
+            _joined([parts for _, _, parts in found]),
         )
 
     def tuned(self, trained: Trained) -> Trained:
@@ -127,8 +124,8 @@ class _HeldOut:
         text = self._unnamed.text[known]
         labelled = known & self._named.named[:, np.newaxis]
         inside = (self._quality - trained.mean - self._named.task)[labelled]
-        residual = self._named.residual[labelled]
-        c = float(residual @ inside) / (float(residual @ residual) + 1e-9)
+        within = self._named.within[labelled]
+        c = float(within @ inside) / (float(within @ within) + 1e-9)
         if not trained.tasks:
             b = float(text @ off) / (float(text @ text) + 1e-9)
             return np.array([0.0, np.clip(b, 0.0, 1.0), 0.0])
@@ -158,8 +155,9 @@ class _HeldOut:
         return floored
 
     def _smearing(self) -> FloatArray:
-        known = ~np.isnan(self._tokens) & ~np.isnan(self._log_tokens)
-        fitted = np.where(known, np.exp(np.minimum(self._log_tokens, 20.0)), 0.0).sum(axis=0)
+        told = self._unnamed.log_tokens
+        known = ~np.isnan(self._tokens) & ~np.isnan(told)
+        fitted = np.where(known, np.exp(np.minimum(told, LONGEST)), 0.0).sum(axis=0)
         seen = np.where(known, self._tokens, 0.0).sum(axis=0)
         result: FloatArray = np.where(fitted > 0, seen / np.maximum(fitted, 1e-9), 1.0)
         return result
@@ -169,6 +167,8 @@ def versioned(trained: Trained) -> Trained:
     """Return `trained` with the version that its content has, to 32 bits."""
     digest = hashlib.sha256()
     for field in fields(trained):
+        if not field.init:
+            continue
         value = getattr(trained, field.name)
         if isinstance(value, np.ndarray):
             digest.update(value.astype("<f4").tobytes())

@@ -48,6 +48,37 @@ def test_a_named_task_decides_against_what_the_text_looks_like(trained: Trained)
     assert poem.argmax() == QUALITY[1].argmax()
 
 
+def test_a_named_task_gives_its_means_to_texts_that_are_as_its_own(trained: Trained) -> None:
+    told = trained.predict(feature_matrix(ASKED), TASKS).quality
+    means = np.stack([trained.task_quality[trained.tasks.index(task)] for task in TASKS])
+    assert np.abs(told - means).max() < 0.05
+
+
+def test_within_a_named_task_the_text_tells_easy_from_hard() -> None:
+    batch = made(900).batch()
+    hard = np.array([k % 2 == 0 for k in range(900)])
+    x = batch.x.copy()
+    x[hard, :8] += 3.0
+    quality = np.tile(np.where(hard, 0.2, 0.8)[:, np.newaxis], (1, len(MODELS)))
+    found = train(MODELS, lambda: [replace(batch, x=x, quality=quality)])
+    told = found.predict(x, batch.task).quality
+    assert told[~hard].mean() - told[hard].mean() > 0.3
+
+
+def test_models_that_differ_alike_in_all_tasks_get_no_task_of_their_own_by_chance() -> None:
+    batch = made(300).batch()
+    rng = np.random.default_rng(3)
+    alike = np.array([0.6, 0.6, 0.6, 0.6])
+    told = []
+    for kind in (alike + np.zeros((3, 1)), QUALITY):
+        quality = (rng.random((300, len(MODELS))) < kind[np.arange(300) % 3]).astype(np.float64)
+        found = train(MODELS, lambda quality=quality: [replace(batch, quality=quality)])  # type: ignore[misc]
+        level = (found.task_quality - found.mean).mean(axis=1, keepdims=True)
+        told.append(np.abs(found.task_quality - found.mean - level).max())
+    assert told[0] < 0.05
+    assert told[1] > 0.3
+
+
 def test_a_named_task_that_is_not_known_is_as_none(trained: Trained) -> None:
     x = feature_matrix(ASKED)
     other = trained.predict(x, [TaskName("law"), None, TaskName("law")])
