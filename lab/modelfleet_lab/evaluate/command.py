@@ -105,7 +105,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         tell("bootstraps for the robust method")
         split_told = study.split()
         found = evaluate(study, split_told, resamples=options.resamples, tell=tell)
-        shown = [tables.policies(protocol, found)]
+        shown = [tables.policies(protocol, found), tables.differences(found)]
         sections = {}
         if options.leave_one_task_out:
             left_out = leave_out.run(protocol, resamples=options.resamples, tell=tell)

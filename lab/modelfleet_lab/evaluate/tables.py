@@ -12,13 +12,16 @@ from rich.table import Table
 
 from modelfleet_lab.evaluate.allocation import Allocated
 from modelfleet_lab.evaluate.capacity import Tight
-from modelfleet_lab.evaluate.figures import Figure, Figures
+from modelfleet_lab.evaluate.figures import Figure, Figures, versus
 from modelfleet_lab.evaluate.frontier import Frontier
 from modelfleet_lab.evaluate.learning import Learning
 from modelfleet_lab.evaluate.leave_out import LeftOut
 from modelfleet_lab.evaluate.protocol import Protocol
 from modelfleet_lab.evaluate.referee import Line
 
+OURS = "default"
+DECISIVE = ("r25", "r37", "r50")
+"""What differences are told of."""
 COLUMNS = ("k95", "k98", "k100", "r25", "r37", "r50", "r100", "auc", "brier", "ece")
 
 
@@ -36,6 +39,22 @@ def policies(protocol: Protocol, found: Mapping[str, Figures]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name, figures in found.items():
         table.add_row(name, *(_cell(figures.named[column]) for column in COLUMNS))
+    return table
+
+
+def differences(found: Mapping[str, Figures]) -> Table:
+    """Return a row for each policy that is neither ours nor knows the outcomes: by how much ours is ahead."""
+    table = Table(
+        title=f"{OURS} minus each policy, in points of relative quality",
+        caption="In brackets the 95 % interval. Where it holds 0, nothing is shown.",
+    )
+    table.add_column("policy", no_wrap=True)
+    for name in DECISIVE:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, theirs in found.items():
+        if name != "oracle" and not name.startswith(OURS):
+            ahead = versus(found[OURS], theirs)
+            table.add_row(name, *(_points(ahead[column]) for column in DECISIVE))
     return table
 
 
@@ -127,6 +146,13 @@ def replayed(found: Learning) -> Table:
     for one in found.replays:
         table.add_row(str(one.seed), f"{one.stale:.4f}", f"{one.learned:.4f}", f"{one.offline:.4f}")
     return table
+
+
+def _points(figure: Figure) -> str:
+    if not np.isfinite(figure.value):
+        return "-"
+    low, high = figure.interval or (np.nan, np.nan)
+    return f"{100 * figure.value:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f})"
 
 
 def _cell(figure: Figure) -> str:

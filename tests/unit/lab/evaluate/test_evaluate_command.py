@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from modelfleet_lab.__main__ import main
-from modelfleet_lab.evaluate import estimators
+from modelfleet_lab.evaluate import estimators, tables
+from modelfleet_lab.evaluate.figures import measure, versus
 from modelfleet_lab.evaluate.protocol import split
+from modelfleet_lab.evaluate.sweeps import constants, priced
 from modelfleet_lab.outcomes import Recorded
 from pyarrow import parquet
 from support.recorded_folder import recorded, write_folder
@@ -155,6 +157,32 @@ def test_graded_quality_free_models_unknown_lengths_and_tasks_are_evaluated(
     assert found["constants"]["small"]["cost_usd"] == 0.0
     assert "task_mean" not in found["policies"]
     assert found["policies"]["default"]["brier"] < 0.25
+
+
+def test_differences_are_shown_with_their_intervals(known: tuple[Recorded, Any]) -> None:
+    data, _ = known
+    protocol = split(data, 0)
+    width = protocol.test.size
+    cheap_half = np.arange(width) % 2 == 0
+    policies = {
+        "default": priced(np.where(cheap_half[:, None], [1.0, 0.0], [0.0, 1.0]), protocol.test.cost),
+        "default_kappa_1": constants(width, 2),
+        "hull": constants(width, 2),
+        "oracle": constants(width, 2),
+    }
+    found = {
+        name: measure(
+            protocol, one.played(protocol.test.quality, protocol.test.cost), estimated=None, resamples=40
+        )
+        for name, one in policies.items()
+    }
+    table = tables.differences(found)
+    assert list(table.columns[0].cells) == ["hull"]
+    for column, name in zip(table.columns[1:], tables.DECISIVE, strict=True):
+        ahead = versus(found["default"], found["hull"])[name]
+        low, high = ahead.interval or (np.nan, np.nan)
+        wanted = f"{100 * ahead.value:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f})"
+        assert list(column.cells) == [wanted]
 
 
 def spoiled(folder: Path, column: str, values: list[Any]) -> Path:
