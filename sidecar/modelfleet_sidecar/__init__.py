@@ -1,1 +1,7 @@
 """The program beside an application: chooses a model for each request, forwards it, books its cost."""
+
+import os
+
+# Before anything imports NumPy: matrices are small here, and a thread for each of a node's cores would use
+# up what CPU the container may have.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
