@@ -471,8 +471,11 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Scores behind the estimates",
-                "From feedback; older ones count less.",
-                ((f"modelfleet_estimator_samples{{{N}}}", "{{policy}}"),),
+                "From feedback, and from the judge; older ones count less.",
+                (
+                    (f"modelfleet_estimator_samples{{{N}}}", "{{policy}}"),
+                    (f"modelfleet_judge_scored{{{N}}}", "{{policy}} judge"),
+                ),
             ),
             Panel(
                 "Standing of estimates",
@@ -494,6 +497,36 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                         f"sum by (model) (rate(modelfleet_sidecar_feedback_score_total{{{N}}}[{R}])) / "
                         f"sum by (model) (rate(modelfleet_sidecar_feedback_total{{{N}}}[{R}]))",
                         "mean score of {{model}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "The judge and the users",
+                "Agreement on answers that both scored, above chance (kappa), and the judge's mean score.",
+                (
+                    (f"modelfleet_judge_agreement{{{N}}}", "{{policy}} agreement"),
+                    (f"modelfleet_judge_kappa{{{N}}}", "{{policy}} kappa"),
+                    (f"modelfleet_judge_mean_score{{{N}}}", "{{policy}} mean score"),
+                ),
+            ),
+            Panel(
+                "Answers chosen for the judge",
+                "Per second, by what became of them, and how many wait.",
+                (
+                    (
+                        f"sum by (outcome) (rate(modelfleet_sidecar_judged_answers_total{{{N}}}[{R}]))",
+                        "{{outcome}}",
+                    ),
+                    (f"max(modelfleet_sidecar_judge_queue{{{N}}})", "most waiting in a sidecar"),
+                ),
+            ),
+            Panel(
+                "Cost of the judge",
+                "USD per hour on its own account.",
+                (
+                    (
+                        f"3600 * sum(rate(modelfleet_sidecar_judge_cost_usd_total{{{N}}}[{R}]))",
+                        "USD per hour",
                     ),
                 ),
             ),

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from modelfleet_core.leasing.accounts import BUDGET
+from modelfleet_core.leasing.accounts import BUDGET, accounts_of
 from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import SidecarId, SlotState
 from modelfleet_core.leasing.slots import Capacity
-from modelfleet_core.values import EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
+from modelfleet_core.values import AccountName, EndpointUrl, NanoUsd, ObjectKey, PeriodId, VariantKey
 
 Slots = Mapping[ObjectKey, Mapping[VariantKey, Mapping[EndpointUrl, int]]]
 """Slots by fleet, variant and endpoint."""
@@ -56,18 +56,22 @@ def leased(capacity: Mapping[ObjectKey, Capacity], held: Mapping[EndpointUrl, in
     }
 
 
-def usage(book: LeaseBook, documents: Documents, policy: ObjectKey) -> Usage | None:
-    """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""
-    accounts = book.budget(policy)
-    purse = accounts.purse(BUDGET) if accounts is not None else None
-    budget = documents.policies[policy][0].budget if policy in documents.policies else None
-    if accounts is None or purse is None or budget is None:
+def usage(
+    book: LeaseBook, documents: Documents, policy: ObjectKey, account: AccountName = BUDGET
+) -> Usage | None:
+    """Return the money of a policy's budget, or of its judge's account, in the present period; None: it has
+    none or its ledger is not open."""
+    accounts = book.budget(policy, account)
+    purse = accounts.purse(account) if accounts is not None else None
+    declared = accounts_of(documents.policies[policy][0]) if policy in documents.policies else ()
+    limits = [one.limit for one in declared if one.name == account]
+    if accounts is None or purse is None or not limits:
         return None
     return Usage(
         period=accounts.period.id,
         starts=accounts.period.starts,
         ends=accounts.period.ends,
-        limit=budget.limit,
+        limit=NanoUsd(limits[0]),
         granted=NanoUsd(purse.committed),
         spent=NanoUsd(purse.spent),
     )

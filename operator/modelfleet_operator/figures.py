@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from modelfleet_operator.cluster import Kind
 from modelfleet_operator.conditions import Condition
+from modelfleet_operator.judgement import Judgement
 from modelfleet_operator.planning import Basis
 
 
@@ -67,6 +68,7 @@ class LearningFigures:
     calibration_error: float | None
     quality: Mapping[tuple[str, str], float]
     """By model and whose word it is."""
+    judgement: Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,10 @@ def _learning(policies: Mapping[ObjectKey, PolicyFigures]) -> Iterable[Metric]:
             for (model, source), quality in found.quality.items()
         ],
     )
+    judged = {key: found.judgement for key, found in learning.items() if found.judgement.scored}
+    for name, text, value in _JUDGE_GAUGES:
+        values = [(_of(key), value(found)) for key, found in judged.items()]
+        yield _family(f"modelfleet_judge_{name}", text, ("namespace", "policy"), _present(values))
 
 
 _VARIANT_GAUGES: tuple[tuple[str, str, Mapping[str, Callable[[VariantFigures], float]]], ...] = (
@@ -237,6 +243,17 @@ _VARIANT_GAUGES: tuple[tuple[str, str, Mapping[str, Callable[[VariantFigures], f
         "Weighted quality that one second of a slot is worth.",
         {"published": lambda found: found.slot_price},
     ),
+)
+
+_JUDGE_GAUGES: tuple[tuple[str, str, Callable[[Judgement], float | None]], ...] = (
+    ("scored", "Answers that a policy's judge scored; older ones count less.", lambda found: found.scored),
+    ("mean_score", "Mean of the judge's scores lately, 0 to 1.", lambda found: found.mean),
+    (
+        "agreement",
+        "Share of the answers that judge and user scored on which both said good, or both bad.",
+        lambda found: found.agreement,
+    ),
+    ("kappa", "The same above chance, as Cohen's kappa; 0: no better.", lambda found: found.kappa),
 )
 
 _FLEET_GAUGES: tuple[tuple[str, str, Callable[[FleetFigures], float | None]], ...] = (

@@ -21,6 +21,7 @@ from modelfleet_core.policy import Policy
 
 from modelfleet_operator.conditions import Condition, no, unknown, yes
 from modelfleet_operator.figures import LearningFigures
+from modelfleet_operator.judgement import judgement
 from modelfleet_operator.learning import LearningView
 
 ESTIMATOR_READY = "EstimatorReady"
@@ -187,6 +188,7 @@ def learning_figures(view: LearningView) -> LearningFigures:
         errors={"used": standing.used_error, "base": standing.base_error} if standing is not None else {},
         calibration_error=standing.residual if standing is not None else None,
         quality=quality,
+        judgement=judgement(view.cells),
     )
 
 

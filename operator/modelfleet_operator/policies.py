@@ -32,6 +32,7 @@ from modelfleet_operator.insight import (
     suggestions_body,
     traffic_body,
 )
+from modelfleet_operator.judgement import judge_body, judgement
 from modelfleet_operator.learning import LearningView
 from modelfleet_operator.ledger_records import long_over
 from modelfleet_operator.spec import ResolvedPolicy
@@ -51,6 +52,7 @@ class Accounts(Protocol):
     """What this module asks of the capacity service."""
 
     def usage(self, policy: ObjectKey) -> Usage | None: ...
+    def judge_usage(self, policy: ObjectKey) -> Usage | None: ...
     def sidecars(self) -> tuple[SidecarView, ...]: ...
 
 
@@ -116,6 +118,7 @@ def policy_body(
     policy: Policy | None,
     known: LearningView | None,
     suggested: Suggested,
+    judge_usage: Usage | None = None,
 ) -> dict[str, object]:
     """Return the status apart from conditions."""
     body: dict[str, object] = {"sidecars": sidecars}
@@ -126,6 +129,8 @@ def policy_body(
         body["traffic"] = traffic_body(known.cells)
         if groups := groups_body(policy, known.cells):
             body["groups"] = groups
+        if policy.judge is not None:
+            body["judge"] = judge_body(judgement(known.cells)) | _judge_money(judge_usage)
     if usage is not None:
         body["budget"] = {
             "periodStart": timestamp(usage.starts),
@@ -135,6 +140,12 @@ def policy_body(
             "resetsAt": timestamp(usage.ends),
         }
     return body
+
+
+def _judge_money(usage: Usage | None) -> dict[str, object]:
+    if usage is None:
+        return {}
+    return {"limit": _usd(usage.limit), "spent": _usd(usage.spent), "resetsAt": timestamp(usage.ends)}
 
 
 def _usd(amount: int) -> str:
@@ -203,7 +214,8 @@ class Policies:
             known = self._learning.view(key)
             conditions = policy_conditions(resolved, usage, known)
             suggested = await self._suggest(key, resolved.policy, present, known)
-            body = policy_body(usage, counts.get(key, 0), resolved.policy, known, suggested)
+            judge_usage = self._accounts.judge_usage(key)
+            body = policy_body(usage, counts.get(key, 0), resolved.policy, known, suggested, judge_usage)
             self._figures.policies[key] = PolicyFigures(
                 limit=usd(usage.limit) if usage is not None else None,
                 granted=usd(usage.granted) if usage is not None else 0.0,

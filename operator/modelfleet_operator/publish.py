@@ -21,6 +21,7 @@ from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.demand import DemandClass, SharedDemand
 from modelfleet_core.demand.meter import DemandMeter
 from modelfleet_core.estimation.experience import Experience
+from modelfleet_core.leasing.accounts import JUDGE
 from modelfleet_core.leasing.bounds import WireError
 from modelfleet_core.leasing.estimators import NO_ESTIMATORS, Estimators
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
@@ -487,6 +488,10 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
     def usage(self, policy: ObjectKey) -> Usage | None:
         """Return a policy's money in its present period; None: it has no budget or its ledger is not open."""
         return usage(self._book, self._documents, policy) if self._book is not None else None
+
+    def judge_usage(self, policy: ObjectKey) -> Usage | None:
+        """Return the same of the account of the policy's judge."""
+        return usage(self._book, self._documents, policy, JUDGE) if self._book is not None else None
 
     def sidecars(self) -> tuple[SidecarView, ...]:
         """Return all sidecars that hold something or may soon."""

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.estimators import Courier, Estimators
 from modelfleet_core.leasing.exchange import Exchange
 from modelfleet_core.leasing.granting import grant_next, renewal_due
@@ -31,7 +32,7 @@ from modelfleet_core.leasing.takeover import LATER, Blocked, Takeover
 from modelfleet_core.leasing.terms import NARROWEST, Terms, TermsOfEpoch
 from modelfleet_core.leasing.treasury import Treasury
 from modelfleet_core.policy import Policy
-from modelfleet_core.values import EndpointUrl, ObjectKey, VariantKey
+from modelfleet_core.values import AccountName, EndpointUrl, ObjectKey, VariantKey
 
 UNHEARD = 10.0
 """Seconds without a report after which a sidecar gets no more than it has."""
@@ -321,9 +322,10 @@ class LeaseBook:
         """Return the slots that may be in use, by endpoint; also at endpoints that are not live any more."""
         return self._exchange.held
 
-    def budget(self, policy: ObjectKey) -> PeriodAccounts | None:
-        """Return the period of a policy's budget; None: it has no budget, or its ledger is not open yet."""
-        return self._treasury.budget(policy)
+    def budget(self, policy: ObjectKey, account: AccountName = BUDGET) -> PeriodAccounts | None:
+        """Return the period of a policy's budget, or of another account; None: it has none, or its ledger is
+        not open yet."""
+        return self._treasury.budget(policy, account)
 
     def forecast(self, policy: ObjectKey) -> str:
         """Return the view of past demand that the ledger of a policy's budget holds; empty: none."""

@@ -16,7 +16,7 @@ from modelfleet_core.leasing.ledger import BudgetPeriod, LedgerRecord, budget_pe
 from modelfleet_core.leasing.messages import AccountGrant, AccountState, Report, SidecarId
 from modelfleet_core.leasing.period_accounts import PeriodAccounts
 from modelfleet_core.policy import Period, Policy
-from modelfleet_core.values import AccountId, ObjectKey, PeriodId, account_parts
+from modelfleet_core.values import AccountId, AccountName, ObjectKey, PeriodId, account_parts
 
 
 class Treasury:
@@ -129,10 +129,11 @@ class Treasury:
             accounts.opened for accounts in self._periods.values() if accounts.policy == policy
         )
 
-    def budget(self, policy: ObjectKey) -> PeriodAccounts | None:
-        """Return the period of a policy's budget; None: it has no budget, or its ledger is not open yet."""
+    def budget(self, policy: ObjectKey, account: AccountName = BUDGET) -> PeriodAccounts | None:
+        """Return the period of a policy's budget, or of another account; None: it has none, or its ledger is
+        not open yet."""
         present = (self._periods[period] for period in self._present.get(policy, {}).values())
-        lengths = {one.period for one in self._declared.get(policy, ()) if one.name == BUDGET}
+        lengths = {one.period for one in self._declared.get(policy, ()) if one.name == account}
         return next((accounts for accounts in present if accounts.period.length in lengths), None)
 
     def forecast(self, policy: ObjectKey) -> str:

@@ -128,6 +128,9 @@ class _Accounts:
     def usage(self, policy: ObjectKey) -> Usage | None:
         return _usage(10**9, self.at) if policy == ASSISTANT else None
 
+    def judge_usage(self, policy: ObjectKey) -> Usage | None:
+        return None
+
     def sidecars(self) -> tuple[SidecarView, ...]:
         def view(boot: str, connected: bool) -> SidecarView:
             sidecar = SidecarId("ml", "assistant-0", "uid", boot)
