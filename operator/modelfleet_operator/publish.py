@@ -377,7 +377,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
                         book.follow(report.sidecar, self._follows(report.sidecar))
                     self._meter.hear(report.sidecar, report.demand, self._clock())
                     if message.HasField("experience"):
-                        self._hear_experience(report.sidecar, message.experience)
+                        self._hear_experience(stream, report.sidecar, message.experience)
                     if book.pressed:
                         self._wake()
         except WireError as error:
@@ -388,7 +388,7 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             self._refused(error.reason)
             stream.end(error.code, error.message)
 
-    def _hear_experience(self, sidecar: SidecarId, message: capacity_pb2.Experience) -> None:
+    def _hear_experience(self, stream: Stream, sidecar: SidecarId, message: capacity_pb2.Experience) -> None:
         """Pass on what a sidecar saw. What is wrong with it costs no lease."""
         follows = self._follows(sidecar)
         if isinstance(follows, str):
@@ -397,7 +397,9 @@ class Publisher(capacity_pb2_grpc.CapacityServicer):
             experience = experience_from(message)
         except WireError as error:
             self._refused_experience()
-            log.warning("nothing is learned from a report of %s: %s", sidecar, error)
+            if not stream.unlearned:
+                stream.unlearned = True
+                log.warning("nothing is learned from reports of %s: %s", sidecar, error)
         else:
             self._learn(sidecar, follows.policy, experience)
 

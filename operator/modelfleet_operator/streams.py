@@ -33,6 +33,8 @@ class Stream:
         self.sidecar: SidecarId | None = None
         self.leaving = False
         """Whether its newest report said so: it may be a former start that another one finishes."""
+        self.unlearned = False
+        """Whether the log says that nothing can be learned from its reports."""
         self._outbox: deque[Grant] = deque()
         self._end: End | None = None
         self._event = asyncio.Event()

@@ -50,6 +50,8 @@ CLOCKS_AGREE = 0.05
 """Seconds by which the event loop may ring before our own clock says so."""
 SETTLED_AS_ERROR = "SettledAsError"
 """Why a routed decision failed: its caller said so."""
+NOT_SENT = "NotSent"
+"""Why a routed decision came to nothing: its caller gave it back."""
 LAST_WORDS = 0.5
 """Seconds that requests get to tell their callers that the sidecar goes down."""
 
@@ -402,6 +404,7 @@ class Router:
             )
         if usage is None:
             self.release((entry.decision,))
+            self._decisions.failed(decision_id, NOT_SENT)
             return Settled(NanoUsd(0), repeated=False)
         actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)
         if actual > entry.decision.reserved:
@@ -421,7 +424,9 @@ class Router:
 
     def feedback(self, said: Feedback) -> Counted:
         """Count what is said of an answer, once per decision. Raises Failure."""
-        entry = self._decisions.find_answer(said.decision_id) or self.explain(said.decision_id)
+        # Whatever a model server calls its answers, the id of a decision is that decision's.
+        named = self._decisions.find(said.decision_id) or self._decisions.find_answer(said.decision_id)
+        entry = named or self.explain(said.decision_id)
         if entry.feedback is not None:
             return Counted(entry.decision.id, entry.feedback.score, repeated=True)
         self._decisions.scored(entry, said)

@@ -238,6 +238,19 @@ async def test_settled_requests_count_as_their_caller_says() -> None:
         assert explained.failed_by == "SettledAsError"
 
 
+async def test_scores_of_a_decision_that_never_reached_its_model_teach_nothing() -> None:
+    async with running_sidecar(Spec("big")) as rig, clients_of(rig) as (_client, stub):
+        chat = router_pb2.ChatRequest(
+            model="auto", messages=[router_pb2.Message(role="user", content="hello")]
+        )
+        decision = (await stub.Route(router_pb2.RouteRequest(chat=chat))).decision_id
+        await stub.Settle(router_pb2.SettleRequest(decision_id=decision))
+        assert not (await stub.Feedback(router_pb2.FeedbackRequest(decision_id=decision, score=0.0))).repeated
+        assert not evidence(rig).models
+        explained = await stub.Explain(router_pb2.ExplainRequest(decision_id=decision))
+        assert explained.failed_by == "NotSent"
+
+
 async def test_no_text_comment_or_header_is_in_what_is_reported_or_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
