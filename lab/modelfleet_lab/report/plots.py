@@ -94,7 +94,8 @@ def differences(found: Mapping[str, Sequence[Line]], ours: str) -> Figure:
             axes.axvline(0, color=INK, linewidth=1)
             _rows(axes, [words(line.name) for line in others])
             axes.set_title(title, fontsize=9.5, loc="left")
-            axes.set_xlabel(f"points that {ours} is ahead")
+            # Under three plots beside each other the whole sentence would run into its neighbours.
+            axes.set_xlabel(f"points that {ours} is ahead" if len(found) < 3 else "points ahead")
     return figure
 
 

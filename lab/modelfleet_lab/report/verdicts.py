@@ -66,6 +66,8 @@ def sentences(found: Findings) -> tuple[str, ...]:
     rest = [one.name for one in others if one.name not in better and one.name not in worse]
     ours = found.policies[OURS]
     said = [_cheaper(ours, found.single)]
+    if HULL in found.policies:
+        said += _mixed(found.policies[HULL])
     if better:
         said.append(
             f"Better at every budget of the table below, with 95 % intervals above 0: than {_list(better)}."
@@ -98,7 +100,7 @@ def sentences(found: Findings) -> tuple[str, ...]:
 
 def _cheaper(ours: Mapping[str, Figure], single: str) -> str:
     reached = [
-        f"{share} % of its quality for {100 * figure.value:.1f} % of its cost"
+        f"{share} % of its quality for {_share(figure)} of its cost"
         for share in (95, 98, 100)
         if (figure := ours[f"k{share}"]).known
     ]
@@ -109,6 +111,17 @@ def _cheaper(ours: Mapping[str, Figure], single: str) -> str:
     missed = [f"{share} %" for share in (95, 98, 100) if not ours[f"k{share}"].known]
     end = f" It does not reach {_list(missed)}." if missed else ""
     return f"Against {single}, the best single model of the past, modelfleet reaches {_list(reached)}.{end}"
+
+
+def _mixed(hull: Mapping[str, Figure]) -> list[str]:
+    """Return what the same takes with nothing but the models' means, which is to be taken off any claim."""
+    reached = [f"{_share(figure)} for {share} %" for share in (95, 98) if (figure := hull[f"k{share}"]).known]
+    return [f"Random mixes of constant models take {_list(reached)}."] if reached else []
+
+
+def _share(figure: Figure) -> str:
+    value, low, high = (100 * part for part in (figure.value, figure.low, figure.high))
+    return f"{value:.1f} %" + (f" ({low:.1f} .. {high:.1f})" if low <= high else "")
 
 
 def _points(figure: Figure) -> Figure:

@@ -104,7 +104,7 @@ def test_the_command_stands_at_every_figure(html: str, page: Page) -> None:
 
 
 def test_the_page_names_the_data_and_its_licence(page: Page) -> None:
-    assert "CC0, made up" in page.text
+    assert "licence and origin: CC0, made up" in page.text
     assert "o1-mini (hidden_reasoning_tokens)" in page.text
     assert "1 models cost less or more than the axis shows" in page.text
 
@@ -122,7 +122,8 @@ def test_only_intervals_without_zero_count_as_better_or_worse() -> None:
     )
     assert "worse at any: against ridge regression and PORT." in said
     assert "Worse, with an interval below 0 at one budget or more: than task mean (told the task)." in said
-    assert "95 % of its quality for 10.0 % of its cost" in said
+    assert "95 % of its quality for 10.0 % (9.0 .. 11.0) of its cost" in said
+    assert "Random mixes of constant models take 11.0 % (10.0 .. 12.0) for 95 % and" in said
     assert "It does not reach 100 %." in said
     assert "-0.4 points against the best single model of the other tasks on average, and -2.0 on the" in said
     assert "of 2 tasks 1 are better, 1 worse, the rest open" in said
