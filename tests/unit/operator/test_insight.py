@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from modelfleet_core.estimation.drift import Standing, Verdict
@@ -10,7 +11,7 @@ from modelfleet_core.estimation.experience import ExperienceCell
 from modelfleet_core.leasing.estimators import NO_DOCUMENT
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.manifests import parse_policy
-from modelfleet_core.policy import EstimatorChoice, Groups, Learning
+from modelfleet_core.policy import EstimatorChoice, Groups, Learning, Tenant, Tenants
 from modelfleet_core.values import ModelName
 from modelfleet_operator.conditions import Verdict as Truth
 from modelfleet_operator.estimators import Base, Fault
@@ -151,6 +152,18 @@ def test_groups_tell_who_was_given_what() -> None:
         [{"model": "small", "share": "100.0%"}],
     )
     assert groups_body(POLICY, cells) == [], "nothing is declared to compare"
+
+
+def test_callers_that_declare_nothing_are_a_group_of_their_own_beside_tenants() -> None:
+    tenants = replace(POLICY, tenants=Tenants("x-tenant", (Tenant("acme", Decimal("0.4")),)))
+    cells = _cells(
+        ("large", 0.9, 10, "acme", 0.01), ("large", 0.5, 10, "", 0.01), ("small", 0.5, 20, "", 0.001)
+    )
+    nobody, acme = groups_body(tenants, cells)
+    assert (nobody["group"], nobody["share"], nobody["meanQuality"]) == ("", "75.0%", "0.500")
+    assert (nobody["costPerRequest"], nobody["feedback"]) == ("0.004000000", 30)
+    assert nobody["models"] == [{"model": "large", "share": "33.3%"}, {"model": "small", "share": "66.7%"}]
+    assert (acme["group"], acme["share"], acme["costPerRequest"]) == ("acme", "25.0%", "0.010000000")
 
 
 def test_metrics_tell_the_same_as_the_status() -> None:

@@ -84,6 +84,14 @@ def test_models_of_accounts_that_the_fleet_has_not_are_named_but_do_no_harm() ->
     assert "has no model frontire," in resolved.resolved_refs.message
 
 
+def test_a_judges_model_that_the_fleet_has_not_is_named_but_does_no_harm() -> None:
+    policy = policy_manifest()
+    policy["spec"]["judge"] = {"model": "jury", "share": "2%", "budget": {"limit": 1}}
+    resolved = _resolved(observed(fleet_manifest(), policy, deployment_object("large"))).policies[ASSISTANT]
+    assert resolved.in_force
+    assert "has no model jury, which judge names: nothing is scored" in resolved.resolved_refs.message
+
+
 def test_models_of_rules_and_the_default_that_the_fleet_has_not_are_named_but_do_no_harm() -> None:
     policy = policy_manifest()
     policy["spec"]["defaultModel"] = "largest"
