@@ -1,9 +1,7 @@
-"""Estimators that are told the past: ours, and those that it must beat.
+"""Our estimator as the evaluation trains it, on the past alone.
 
-In: the `Part` of the past, and the queries to estimate. Out: `Told`: quality for each query and model, and
-what an answer would cost. Next: `sweeps` makes policies of them.
-
-All are told the same texts by the same features, and all but the task's mean the same costs.
+In: the `Part` of the past, and the queries to estimate. Out: `Known`, the queries with their features, and
+estimates. Next: `costs` and `sweeps` make policies of them, and `plain` of rivals on the same features.
 """
 
 from __future__ import annotations
@@ -17,9 +15,6 @@ from modelfleet_core.estimation.statistics import FOLDS
 from modelfleet_core.estimation.trained import Prediction, Trained
 from modelfleet_core.estimation.training import Batch, fold_of, train
 from modelfleet_core.values import ModelName, TaskName
-from sklearn.linear_model import Ridge
-from sklearn.neighbors import NearestNeighbors
-from sklearn.preprocessing import StandardScaler
 
 from modelfleet_lab.evaluate import costs
 from modelfleet_lab.evaluate.protocol import Part
@@ -28,18 +23,6 @@ from modelfleet_lab.outcomes import Recorded
 
 _ROWS = 1024
 """Queries in a batch of training."""
-_RIDGES = (1.0, 10.0, 100.0, 1000.0, 10000.0)
-"""Strengths that plain ridge may choose from."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Told:
-    """Estimates for n queries and m models."""
-
-    quality: FloatArray
-    """(n, m) in [0, 1]."""
-    cost: FloatArray
-    """(n, m) USD."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,47 +96,3 @@ def pessimistic(told: Prediction, kappa: float) -> FloatArray:
     """Return (n, m) quality less `kappa` standard deviations."""
     lowered: FloatArray = np.clip(told.quality - kappa * np.sqrt(told.variance), 0.0, 1.0)
     return lowered
-
-
-def task_means(past: Part, asked: Part, values: FloatArray) -> FloatArray:
-    """Return (n, m) the mean of `values` of the past over the task of each of `asked`, whose label is known.
-
-    NaN values do not count; a task without past has the mean over all.
-    """
-
-    def mean(rows: BoolArray) -> FloatArray:
-        count = (~np.isnan(values[rows])).sum(axis=0)
-        total = np.nansum(values[rows], axis=0)
-        average: FloatArray = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-        return average
-
-    tasks = np.array(past.tasks)
-    overall = mean(np.ones(past.size, dtype=bool))
-    means = {task: mean(tasks == task) for task in set(past.tasks)}
-    table = np.array([means.get(task, overall) for task in asked.tasks])
-    return np.where(np.isnan(table), overall, table)
-
-
-def ridge(past: Known, asked: Known) -> FloatArray:
-    """Return (n, m) plain ridge regression on the same features, its strength chosen on held-out folds."""
-    scaler = StandardScaler().fit(past.x)
-    x, quality = scaler.transform(past.x), past.part.quality
-    held = past.fold == 0
-
-    def error(strength: float) -> float:
-        model = Ridge(alpha=strength).fit(x[~held], quality[~held])
-        return float(((model.predict(x[held]) - quality[held]) ** 2).mean())
-
-    strength = min(_RIDGES, key=error) if held.any() and not held.all() else _RIDGES[-1]
-    found = Ridge(alpha=strength).fit(x, quality).predict(scaler.transform(asked.x))
-    clipped: FloatArray = np.clip(found.reshape(asked.part.size, -1), 0.0, 1.0)
-    return clipped
-
-
-def nearest(past: Known, asked: Known, neighbours: int) -> FloatArray:
-    """Return (n, m) the mean quality of the `neighbours` most similar queries of the past (cosine)."""
-    scaler = StandardScaler().fit(past.x)
-    search = NearestNeighbors(n_neighbors=min(neighbours, past.part.size), metric="cosine")
-    places = search.fit(scaler.transform(past.x)).kneighbors(scaler.transform(asked.x), return_distance=False)
-    found: FloatArray = past.part.quality[places].mean(axis=1)
-    return found

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from modelfleet_core.estimation.trained import Prediction
 
-from modelfleet_lab.evaluate import costs, estimators, robust, streams
+from modelfleet_lab.evaluate import costs, estimators, plain, robust, streams
 from modelfleet_lab.evaluate.estimators import Known
 from modelfleet_lab.evaluate.figures import Figures, measure
 from modelfleet_lab.evaluate.protocol import Protocol
@@ -89,10 +89,10 @@ def evaluate(
     add("hull", constants(test.size, len(protocol.data.models)))
     labelled = any(test.tasks) and any(past.tasks)
     if labelled:
-        by_price("task_mean", estimators.task_means(past, test, past.quality))
-    by_price("knn_5", estimators.nearest(study.past, study.test, 5))
-    by_price("knn_40", estimators.nearest(study.past, study.test, 40))
-    by_price("ridge", estimators.ridge(study.past, study.test))
+        by_price("task_mean", plain.task_means(past, test, past.quality))
+    by_price("knn_5", plain.nearest(study.past, study.test, study.past_cost, 5))
+    by_price("knn_40", plain.nearest(study.past, study.test, study.past_cost, 40))
+    by_price("ridge", plain.ridge(study.past, study.test, study.past_cost))
     if labelled:
         named = study.trained.predict(study.test.x, study.test.labels)
         add("default_task", priced(estimators.pessimistic(named, kappa), study.cost), named.quality)

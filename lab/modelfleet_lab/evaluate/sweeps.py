@@ -65,8 +65,8 @@ def constants(queries: int, models: int) -> Sweep:
     return Sweep(np.repeat(np.arange(models, dtype=np.int16)[:, None], queries, axis=1))
 
 
-def priced(quality: FloatArray, cost: FloatArray) -> Sweep:
-    """Return `argmax_j quality_ij - price cost_ij` for every query at `PRICES` prices, from high to low.
+def priced(quality: FloatArray, cost: FloatArray, *, prices: int = PRICES) -> Sweep:
+    """Return `argmax_j quality_ij - price cost_ij` for every query at `prices` prices, from high to low.
 
     The prices are geometric around those at which the estimates change their mind, from one at which only
     cost counts to one at which it only decides between equals. Settings that change nothing are left out.
@@ -77,11 +77,11 @@ def priced(quality: FloatArray, cost: FloatArray) -> Sweep:
     quality, cost = quality[:, order], cost[:, order]
     spread = np.ptp(cost, axis=1)
     typical = float(np.median(spread[spread > 0])) if (spread > 0).any() else 1.0
-    prices = np.logspace(_DECADES, -_DECADES, PRICES) / typical
-    found = np.empty((PRICES, n), dtype=np.int16)
+    tried = np.logspace(_DECADES, -_DECADES, prices) / typical
+    found = np.empty((prices, n), dtype=np.int16)
     step = max(1, _CELLS // max(1, n * m))
-    for first in range(0, PRICES, step):
-        part = prices[first : first + step]
+    for first in range(0, prices, step):
+        part = tried[first : first + step]
         scores = quality - part[:, None, None] * cost
         found[first : first + step] = order[scores.argmax(axis=2)]
     changed = np.concatenate(([True], (found[1:] != found[:-1]).any(axis=1)))

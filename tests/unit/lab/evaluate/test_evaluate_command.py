@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from modelfleet_lab.__main__ import main
-from modelfleet_lab.evaluate import estimators, tables
+from modelfleet_lab.evaluate import estimators, order, plain, rivals, robust, streams, tables
 from modelfleet_lab.evaluate.figures import measure, versus
 from modelfleet_lab.evaluate.protocol import split
 from modelfleet_lab.evaluate.sweeps import constants, priced
@@ -22,7 +22,7 @@ from support.recorded_folder import recorded, write_folder
 CHEAP, DEAR = 1.0, 10.0
 
 
-def clear_cut(n: int = 240) -> Recorded:
+def clear_cut(n: int = 160) -> Recorded:
     """Return sums, which both models do, and proofs, which only the model does that costs ten times more."""
     data = recorded(3, n=n)
     hard = np.array(data.tasks) == "proof"
@@ -44,13 +44,18 @@ def evaluate(folder: Path, *more: str, out: Path) -> dict[str, Any]:
     return document
 
 
-def fewer_fits(patch: pytest.MonkeyPatch) -> None:
-    """Estimate the past by the fit that saw it: five more fits would only take time here."""
+def less_work(patch: pytest.MonkeyPatch) -> None:
+    """Fit once, not for each fold, and try few settings and budgets: the rest would only take time here."""
     patch.setattr(
         estimators,
         "across_folds",
         lambda models, past: estimators.fit(models, past).predict(past.x),
     )
+    patch.setattr(plain, "_RIDGES", plain._RIDGES[:1])
+    patch.setattr(plain, "_DISTANCES", plain._DISTANCES[:1])
+    patch.setattr(robust, "REPLICATES", 4)
+    patch.setattr(streams, "BUDGETS", (0.1, 0.5, 1.0))
+    patch.setattr(order, "_METHODS", (rivals.OURS, rivals.GREEDY))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorded, dict[str,
     data = clear_cut()
     write_folder(folder / "a folder", data)
     with pytest.MonkeyPatch.context() as patch:
-        fewer_fits(patch)
+        less_work(patch)
         found = evaluate(
             folder / "a folder", "--leave-one-task-out", "--order", "cost", out=folder / "figures.json"
         )
@@ -119,7 +124,7 @@ def test_the_document_has_the_promised_keys_and_says_where_it_comes_from(known: 
     assert found["command"].startswith("modelfleet evaluate --data '")
     assert found["command"].endswith("--leave-one-task-out --order cost")
     assert found["data"]["licence"] == "not known: see the documentation of the data"
-    assert found["data"]["past"] + found["data"]["test"] == found["data"]["queries"] == 240
+    assert found["data"]["past"] + found["data"]["test"] == found["data"]["queries"] == 160
     assert found["models"] == ["cheap", "dear"]
     assert found["capacity"] is None
     assert set(found["order"]["orders"]) == {"cost"}
@@ -141,8 +146,8 @@ def test_a_task_that_was_never_seen_is_left_to_the_best_single_model(known: tupl
 def test_graded_quality_free_models_unknown_lengths_and_tasks_are_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fewer_fits(monkeypatch)
-    data = recorded(5, n=150)
+    less_work(monkeypatch)
+    data = recorded(5, n=100)
     graded = np.round(np.random.default_rng(0).random(data.quality.shape) * 0.5 + 0.5 * data.quality, 3)
     free = np.where(np.arange(4) == 0, 0.0, data.price_in)
     write_folder(

@@ -1,8 +1,7 @@
-"""What baselines are told, and that estimates of the past do not know the query itself."""
+"""That estimates of the past do not know the query itself, and what doubt takes off them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,20 +43,3 @@ def test_doubt_lowers_estimates_by_standard_deviations_and_not_below_nothing() -
     unsure = told(np.array([[0.9, 0.1]]), variance=0.04)
     assert estimators.pessimistic(unsure, 2.0) == pytest.approx(np.array([[0.5, 0.0]]))
     assert (estimators.pessimistic(unsure, 0.0) == unsure.quality).all()
-
-
-def test_the_nearest_query_is_the_query_itself() -> None:
-    seen = past()
-    seen = replace(seen, x=np.random.default_rng(0).normal(size=(60, 5)))
-    assert (estimators.nearest(seen, seen, 1) == seen.part.quality).all()
-    everyone = estimators.nearest(seen, seen, 1000)
-    assert everyone == pytest.approx(np.tile(seen.part.quality.mean(axis=0), (60, 1)))
-
-
-def test_plain_ridge_tells_kinds_of_text_apart() -> None:
-    seen = past(200)
-    found = estimators.ridge(seen, seen)
-    hard = np.array(seen.part.tasks) == "proof"
-    assert found[hard, 0].mean() < found[~hard, 0].mean() - 0.3
-    assert found.min() >= 0.0
-    assert found.max() <= 1.0

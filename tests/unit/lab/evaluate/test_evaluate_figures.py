@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from modelfleet_lab.evaluate import streams
 from modelfleet_lab.evaluate.figures import CURVE_NAMES, measure, versus
 from modelfleet_lab.evaluate.protocol import Protocol, split
 from modelfleet_lab.evaluate.streams import NAMES, play
@@ -49,8 +50,9 @@ def test_where_nothing_costs_anything_shares_of_cost_have_no_meaning() -> None:
     assert found.named["r50"].value == pytest.approx(best / free.single_quality)
 
 
-def test_methods_with_a_budget_are_played_at_many_and_repeat_by_seed() -> None:
-    asked = protocol()
+def test_methods_with_a_budget_are_played_at_many_and_repeat_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "BUDGETS", (0.1, 0.5, 1.0))
+    asked = protocol(60)
     past = Side(asked.past.quality, asked.past.cost, asked.past.quality, asked.past.cost)
     test = Side(asked.test.quality, asked.test.cost, asked.test.quality, asked.test.cost)
     told = Split(asked.data.models, past, test)

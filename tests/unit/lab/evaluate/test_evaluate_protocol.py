@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from modelfleet_lab.evaluate import costs
-from modelfleet_lab.evaluate.estimators import task_means
+from modelfleet_lab.evaluate.plain import task_means
 from modelfleet_lab.evaluate.protocol import best_single, part_of, split
 from support.recorded_folder import recorded
 

@@ -82,7 +82,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for k in range(200):
         quality = (random.random((1, 150)) < 0.7).astype(float)
-        _, means = resampled(np.ones((1, 150)), quality, 150, 300, seed=k)
+        _, means = resampled(np.ones((1, 150)), quality, 150, 200, seed=k)
         low, high = interval(means[:, 0]) or (1.0, 0.0)
         covered += low <= 0.7 <= high
     assert 180 <= covered <= 199
