@@ -33,7 +33,7 @@ def event(rng: random.Random, log: ExperienceLog) -> None:
         return
     log.answered(where, rng.random(), rng.random() / 100)
     if rng.random() < 0.5:
-        answer = Answer(where, embedding(rng.gauss(0, 1), rng.gauss(0, 1)), rng.random(), rng.random())
+        answer = Answer(where, embedding(rng.uniform(-1, 1), rng.uniform(-1, 1)), rng.random(), rng.random())
         log.scored(answer, rng.choice([0.0, 0.5, 1.0]))
 
 

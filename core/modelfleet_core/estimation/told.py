@@ -42,6 +42,8 @@ MOST_CELLS = 1024
 """Of one sidecar; one that works as it should has fewer."""
 _ROUNDING = 1e-9
 """Of sums, relative to what they came to."""
+_LEAST_FIRST = 0.05
+"""Square of an embedding's first figure, which is not 0 for any request, at least."""
 _TRIANGLE = np.triu_indices(EMBEDDING)
 _DIAGONAL = np.diag_indices(EMBEDDING + 1)
 _TRACE = _TRIANGLE[0] == _TRIANGLE[1]
@@ -140,11 +142,14 @@ def _possible(new: FloatArray, row: FloatArray) -> bool:
     """Return whether answers can have added `new` to what is now `row`.
 
     With every score w (x, r)(x, r)' is added, x (k,) and r the residual: so their sum is positive
-    semidefinite, its corner is the weight, and means of what is within [0, 1] are so too.
+    semidefinite; and means of what is within [0, 1], as x and its squares are, are so too.
     """
     weight, scored = float(new[_WEIGHT]), new[MOMENTS + EMBEDDING :]
     rounding = _ROUNDING * (1.0 + float(row[_WEIGHT]))
-    if (scored < -rounding).any() or (scored > weight + rounding).any() or abs(new[0] - weight) > rounding:
+    squares = new[:MOMENTS][_TRACE]
+    if min(scored.min(), squares.min()) < -rounding or max(scored.max(), squares.max()) > weight + rounding:
+        return False
+    if new[0] < _LEAST_FIRST * weight - rounding:
         return False
     sums = np.empty((EMBEDDING + 1, EMBEDDING + 1))
     sums[_TRIANGLE] = new[:MOMENTS]

@@ -82,6 +82,7 @@ def _evidence(weight: float, **changed: np.ndarray) -> ModelEvidence:
     [
         _evidence(50.0, moments=-_evidence(50.0).moments),
         _evidence(50.0, moments=np.full(MOMENTS, 1e15)),
+        _evidence(50.0, moments=np.diag(np.full(len(embedding()), 1e9))[np.triu_indices(len(embedding()))]),
         _evidence(50.0, moments=np.where(np.arange(MOMENTS) == 1, 1e3, _evidence(50.0).moments)),
         _evidence(50.0, products=np.full(len(embedding()), 1e15)),
         _evidence(50.0, products=_evidence(50.0).products * 1.1),

@@ -70,7 +70,7 @@ def played(learner: Learner, log: ExperienceLog, scores: int, good: float, used:
     rng = np.random.default_rng(int(at))
     for number in range(scores):
         score = float(rng.random() < good)
-        log.scored(answer("small", rng.normal(), base=0.5, used=used), score)
+        log.scored(answer("small", rng.uniform(-1.0, 1.0), base=0.5, used=used), score)
         if number % BATCH == BATCH - 1:
             learner.hear(sidecar(), log.changes(), at)
 
