@@ -9,7 +9,9 @@ not be scored soon is dropped and counted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -230,14 +232,11 @@ class Judging:
         plugin = self._plugin(case.judge.plugin)
         if plugin is None:
             raise UnscoredError(Outcome.FAILED)
-        loop = asyncio.get_running_loop()
-        self._asking = loop.run_in_executor(None, plugin.score, case.question, case.answer)
-        self._asking.add_done_callback(_retrieve)
+        self._asking = _in_thread(plugin, case.question, case.answer)
         try:
             score: object = await asyncio.shield(self._asking)
-        except Exception as error:  # noqa: BLE001 - others wrote it
-            # Its text may quote what it was asked.
-            log.warning("the judge %s failed with %s", case.judge.plugin, type(error).__name__)
+        except _PluginError as error:
+            log.warning("the judge %s failed with %s", case.judge.plugin, error)
             raise UnscoredError(Outcome.FAILED) from None
         if isinstance(score, bool) or not isinstance(score, int | float) or not 0.0 <= score <= 1.0:
             raise UnscoredError(Outcome.NO_SCORE)
@@ -252,11 +251,36 @@ class UnscoredError(Exception):
         self.outcome = outcome
 
 
+class _PluginError(Exception):
+    """A plug-in failed with an error of this type."""
+
+
 def _unheard(_exchange: Exchange, _timing: object) -> None:
     """Learn nothing from a judge's own answers: they are no user's."""
 
 
-def _retrieve(asked: asyncio.Future[float | None]) -> None:
-    """Take the error of a plug-in that nobody waits for any more."""
-    if not asked.cancelled():
-        asked.exception()
+def _in_thread(plugin: JudgePlugin, question: str, answer: str) -> asyncio.Future[float | None]:
+    """Return the plug-in's score to come, or _PluginError. Its thread is a daemon: one that hangs must not
+    keep the sidecar from its end."""
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[float | None] = loop.create_future()
+    asked.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody may have left
+
+    def end(score: float | None, error: _PluginError | None) -> None:
+        if error is None:
+            asked.set_result(score)
+        else:
+            asked.set_exception(error)
+
+    def work() -> None:
+        score: float | None = None
+        error: _PluginError | None = None
+        try:
+            score = plugin.score(question, answer)
+        except Exception as raised:  # noqa: BLE001 - others wrote it
+            error = _PluginError(type(raised).__name__)  # its text may quote what it was asked
+        with contextlib.suppress(RuntimeError):  # the sidecar has ended meanwhile
+            loop.call_soon_threadsafe(end, score, error)
+
+    threading.Thread(target=work, name="judge", daemon=True).start()
+    return asked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -223,6 +224,7 @@ class Point:
         (float("nan"), "NoScore"),
         (True, "NoScore"),
         (ValueError("it quotes Wanda"), "Failed"),
+        (StopIteration("Wanda"), "Failed"),
     ],
 )
 async def test_a_plug_in_scores_without_any_account(
@@ -235,6 +237,32 @@ async def test_a_plug_in_scores_without_any_account(
         await told(rig, outcome(becomes))
         assert counted(rig)[Figure.JUDGED_SCORE] == (0.25 if becomes == "Scored" else 0.0)
     assert "Wanda" not in caplog.text
+
+
+async def test_a_plug_in_that_hangs_keeps_neither_callers_nor_the_drain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began, over = threading.Event(), threading.Event()
+
+    def hang(_self: Mine, _question: str, _answer: str) -> float:
+        began.set()
+        over.wait(30.0)
+        return 1.0
+
+    monkeypatch.setattr(plugins, "entry_points", lambda *, group: [Point] if group == plugins.JUDGES else [])
+    monkeypatch.setattr(Mine, "score", hang)
+    monkeypatch.setattr(judging, "LONGEST", 0.05)
+    try:
+        async with judged(SMALL, policy=BY_PLUGIN) as (rig, client):
+            await ask(client)
+            await told(rig, outcome("Failed"))
+            assert began.is_set()
+            await ask(client)
+            await told(rig, outcome("NoCapacity"))
+            async with asyncio.timeout(5.0):
+                assert await rig.sidecar.router.drain(5.0)
+    finally:
+        over.set()
 
 
 async def test_a_plug_in_that_is_not_there_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 import pytest
 from modelfleet_core.estimation.experience import ExperienceCell
 from modelfleet_core.estimation.learning import ExperienceLog
+from modelfleet_core.leasing.accounts import JUDGE
+from modelfleet_core.leasing.grants import Documents, LeaseBook
 from modelfleet_core.leasing.ledger import budget_period
-from modelfleet_core.manifests import parse_policy
+from modelfleet_core.manifests import document, parse_policy
 from modelfleet_core.policy import Judge, Period
 from modelfleet_core.values import ModelName, NanoUsd
-from modelfleet_operator.capacity_views import Usage
+from modelfleet_operator.capacity_views import Usage, usage
 from modelfleet_operator.estimators import Base
 from modelfleet_operator.figures import Figures, PolicyFigures
 from modelfleet_operator.insight import learning_figures
@@ -64,8 +66,8 @@ def test_of_few_answers_only_their_number_is_told() -> None:
 def test_the_status_shows_the_judge_and_its_own_money_where_the_policy_has_one() -> None:
     known = LearningView(Base(None), "", None, cells((1.0, 1.0, 30), (0.0, 0.0, 10)), "")
     at = budget_period(POLICY.key, Period.DAY, datetime(2026, 11, 22, tzinfo=UTC))
-    usage = Usage(at.id, at.starts, at.ends, NanoUsd(5 * 10**9), NanoUsd(2), NanoUsd(1))
-    body = policy_body(None, 1, POLICY, known, (), usage)
+    money = Usage(at.id, at.starts, at.ends, NanoUsd(5 * 10**9), NanoUsd(2), NanoUsd(1))
+    body = policy_body(None, 1, POLICY, known, (), money)
     assert body["judge"] == {
         "scored": 40,
         "compared": 40,
@@ -99,3 +101,20 @@ def test_metrics_show_what_can_be_told() -> None:
 
 def test_without_any_score_there_is_nothing_to_tell() -> None:
     assert judgement(()) == Judgement(0.0, None, None, 0.0, None, None)
+
+
+def test_the_judges_money_is_told_from_its_own_account_and_period() -> None:
+    manifest = policy_manifest()
+    manifest["spec"]["judge"] = {"model": "large", "share": "2%", "budget": {"limit": "5", "period": "Week"}}
+    policy = parse_policy(manifest)
+    documents = Documents({}, {policy.key: (policy, document(manifest))})
+    book = LeaseBook(epoch=1, ttl=30.0, now=0.0, may_hold=())
+    book.set_documents(documents)
+    assert usage(book, documents, policy.key, JUDGE) is None
+    for named, period in book.unopened(datetime(2026, 11, 25, 12, tzinfo=UTC)):
+        book.open(named, period, None, 0.0)
+    judge, budget = usage(book, documents, policy.key, JUDGE), usage(book, documents, policy.key)
+    assert judge is not None
+    assert budget is not None
+    assert (judge.limit, judge.spent, judge.ends) == (5 * 10**9, 0, datetime(2026, 11, 30, tzinfo=UTC))
+    assert (budget.limit, budget.ends) == (60 * 10**9, datetime(2026, 11, 25, 13, tzinfo=UTC))
