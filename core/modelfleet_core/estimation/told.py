@@ -44,9 +44,10 @@ _ROUNDING = 1e-9
 """Of sums, relative to what they came to."""
 _LEAST_FIRST = 0.05
 """Square of an embedding's first figure, which is not 0 for any request, at least."""
-_TRIANGLE = np.triu_indices(EMBEDDING)
+_COLUMN, _ROW = np.triu_indices(EMBEDDING)
+_LOWER = _ROW, _COLUMN
 _DIAGONAL = np.diag_indices(EMBEDDING + 1)
-_TRACE = _TRIANGLE[0] == _TRIANGLE[1]
+_TRACE = np.flatnonzero(_COLUMN == _ROW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,18 +147,16 @@ def _possible(new: FloatArray, row: FloatArray) -> bool:
     """
     weight, scored = float(new[_WEIGHT]), new[MOMENTS + EMBEDDING :]
     rounding = _ROUNDING * (1.0 + float(row[_WEIGHT]))
-    squares = new[:MOMENTS][_TRACE]
+    squares = new[_TRACE]
     if min(scored.min(), squares.min()) < -rounding or max(scored.max(), squares.max()) > weight + rounding:
         return False
     if new[0] < _LEAST_FIRST * weight - rounding:
         return False
     sums = np.empty((EMBEDDING + 1, EMBEDDING + 1))
-    sums[_TRIANGLE] = new[:MOMENTS]
-    # Only the lower half is looked at.
-    sums.T[_TRIANGLE] = new[:MOMENTS]
+    sums[_LOWER] = new[:MOMENTS]  # the upper half is not looked at
     sums[EMBEDDING, :EMBEDDING] = new[MOMENTS : MOMENTS + EMBEDDING]
     sums[EMBEDDING, EMBEDDING] = scored[Scored.BASE_ERROR]
-    sums[_DIAGONAL] += _ROUNDING * (1.0 + float(row[:MOMENTS][_TRACE].sum()))
+    sums[_DIAGONAL] += _ROUNDING * (1.0 + float(row[_TRACE].sum()))
     try:
         np.linalg.cholesky(sums)
     except np.linalg.LinAlgError:
