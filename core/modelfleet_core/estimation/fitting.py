@@ -25,10 +25,8 @@ POSTERIOR_RIDGE = 1000.0
 """The same where tasks are told apart."""
 TASK_PRIOR = 10.0
 """Outcomes' worth of belief that a task is as hard as others."""
-LEAST_PRIOR, MOST_PRIOR = 5.0, 1000.0
-"""Bounds of the outcomes' worth of belief that a model is no better at one task than at others."""
-MODEL_PRIOR = 2.0
-"""Outcomes' worth of all models' mean in each model's."""
+LEAST_PRIOR, MOST_PRIOR = 2.0, 1000.0
+"""Bounds of the outcomes' worth of belief that models are alike, and alike in each task."""
 RANK = 2
 TOKEN_RANK = 3
 LIKENESS = 32
@@ -82,8 +80,8 @@ class _Sums:
     mean: FloatArray
     products: FloatArray
     """(d, m) sum of z (y - mean)."""
-    variance: FloatArray
-    """(m,) of y."""
+    noise: float
+    """Variance of y around the mean of its model."""
 
 
 def tasks_of(statistics: Statistics) -> tuple[TaskName, ...]:
@@ -99,7 +97,8 @@ def axes(statistics: Statistics) -> Axes:
     rows = float(statistics.rows.sum())
     scale = np.maximum(np.sqrt(np.maximum(np.diag(scatter) / rows, 0.0)), _LEAST_DEVIATION)
     _, vectors = np.linalg.eigh(scatter / np.outer(scale, scale))
-    return Axes(scale, vectors[:, -AXES:])
+    # Fewer rows than axes vary in no more directions than they are.
+    return Axes(scale, vectors[:, -min(AXES, max(LIKENESS, int(rows))) :])
 
 
 def fitted(statistics: Statistics, along: Axes, without: int | None = None) -> Trained:
@@ -183,12 +182,28 @@ def _frame(statistics: Statistics, folds: Sequence[int], along: Axes) -> _Frame:
 
 def _sums(outcomes: Outcomes, folds: Sequence[int], frame: _Frame) -> _Sums:
     count, total = outcomes.count[folds].sum(axis=0), outcomes.total[folds].sum(axis=0)
-    overall = float(total.sum()) / max(1.0, float(count.sum()))
-    mean = (total + MODEL_PRIOR * overall) / (count + MODEL_PRIOR)
+    answers, known = float(count.sum()), float((count > 0).sum())
+    overall = float(total.sum()) / max(1.0, answers)
+    around = outcomes.square[folds].sum(axis=0) - total * total / np.maximum(count, 1.0)
+    noise = max(0.0, float(around.sum())) / max(1.0, answers - known)
+    prior = _prior(total - count * overall, count, noise, known - 1.0)
+    mean = (total + prior * overall) / (count + prior)
     xy, x = outcomes.xy[folds].sum(axis=0), outcomes.x[folds].sum(axis=0)
     off = xy - x * mean - np.outer(frame.center, total - count * mean)
-    square = outcomes.square[folds].sum(axis=0) / np.maximum(count, 1.0)
-    return _Sums(count, mean, off / frame.scale[:, np.newaxis], np.maximum(square - mean * mean, 0.0))
+    return _Sums(count, mean, off / frame.scale[:, np.newaxis], noise)
+
+
+def _prior(off: FloatArray, count: FloatArray, noise: float, free: float) -> float:
+    """Return how many outcomes' worth of belief that all groups' means are alike the data bear out.
+
+    `off`: the sum of `count` outcomes of each group, less what is expected of it; `free`: the number of
+    groups less that of figures by which the expectation was fitted. Empirical Bayes by the method of moments:
+    what groups differ by more than chance alone would bring is theirs. Where that is nothing, differences are
+    noise, and the first thing that a router would pick.
+    """
+    seen = float((off * off / np.maximum(count, 1.0)).sum())
+    beyond = (seen - noise * max(0.0, free)) / max(1.0, float(count.sum()))
+    return min(MOST_PRIOR, max(LEAST_PRIOR, noise / max(beyond, 1e-9)))
 
 
 def _slopes(sums: _Sums, frame: _Frame) -> FloatArray:
@@ -205,21 +220,12 @@ def _slopes(sums: _Sums, frame: _Frame) -> FloatArray:
 
 
 def _task_quality(count: FloatArray, total: FloatArray, quality: _Sums) -> FloatArray:
-    """Return (t, m) means by task: how hard the task is, and how far the model is off that.
-
-    How far to believe the latter is told by how much models differ over tasks beyond what chance alone would
-    bring (empirical Bayes by the method of moments): where each does equally well everywhere, differences
-    between models within a task are noise, and the first thing that a router would pick.
-    """
+    """Return (t, m) means by task: how hard the task is, and how far the model is off that."""
     off = total - count * quality.mean
     level = off.sum(axis=1, keepdims=True) / (count.sum(axis=1, keepdims=True) + TASK_PRIOR)
     own = off - count * level
-    t, m = count.shape
-    free = max(0.0, 1.0 - (t + m - 1.0) / max(1.0, float((count > 0).sum())))
-    chance = free * float(np.where(count > 0, quality.variance, 0.0).sum())
-    beyond = (float((own * own / np.maximum(count, 1.0)).sum()) - chance) / max(1.0, float(count.sum()))
-    noise = float(quality.count @ quality.variance) / max(1.0, float(quality.count.sum()))
-    prior = min(MOST_PRIOR, max(LEAST_PRIOR, noise / max(beyond, 1e-9)))
+    fitted = float((count.sum(axis=0) > 0).sum() + (count.sum(axis=1) > 0).sum()) - 1.0
+    prior = _prior(own, count, quality.noise, float((count > 0).sum()) - fitted)
     result: FloatArray = np.clip(quality.mean + level + own / (count + prior), 0.0, 1.0)
     return result
 
