@@ -88,7 +88,7 @@ class OfflineBatches:
         prospects: dict[int, Prospect] = {}
         fleet: Fleet | None = None
         for place, ask in enumerate(asks):
-            if place % 50 == 49:
+            if place % 20 == 19:
                 await asyncio.sleep(0)  # others must not wait for ten thousand profiles
             seen = self._try(ask)
             if isinstance(seen, Failure):
