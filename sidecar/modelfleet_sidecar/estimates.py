@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 from modelfleet_core.catalog import Fleet, Variant
 from modelfleet_core.estimation.artifact import decode as read_trained
-from modelfleet_core.estimation.embedding import embed
+from modelfleet_core.estimation.embedding import doubted, embed
 from modelfleet_core.estimation.estimate import Estimates, PriorEstimator, estimates
 from modelfleet_core.estimation.features import FloatArray, features
 from modelfleet_core.estimation.forecast import (
@@ -184,7 +184,6 @@ class LiveEstimator:
             fitted = self._fitted = self._fit(fleet)
         if question.features is None and (self._trained is not None or fitted.learned is not None):
             question = Question(question.profile, question.named_task, features(question.profile.text))
-        embedding = embed(question.features) if question.features is not None else None
         version, kappa, forecast = "", 0.0, None
         for source in fitted.sources:
             if (forecast := self._asked(source, question, fleet)) is not None:
@@ -192,6 +191,9 @@ class LiveEstimator:
                 break
         if forecast is None:
             forecast = self._priors.forecast(question, fleet)
+        embedding = None
+        if question.features is not None:
+            embedding = doubted(embed(question.features), forecast.confidence)
         learned = fitted.learned if version == self._learned.base_version else None
         return Known(
             estimates=estimates(question.profile, fleet, forecast, learned, embedding),

@@ -40,8 +40,8 @@ def poet_and_clerk() -> Document:
 def learned_of(base_version: str, lift: Mapping[str, float], samples: float = 100.0) -> Document:
     """Return what so many scores taught on a base: each model's quality is by `lift` higher than it says."""
     theta = np.zeros((len(lift) + 1, EMBEDDING))
-    theta[:-1, 0] = tuple(lift.values())
-    covariance = np.broadcast_to(1e-4 * np.eye(EMBEDDING), (len(theta), EMBEDDING, EMBEDDING))
+    theta[:-1, 1:] = np.array(list(lift.values()))[:, np.newaxis]
+    covariance = np.broadcast_to(1e-16 * np.eye(EMBEDDING), (len(theta), EMBEDDING, EMBEDDING))
     models = tuple(ModelName(name) for name in lift)
     made = learned.learned(base_version, models, theta, covariance, np.full(len(lift), samples))
     return document(learned.encode(made))

@@ -1,6 +1,7 @@
 """Stage assign and learn, few figures of a text: what corrections of estimates depend on.
 
-In: the vector of `features`. Out: `EMBEDDING` figures, the first one 1. Next: `learning`, `learned`.
+In: the vector of `features`. Out: `EMBEDDING` figures, the first one 1; `doubted`, shorter where the base is
+sure of itself. Next: `learning`, `learned`.
 
 The others say which of some typical requests a text is like, by its lexical figures: a fixed map, so that
 sums of different sidecars add whatever estimator they have. They fall off with the squared distance to each
@@ -71,6 +72,10 @@ _LEAST_SPREAD = 1.0
 """Of a lexical figure over the typical requests, below which it tells less of a kind."""
 _FARTHEST = 3.0
 """Spreads from their mean beyond which a figure says no more."""
+_EVERYWHERE = 0.3
+"""Deviation of an error common to all requests, in that of an error at a kind that the base never saw."""
+_LEAST_ROOM = 0.1
+"""Of the variance for a kind that the base never saw, what is left for one that it knows well."""
 _REACH = 2.2
 """Squared distance by which likeness falls by a factor e."""
 
@@ -84,6 +89,18 @@ def embed(x: FloatArray) -> FloatArray:
     np.exp(nearness, out=nearness)
     result = np.ones((*x.shape[:-1], EMBEDDING))
     np.divide(nearness, nearness.sum(axis=-1, keepdims=True), out=result[..., 1:])
+    return result
+
+
+def doubted(embedding: FloatArray, confidence: FloatArray | float) -> FloatArray:
+    """Return `embedding` (k,) or (n, k) as long as the base's estimate leaves room for being wrong.
+
+    `confidence` in [0, 1], a figure or (n,). The prior variance of a correction goes with the squared length:
+    where the base knows such requests, more scores are needed to move it, and elsewhere fewer.
+    """
+    room = np.sqrt(np.clip(1.0 - np.asarray(confidence), _LEAST_ROOM, 1.0))
+    result: FloatArray = embedding * room[..., np.newaxis]
+    result[..., 0] = _EVERYWHERE * embedding[..., 0]
     return result
 
 

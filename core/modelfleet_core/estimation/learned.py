@@ -25,6 +25,8 @@ _MOST_MODELS = 64
 _MOST_NAME = 256
 _ARRAYS = ("theta", "deviation", "samples")
 _TRIANGLE = np.tril_indices(EMBEDDING)
+SURE = 0.3
+"""Deviations of a difference between two models that scores must exceed before it counts."""
 
 
 class LearnedError(ValueError):
@@ -52,10 +54,24 @@ class Learned:
 
         `embedding` (k,), `base` (m,) in the order of `models`. Where samples are 0, the variance says nothing
         and that of the base holds.
+
+        The common part of an error moves all models alike; one model moves against the base's favourite only
+        by what its difference exceeds `SURE` deviations, so that the order of models, and with it where
+        requests go, follows evidence on both and not the luck of those that were asked. The favourite meets
+        just the requests on which it was hoped too much of (the winner's curse): without this, all others
+        would seem better than it.
         """
+        if not len(base):
+            return base, base, base
         theta, deviation, samples = self.theta[:-1], self.deviation[:-1], self.samples[:-1]
-        quality = np.clip(base + theta @ embedding, 0.0, 1.0)
-        return quality, np.square(embedding @ deviation).sum(axis=1), samples
+        moved = theta @ embedding
+        variance = np.square(embedding @ deviation).sum(axis=1)
+        favourite = int(base.argmax())
+        apart = moved - moved[favourite]
+        least = SURE * np.sqrt(variance + variance[favourite])
+        surely = np.sign(apart) * np.maximum(np.abs(apart) - least, 0.0)
+        quality = np.clip(base + moved[favourite] + surely, 0.0, 1.0)
+        return quality, variance, samples
 
     def for_fleet(self, models: Sequence[ModelName]) -> Learned:
         """Return this for `models`, in their order; what all share holds for those it does not know."""

@@ -180,6 +180,11 @@ class Learner:
             for model, row in evidence:
                 self._add_evidence(model, row * share)
 
+    def forget(self, sidecar: SidecarId) -> None:
+        """A sidecar ended: keep of it what it taught and its counts, not its sums."""
+        if (told := self._sidecars.pop(sidecar, None)) is not None:
+            self._earlier[_digest(sidecar)] = Remembered(told.version, told.heard_at, told.counted())
+
     def learned(self, now: float) -> Learned:
         """Return what corrects the base now; its version is empty where nothing does."""
         self._fade(now)
@@ -238,8 +243,7 @@ class Learner:
         if len(self._sidecars) - len(gone) >= MAX_SIDECARS:
             gone += [min(self._sidecars.keys() - gone, key=lambda s: self._sidecars[s].heard_at)]
         for sidecar in gone:
-            told = self._sidecars.pop(sidecar)
-            self._earlier[_digest(sidecar)] = Remembered(told.version, told.heard_at, told.counted())
+            self.forget(sidecar)
         while len(self._earlier) > MAX_SIDECARS:
             oldest = min(self._earlier, key=lambda digest: self._earlier[digest].heard_at)
             del self._earlier[oldest]

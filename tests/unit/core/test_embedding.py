@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from modelfleet_core.estimation.embedding import EMBEDDING, TYPICAL, embed
+from modelfleet_core.estimation.embedding import EMBEDDING, TYPICAL, doubted, embed
 from modelfleet_core.estimation.features import feature_matrix, features
 
 
@@ -38,3 +38,12 @@ def test_texts_of_a_kind_are_nearer_than_others() -> None:
         )
     )
     assert np.abs(code - more_code).sum() < 0.5 * np.abs(code - chat).sum()
+
+
+def test_an_embedding_is_the_shorter_the_surer_the_base_is_and_never_nothing() -> None:
+    one = embed(features("who wrote the novel?"))
+    lengths = [np.linalg.norm(doubted(one, confidence)) for confidence in (0.0, 0.5, 0.9, 1.0)]
+    assert lengths[0] > lengths[1] > lengths[2] >= lengths[3] > 0.0
+    both = doubted(np.array([one, one]), np.array([0.0, 0.5]))
+    assert both == pytest.approx(np.array([doubted(one, 0.0), doubted(one, 0.5)]))
+    assert one[0] == 1.0, "what was given stays as it was"

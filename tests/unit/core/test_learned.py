@@ -8,6 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 from modelfleet_core.estimation.archive import ArchiveError, pack, unpack
+from modelfleet_core.estimation.embedding import TYPICAL, doubted, embed
+from modelfleet_core.estimation.features import feature_matrix
 from modelfleet_core.estimation.learned import (
     NOTHING_LEARNED,
     SCHEMA,
@@ -16,10 +18,10 @@ from modelfleet_core.estimation.learned import (
     decode,
     encode,
 )
-from modelfleet_core.estimation.learning import ExperienceLog
+from modelfleet_core.estimation.learning import Answer, ExperienceLog
 from modelfleet_core.estimation.merging import Learner
 from modelfleet_core.values import ModelName
-from support.experiences import embedding, sidecar, teach
+from support.experiences import embedding, key, sidecar, teach
 
 
 def taught(scores: int, mean: float = 1.0, model: str = "small") -> Learned:
@@ -82,6 +84,49 @@ def test_what_all_models_share_holds_for_one_without_scores() -> None:
     quality, _, samples = new.correct(embedding(), np.array([0.5]))
     assert quality[0] < 0.4
     assert samples[0] == 0.0
+
+
+def test_the_order_of_models_stays_where_nothing_is_known_of_the_others() -> None:
+    """The favourite meets just the requests on which it was hoped too much of."""
+    log, learner = ExperienceLog("base"), Learner(1e9, "base")
+    teach(log, "favourite", 300, 0.45)
+    teach(log, "other", 3, 0.6)
+    learner.hear(sidecar(), log.changes(), 1.0)
+    mine = learner.learned(1.0).for_fleet([ModelName("favourite"), ModelName("other"), ModelName("new")])
+    favourite, other, new = mine.correct(embedding(), np.array([0.5, 0.49, 0.49]))[0]
+    assert favourite < 0.5
+    assert favourite > max(other, new)
+
+
+def test_scores_of_both_turn_the_order_of_models() -> None:
+    log, learner = ExperienceLog("base"), Learner(1e9, "base")
+    teach(log, "favourite", 300, 0.3)
+    teach(log, "other", 300, 0.6)
+    learner.hear(sidecar(), log.changes(), 1.0)
+    mine = learner.learned(1.0).for_fleet([ModelName("favourite"), ModelName("other")])
+    favourite, other = mine.correct(embedding(), np.array([0.5, 0.4]))[0]
+    assert other > favourite + 0.1
+
+
+def test_where_there_is_nothing_to_learn_quality_of_what_is_chosen_does_not_fall() -> None:
+    """Estimates that are right on average, of models that are nearly as good: scores are luck alone."""
+    rng = np.random.default_rng(5)
+    lost = []
+    for _ in range(4):
+        log, learner = ExperienceLog("base"), Learner(1e9, "base")
+        names = [ModelName(name) for name in ("a", "b", "c", "d")]
+        base = rng.uniform(0.3, 0.8, (1000, 4))
+        kinds = doubted(embed(feature_matrix(TYPICAL)), 0.8)[rng.integers(len(TYPICAL), size=1000)]
+        for number, (told, expected) in enumerate(zip(kinds, base, strict=True)):
+            if number % 100 == 0:
+                learner.hear(sidecar(), log.changes(), 1.0)
+                learned = learner.learned(1.0).for_fleet(names)
+            estimated = learned.correct(told, expected)[0]
+            chosen = int(estimated.argmax())
+            one = Answer(key(names[chosen]), told, float(expected[chosen]), float(estimated[chosen]))
+            log.scored(one, float(rng.random() < expected[chosen]))
+            lost.append(expected.max() - expected[chosen])
+    assert np.mean(lost[-1000:]) < 0.002
 
 
 def test_a_correction_depends_on_the_request() -> None:

@@ -179,3 +179,14 @@ def test_an_empty_learner_is_kept_and_restored() -> None:
     assert again.learned(6.0).version == ""
     assert again.cells(6.0) == ()
     assert ROW == 330
+
+
+def test_of_a_sidecar_that_ended_what_it_taught_stays_and_counts_once() -> None:
+    log, learner = ExperienceLog("base"), Learner(1e9, "base")
+    teach(log, "small", 20, 0.5)
+    learner.hear(sidecar(), log.changes(), 1.0)
+    learner.forget(sidecar())
+    learner.forget(sidecar(7))
+    assert weight(learner, 2.0) == 20.0
+    learner.hear(sidecar(), log.changes(), 2.0)
+    assert weight(learner, 2.0) == 20.0
