@@ -1,42 +1,48 @@
-"""Learning replayed: requests of all tasks meet an estimator that was trained on half of them.
+"""Learning replayed: requests of all tasks meet an estimator that was trained on other ones.
 
 In: recorded outcomes. Out: `Learning`, over several seeds. Next: the section `learning` of the evaluation.
 
-For each seed: queries are past or test by the split of the evaluation, and half of the tasks are known: the
-first half in the order of sha256("seed|task"). The stale prior is trained on the past of the known tasks,
-the offline estimator on all of the past. Requests are the past in random order, again and again; each goes
-to the model of the highest estimate (no price), or, for the given share, to one that `explore` draws; of a
-share of the answers, at random, the recorded quality comes back as score, of the model that answered and no
-other. Programs' own code learns: an `ExperienceLog`, a `Learner`, its `Learned`, renewed every `_EVERY`
-requests. Measured is the mean recorded quality of what each estimator chooses on the test, of which nobody
-was told anything; what was learned counts by its mean over the last third of the requests.
+For each seed: queries are past or test by the split of the evaluation. A stale prior is trained on a part
+of the past, as `Staleness` says, the offline estimator on all of it. Requests are the past in random order,
+again and again; each goes to the model of the highest estimate (no price), or, for the given share, to one
+that `explore` draws; of a share of the answers, at random, the recorded quality comes back as score, of the
+model that answered and no other. Programs' own code learns: an `ExperienceLog`, a `Learner`, its `Learned`,
+renewed every `_EVERY` requests. Measured is the mean recorded quality of what each estimator chooses on the
+test, of which nobody was told anything; what was learned counts by its mean over the last third of the
+requests.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
-from modelfleet_core.estimation.embedding import embed
+from modelfleet_core.estimation.embedding import doubted, embed
 from modelfleet_core.estimation.experience import ExperienceKey
 from modelfleet_core.estimation.exploration import explore
 from modelfleet_core.estimation.learned import Learned
 from modelfleet_core.estimation.learning import Answer, ExperienceLog
 from modelfleet_core.estimation.merging import Learner
+from modelfleet_core.estimation.signs import signs
+from modelfleet_core.estimation.subject import subject
 from modelfleet_core.values import ModelName, SidecarId, TaskName
 
-from modelfleet_lab.evaluate.estimators import fit, known
+from modelfleet_lab.evaluate.estimators import Known, fit, known
 from modelfleet_lab.evaluate.protocol import split
-from modelfleet_lab.methods import FloatArray
+from modelfleet_lab.methods import BoolArray, FloatArray
 from modelfleet_lab.outcomes import Recorded
 
 REQUESTS = 6000
 FEEDBACK = 0.2
 EXPLORATION = 0.05
-SEEDS = 8
+SEEDS = 6
+_FADE = 0.5
+"""Share of a task's past in a prior of other proportions, of that of the task before it."""
+_ABOUT = ("code", "maths")
 _EVERY = 100
 """Requests between two versions of what was learned."""
 _MEASURED = 500
@@ -45,6 +51,19 @@ _SECONDS = 10.0
 """Between two requests; against the half-life of evidence, the time of a whole replay is short."""
 _HALF_LIFE = 604_800.0
 _SIDECAR = SidecarId("replay", "sidecar", "sidecar", "1")
+
+
+class Staleness(Enum):
+    """What a prior was trained on; tasks are in the order of sha256("seed|task")."""
+
+    HALF = "half"
+    """The first half of the tasks."""
+    QUARTER = "quarter"
+    """The first quarter of them."""
+    FAMILY = "code and maths"
+    """Tasks most of whose texts the profiler takes for code or maths."""
+    PROPORTIONS = "proportions"
+    """All tasks, of each half the share of the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,34 +92,49 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Learning:
-    requests: int
-    feedback: float
-    exploration: float
+class Recovery:
+    """Replays of one staleness, one for each seed."""
+
     replays: tuple[Replay, ...]
 
-    def json(self) -> dict[str, object]:
-        """Return the section; shares are of the means over seeds, intervals over draws of seeds."""
+    def qualities(self, *, greedily: bool = False) -> tuple[float, float, float, float]:
+        """Return the means of stale, learned and offline, and the worst seed's learned less stale."""
+        stale, learned, offline = self._columns(greedily)
+        return (
+            float(stale.mean()),
+            float(learned.mean()),
+            float(offline.mean()),
+            float((learned - stale).min()),
+        )
+
+    def recovered(self, *, greedily: bool = False) -> tuple[float, float, float]:
+        """Return the share of offline less stale, of means over seeds, and its interval over such draws."""
+        return _recovered(*self._columns(greedily))
+
+    def _columns(self, greedily: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
         stale = np.array([replay.stale for replay in self.replays])
-        offline = np.array([replay.offline for replay in self.replays])
-        learned = np.array([replay.learned for replay in self.replays])
-        greedy = np.array([replay.learned_greedily for replay in self.replays])
-        recovered, low, high = _recovered(stale, learned, offline)
-        greedily, greedy_low, greedy_high = _recovered(stale, greedy, offline)
+        learned = [replay.learned_greedily if greedily else replay.learned for replay in self.replays]
+        return stale, np.array(learned), np.array([replay.offline for replay in self.replays])
+
+    def json(self) -> dict[str, object]:
+        """Return its figures."""
+        stale, learned, offline, worst = self.qualities()
+        _, greedy, _, greedy_worst = self.qualities(greedily=True)
+        recovered, low, high = self.recovered()
+        greedily, greedy_low, greedy_high = self.recovered(greedily=True)
         curves = np.array([[quality for _, quality in replay.curve] for replay in self.replays])
         return {
-            "requests": self.requests,
-            "feedback": self.feedback,
-            "exploration": self.exploration,
-            "stale": float(stale.mean()),
-            "learned": float(learned.mean()),
-            "offline": float(offline.mean()),
+            "stale": stale,
+            "learned": learned,
+            "offline": offline,
             "recovered": recovered,
             "recovered_ci": [low, high],
+            "worst": worst,
             "greedy": {
-                "learned": float(greedy.mean()),
+                "learned": greedy,
                 "recovered": greedily,
                 "recovered_ci": [greedy_low, greedy_high],
+                "worst": greedy_worst,
             },
             "curve": {
                 "requests": [requests for requests, _ in self.replays[0].curve],
@@ -121,6 +155,26 @@ class Learning:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Learning:
+    requests: int
+    feedback: float
+    exploration: float
+    found: Mapping[Staleness, Recovery]
+    """Those that the data allow, the first one first; never empty."""
+
+    def json(self) -> dict[str, object]:
+        """Return the section: the figures of the first staleness, and all of them by name."""
+        each = {staleness.value: recovery.json() for staleness, recovery in self.found.items()}
+        return {
+            "requests": self.requests,
+            "feedback": self.feedback,
+            "exploration": self.exploration,
+            **next(iter(each.values())),
+            "priors": each,
+        }
+
+
 def check(data: Recorded) -> None:
     """Raise ValueError where there are fewer than two tasks."""
     if len(set(data.tasks)) < 2:
@@ -135,49 +189,73 @@ def run(
     requests: int = REQUESTS,
     feedback: float = FEEDBACK,
     exploration: float = EXPLORATION,
+    staleness: Collection[Staleness] = tuple(Staleness),
     progress: Callable[[str], None],
 ) -> Learning:
     """Return replays for seeds from `seed` on; raise ValueError where there are fewer than two tasks."""
     check(data)
     if requests < _MEASURED:
         raise ValueError(f"{requests} requests are too few to replay; ask for {_MEASURED} at least")
-    found = []
+    found: dict[Staleness, list[Replay]] = {}
     for one in range(seed, seed + seeds):
         progress(f"learning: seed {one}")
-        found.append(_replay(data, one, requests, feedback, exploration))
-    return Learning(requests, feedback, exploration, tuple(found))
+        parts = split(data, one)
+        past, test = known(data, parts.past), known(data, parts.test)
+        offline = fit(data.models, past).predict(test.x).quality
+        for kind in staleness:
+            members = trained_on(kind, parts.past.prompts, parts.past.tasks, one)
+            if 0 < members.sum() < len(members):
+                scene = _scene(data.models, past, test, members)
+                found.setdefault(kind, []).append(
+                    Replay(
+                        seed=one,
+                        known=tuple(sorted({parts.past.tasks[row] for row in np.flatnonzero(members)})),
+                        stale=_chosen(scene.test_base, scene.test_quality),
+                        offline=_chosen(offline, scene.test_quality),
+                        curve=_play(scene, one, requests, feedback, exploration),
+                        greedy=_play(scene, one, requests, feedback, 0.0),
+                    )
+                )
+    if not found:
+        raise ValueError("no prior can be made stale: the past is of one task")
+    recoveries = {kind: Recovery(tuple(replays)) for kind, replays in found.items()}
+    return Learning(requests, feedback, exploration, recoveries)
 
 
-def _replay(data: Recorded, seed: int, requests: int, feedback: float, exploration: float) -> Replay:
-    parts = split(data, seed)
-    past, test = known(data, parts.past), known(data, parts.test)
-    tasks = known_tasks(data.tasks, seed)
-    members = np.array([task in tasks for task in parts.past.tasks])
-    stale, offline = fit(data.models, past, members), fit(data.models, past)
-    base = stale.predict(past.x).quality
-    scene = _Scene(
-        models=tuple(ModelName(name) for name in data.models),
-        embedding=embed(past.x),
-        base=base,
-        quality=parts.past.quality,
-        test_embedding=embed(test.x),
-        test_base=stale.predict(test.x).quality,
-        test_quality=parts.test.quality,
-    )
-    return Replay(
-        seed=seed,
-        known=tasks,
-        stale=_chosen(scene.test_base, scene.test_quality),
-        offline=_chosen(offline.predict(test.x).quality, scene.test_quality),
-        curve=_play(scene, seed, requests, feedback, exploration),
-        greedy=_play(scene, seed, requests, feedback, 0.0),
-    )
-
-
-def known_tasks(tasks: Sequence[str], seed: int) -> tuple[str, ...]:
-    """Return the half of `tasks` that the stale prior knows."""
+def trained_on(kind: Staleness, prompts: Sequence[str], tasks: Sequence[str], seed: int) -> BoolArray:
+    """Return which of n queries of the past a prior of that staleness knows; none where there is no such."""
     order = sorted(set(tasks), key=lambda task: hashlib.sha256(f"{seed}|{task}".encode()).hexdigest())
-    return tuple(sorted(order[: len(order) // 2]))
+    match kind:
+        case Staleness.HALF:
+            return np.isin(tasks, order[: max(1, len(order) // 2)])
+        case Staleness.QUARTER:
+            return np.isin(tasks, order[: max(1, len(order) // 4)])
+        case Staleness.FAMILY:
+            about = np.array([_about(prompt) in _ABOUT for prompt in prompts])
+            mine = [task for task in order if about[np.isin(tasks, [task])].mean() > 0.5]
+            return np.isin(tasks, mine)
+        case Staleness.PROPORTIONS:
+            share = {task: _FADE**place for place, task in enumerate(order)}
+            draws = np.random.default_rng(seed).random(len(tasks))
+            return draws < np.array([share[task] for task in tasks])
+
+
+def _about(prompt: str) -> str:
+    return subject(signs(prompt)).domain
+
+
+def _scene(models: Sequence[str], past: Known, test: Known, members: BoolArray) -> _Scene:
+    prior = fit(models, past, members)
+    before, after = prior.predict(past.x), prior.predict(test.x)
+    return _Scene(
+        models=tuple(ModelName(name) for name in models),
+        embedding=doubted(embed(past.x), before.confidence),
+        base=before.quality,
+        quality=past.part.quality,
+        test_embedding=doubted(embed(test.x), after.confidence),
+        test_base=after.quality,
+        test_quality=test.part.quality,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -135,16 +135,23 @@ def ordered(name: str, found: Sequence[Frontier]) -> Table:
 
 
 def replayed(found: Learning) -> Table:
-    """Return a row for each seed of the replay of learning."""
-    figures = found.json()
+    """Return a row for each stale prior from which learning was replayed."""
     table = Table(
-        title=f"Learning from {found.feedback:.0%} of {found.requests} answers; half of the tasks are new",
-        caption=f"recovered of offline minus stale: {figures['recovered']:.0%}",
+        title=f"Learning from {found.feedback:.0%} of {found.requests} answers",
+        caption=f"recovered: of offline minus stale, with {found.exploration:.0%} explored, or greedily;\n"
+        "95 % intervals are over seeds. worst: of a seed's learned minus stale.",
     )
-    for column in ("seed", "stale", "learned", "offline"):
+    for column in ("prior of", "stale", "learned", "offline", "recovered", "greedily", "worst seed"):
         table.add_column(column, justify="right")
-    for one in found.replays:
-        table.add_row(str(one.seed), f"{one.stale:.4f}", f"{one.learned:.4f}", f"{one.offline:.4f}")
+    for kind, recovery in found.found.items():
+        shares = [recovery.recovered(), recovery.recovered(greedily=True)]
+        stale, learned, offline, worst = recovery.qualities()
+        table.add_row(
+            kind.value,
+            *(f"{quality:.4f}" for quality in (stale, learned, offline)),
+            *(f"{share:.0%} ({low:.0%} .. {high:.0%})" for share, low, high in shares),
+            f"{worst:+.4f}",
+        )
     return table
 
 
