@@ -497,7 +497,7 @@ async def test_a_request_that_no_model_can_answer_in_time_is_refused_without_wai
     slow = replace(BIG, declared=SLOW)
     async with Bench(slow) as bench:
         bench.lease.grant(slots_of((slow, 1)), money=RICH)
-        with pytest.raises(Failure, match="no model is expected to answer in the .* s left") as caught:
+        with pytest.raises(Failure, match=r"no model is expected to answer in the .* s left") as caught:
             await bench.decide(within=1.0)
         assert caught.value.fault is Fault.DEADLINE
         assert bench.lease.holding.idle()
