@@ -3,7 +3,9 @@
 In: queries of the past with their outcomes, and the queries to estimate. Out: quality (n, m). Next:
 `policies` routes by them as by ours: the same features, the same costs.
 
-Their settings are those that route held-out folds of the past best, so that none loses for want of tuning.
+Their settings are tuned on held-out folds of the past, so that none loses for want of it: those of ridge by
+how they route, those of neighbours by their squared error, which tells such coarse estimates apart more
+surely (by how they route, noise chose settings that routed the test worse).
 """
 
 from __future__ import annotations
@@ -55,14 +57,14 @@ def task_means(past: Part, asked: Part, values: FloatArray) -> FloatArray:
 
 def ridge(past: Known, asked: Known, cost: FloatArray) -> FloatArray:
     """Return (n, m) by plain ridge regression; `cost` are expected USD of the past."""
-    return _tuned(_ridge, _RIDGES, past, asked, cost)
+    return _tuned(_ridge, _RIDGES, past, asked, lambda estimated: _worth(estimated, past.part, cost))
 
 
-def nearest(past: Known, asked: Known, cost: FloatArray, neighbours: int) -> FloatArray:
+def nearest(past: Known, asked: Known, neighbours: int) -> FloatArray:
     """Return (n, m) the mean quality of the `neighbours` nearest queries of the past.
 
     Few neighbours are often equal for several models; then the model with the higher mean over all comes
-    first. `cost` are expected USD of the past.
+    first.
     """
 
     def fit(
@@ -76,7 +78,8 @@ def nearest(past: Known, asked: Known, cost: FloatArray, neighbours: int) -> Flo
             found[scaled, measure] = (1 - _OVERALL) * near + _OVERALL * quality.mean(axis=0)
         return found
 
-    return _tuned(fit, _DISTANCES, past, asked, cost)
+    quality = past.part.quality
+    return _tuned(fit, _DISTANCES, past, asked, lambda held: -float(((held - quality) ** 2).mean()))
 
 
 def _ridge(
@@ -102,8 +105,14 @@ def _scaled(x: FloatArray, new: FloatArray) -> tuple[FloatArray, FloatArray]:
     return scaler.transform(x), scaler.transform(new)
 
 
-def _tuned(fit: Fit, settings: Sequence[Setting], past: Known, asked: Known, cost: FloatArray) -> FloatArray:
-    """Return the estimates of `asked` by the setting that routes held-out folds of the past best."""
+def _tuned(
+    fit: Fit,
+    settings: Sequence[Setting],
+    past: Known,
+    asked: Known,
+    worth: Callable[[FloatArray], float],
+) -> FloatArray:
+    """Return the estimates of `asked` by the setting that is worth most on held-out folds of the past."""
     quality = past.part.quality
     held = {setting: np.tile(quality.mean(axis=0), (len(quality), 1)) for setting in settings}
     for fold in np.unique(past.fold).tolist():
@@ -111,7 +120,7 @@ def _tuned(fit: Fit, settings: Sequence[Setting], past: Known, asked: Known, cos
         if not mine.all():
             for setting, found in fit(past.x[~mine], quality[~mine], past.x[mine], settings).items():
                 held[setting][mine] = found
-    best = max(settings, key=lambda setting: _worth(held[setting], past.part, cost))
+    best = max(settings, key=lambda setting: worth(held[setting]))
     return fit(past.x, quality, asked.x, (best,))[best]
 
 

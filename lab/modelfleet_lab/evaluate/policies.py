@@ -90,8 +90,8 @@ def evaluate(
     labelled = any(test.tasks) and any(past.tasks)
     if labelled:
         by_price("task_mean", plain.task_means(past, test, past.quality))
-    by_price("knn_5", plain.nearest(study.past, study.test, study.past_cost, 5))
-    by_price("knn_40", plain.nearest(study.past, study.test, study.past_cost, 40))
+    by_price("knn_5", plain.nearest(study.past, study.test, 5))
+    by_price("knn_40", plain.nearest(study.past, study.test, 40))
     by_price("ridge", plain.ridge(study.past, study.test, study.past_cost))
     if labelled:
         named = study.trained.predict(study.test.x, study.test.labels)

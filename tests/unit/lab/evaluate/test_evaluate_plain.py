@@ -24,16 +24,16 @@ def with_features(seen: Known, x: FloatArray) -> Known:
 def test_the_nearest_query_is_the_query_itself() -> None:
     seen = with_features(past(), np.random.default_rng(0).normal(size=(60, 5)))
     quality = seen.part.quality
-    found = plain.nearest(seen, seen, seen.part.cost, 1)
+    found = plain.nearest(seen, seen, 1)
     assert np.abs(found - quality).max() < 2e-3
-    everyone = plain.nearest(seen, seen, seen.part.cost, 1000)
+    everyone = plain.nearest(seen, seen, 1000)
     assert np.allclose(everyone, quality.mean(axis=0))
 
 
 def test_of_models_that_the_nearest_queries_call_equal_the_better_one_overall_comes_first() -> None:
     seen = with_features(past(), np.random.default_rng(0).normal(size=(60, 5)))
     overall = seen.part.quality.mean(axis=0)
-    found = plain.nearest(seen, seen, seen.part.cost, 1)
+    found = plain.nearest(seen, seen, 1)
     both = (seen.part.quality[:, 0] == 1.0) & (seen.part.quality[:, 2] == 1.0)
     assert overall[2] > overall[0]
     assert both.any()
