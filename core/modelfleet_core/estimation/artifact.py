@@ -89,13 +89,14 @@ def encode(trained: Trained) -> bytes:
 def decode(data: bytes) -> Trained:
     """Return what `encode` was given, to 32 bits; raise ArtifactError if it is anything else."""
     try:
+        head, _ = unpack(data, (), most=MOST_BYTES)
+        if head.get("schema") != SCHEMA:  # which has other arrays
+            raise ArtifactError(
+                f"schema {str(head.get('schema'))[:60]!r} is not {SCHEMA!r}; train with this version"
+            )
         head, arrays = unpack(data, tuple(_SHAPES), most=MOST_BYTES)
     except ArchiveError as e:
         raise ArtifactError(f"not an estimator: {e}; make one with `modelfleet train`") from e
-    if head.get("schema") != SCHEMA:
-        raise ArtifactError(
-            f"schema {str(head.get('schema'))[:60]!r} is not {SCHEMA!r}; train with this version"
-        )
     models, tasks = _names(head, "models", _MOST["m"]), _names(head, "tasks", _MOST["t"])
     if not models:
         raise ArtifactError("an estimator of no models; train on outcomes")

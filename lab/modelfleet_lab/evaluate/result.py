@@ -56,7 +56,7 @@ def document(
             "queries": len(data.prompts),
             "past": protocol.past.size,
             "test": protocol.test.size,
-            "tasks": len(set(data.tasks)),
+            "tasks": len({task for task in data.tasks if task}),
             "left_out": dict(data.left_out),
         },
         "versions": {

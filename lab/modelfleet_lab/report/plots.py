@@ -217,7 +217,7 @@ def _reach(found: Findings) -> tuple[float, float]:
 
 
 def _percent(value: float, _: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{round(100 * value, 1):g} %"
 
 
 def _cost_axis(axes: Axes) -> None:

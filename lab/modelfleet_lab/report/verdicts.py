@@ -99,6 +99,8 @@ def sentences(found: Findings) -> tuple[str, ...]:
 
 
 def _cheaper(ours: Mapping[str, Figure], single: str) -> str:
+    if not ours["r100"].known:
+        return f"{single}, the best single model of the past, costs nothing: no share of that can be spent."
     reached = [
         f"{share} % of its quality for {_share(figure)} of its cost"
         for share in (95, 98, 100)

@@ -222,3 +222,14 @@ def test_a_value_of_the_wrong_kind_is_named_with_its_place() -> None:
     policies["hull"]["r25"] = "much"
     with pytest.raises(ValueError, match="one: policies: hull: r25 is 'much'; it must be a number or null"):
         findings(document, "one")
+
+
+def test_a_best_model_that_is_free_is_not_said_to_be_out_of_reach() -> None:
+    document = evaluation()
+    policies = document["policies"]
+    assert isinstance(policies, dict)
+    for policy in policies.values():
+        for name in [key for key in policy if key[0] in "kr" and key[1:3].isdigit()]:
+            policy[name] = None
+    (first, *_) = sentences(findings(document, "one"))
+    assert "costs nothing" in first

@@ -103,6 +103,10 @@ def test_fifty_models_and_as_many_tasks_as_there_may_be_fit(trained: Trained) ->
 
 HARM: dict[str, tuple[Callable[[dict[str, object], dict[str, Array]], object], str]] = {
     "another schema": (lambda h, a: h.update(schema="modelfleet/estimator/9"), SCHEMA),
+    "another schema, whose arrays differ": (
+        lambda h, a: (h.update(schema="modelfleet/estimator/1"), a.pop("curve")),
+        SCHEMA,
+    ),
     "no models": (lambda h, a: h.update(models=[]), "no models"),
     "one model twice": (lambda h, a: h.update(models=["a", "a", "b", "c"]), "one twice"),
     "a name that is none": (lambda h, a: h.update(models=["a", 1, "b", "c"]), "not a name"),
