@@ -7,26 +7,22 @@ In: `ChatCall`s with their headers and time left. Out: `Decision`s, `Exchange`s,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from modelfleet_core.batching.outcome import Certificate
-from modelfleet_core.estimation.profile import read
-from modelfleet_core.estimation.urgency import urgency
-from modelfleet_core.policy import Policy
-from modelfleet_core.rules import Asking, Rules
-from modelfleet_core.values import NanoUsd, TaskName, usd
 
+from modelfleet_sidecar.asking import Asker
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.batch import Batcher
-from modelfleet_sidecar.chat import AUTO, ChatCall, with_params
+from modelfleet_sidecar.books import Books, Counted, Settled
+from modelfleet_sidecar.chat import AUTO, ChatCall
 from modelfleet_sidecar.decision import Ask, Decision
-from modelfleet_sidecar.estimates import LiveEstimator, Timing
-from modelfleet_sidecar.explain import DecisionLog, Entry
-from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault, bad_field, late, shutting_down
+from modelfleet_sidecar.estimates import LiveEstimator
+from modelfleet_sidecar.explain import Entry
+from modelfleet_sidecar.failures import Failure, shutting_down
 from modelfleet_sidecar.feedback import Feedback
-from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.forward import Exchange
 from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
@@ -35,45 +31,18 @@ from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.plugins import JudgePlugins
 from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
-from modelfleet_sidecar.retry import GONE, anywhere, next_attempt, pause_after
+from modelfleet_sidecar.serving import Serving
 from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
-from modelfleet_sidecar.upstream import Pool, Target
+from modelfleet_sidecar.upstream import Pool
 
-TASK_HEADER = "x-modelfleet-task"
 DEFAULT_MAX_BODY = 16 * 1024 * 1024
 DEFAULT_MAX_REQUEST = 600.0
 CONNECT_TIMEOUT = 2.0
 HOUSEKEEPING = 1.0
-CLOCKS_AGREE = 0.05
-"""Seconds by which the event loop may ring before our own clock says so."""
-SETTLED_AS_ERROR = "SettledAsError"
-"""Why a routed decision failed: its caller said so."""
-NOT_SENT = "NotSent"
-"""Why a routed decision came to nothing: its caller gave it back."""
 LAST_WORDS = 0.5
 """Seconds that requests get to tell their callers that the sidecar goes down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    cost: NanoUsd
-    repeated: bool
-    """It was settled before; nothing was booked again."""
-    expired: bool = False
-    """That was because `settle_within` was over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What became of a feedback."""
-
-    decision_id: str
-    score: float
-    """As counted."""
-    repeated: bool
-    """The decision had its feedback before; nothing was counted again."""
 
 
 class Router:
@@ -99,21 +68,16 @@ class Router:
         self._keys = keys
         self._telemetry = telemetry
         self._clock = clock
-        self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
-        self._forwarder = Forwarder(
-            pool=self._pool,
-            settle=self._settle,
-            release=self.release,
-            keys=keys,
-            clock=clock,
-            noted=self._answered,
+        self._asker = Asker(lease=lease, estimator=estimator, clock=clock)
+        self._books = Books(
+            lease=lease, learning=learning, telemetry=telemetry, clock=clock, freed=self._freed
         )
-        self._unreachable = Unreachable(clock)
+        unreachable = Unreachable(clock)
         self._batcher = Batcher(
             lease=lease,
             estimator=estimator,
             keys=keys,
-            leave_alone=self._unreachable.leave_alone,
+            leave_alone=unreachable.leave_alone,
             release=lambda decision: self.release([decision]),
             clock=clock,
             telemetry=telemetry,
@@ -122,11 +86,12 @@ class Router:
         self._offline = OfflineBatches(
             lease=lease,
             batcher=self._batcher,
-            note=self._note,
+            note=self._books.note,
             release=self.release,
             clock=clock,
             telemetry=telemetry,
         )
+        self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
         self._judging = Judging(
             lease=lease,
             batcher=self._batcher,
@@ -134,17 +99,30 @@ class Router:
             keys=keys,
             release=self.release,
             plugin=JudgePlugins().find,
-            scored=self._judged,
+            scored=self._books.judged,
             clock=clock,
             telemetry=telemetry,
             draw=draw,
         )
-        self._rules: tuple[Policy | None, Rules] = (None, Rules(()))
-        """Of the policy that they are of."""
-        self._decisions = DecisionLog()
-        self._open: dict[int, Decision] = {}
-        """Decisions not settled yet, by reservation."""
-        self._in_flight = InFlight(held=lambda: len(self._open), abandoned=lambda: self._abandoned(settler))
+        self._in_flight = InFlight(
+            held=lambda: self._books.unsettled,
+            abandoned=lambda: not settler() and self._books.only_routed,
+        )
+        self._serving = Serving(
+            lease=lease,
+            estimator=estimator,
+            learning=learning,
+            keys=keys,
+            books=self._books,
+            batcher=self._batcher,
+            decide=self.decide,
+            pool=self._pool,
+            unreachable=unreachable,
+            judging=self._judging,
+            in_flight=self._in_flight,
+            telemetry=telemetry,
+            clock=clock,
+        )
 
     @property
     def waiting(self) -> int:
@@ -152,7 +130,7 @@ class Router:
 
     @property
     def unsettled(self) -> int:
-        return len(self._open)
+        return self._books.unsettled
 
     def missing_keys(self) -> int:
         """Return how many API keys the fleet names that this pod does not have."""
@@ -197,63 +175,9 @@ class Router:
 
         `headers` have lower-case names; `remaining` is the caller's deadline in seconds from now.
         """
-        fleet, policy = self._lease.fleet, self._lease.policy
         if self._in_flight.draining:
             raise shutting_down()
-        if fleet is None or policy is None:
-            raise no_lease(self._lease.refusal)
-        known_model(call.model, fleet)
-        reading = read(call.texts)
-        matched = self._rules_of(policy).first(
-            Asking(reading.text, reading.subject.script, reading.input_tokens, headers)
-        )
-        if matched is not None:
-            call = with_params(call, matched.rule.params)
-        if call.unbounded and policy.budget is not None:
-            raise Failure(
-                Fault.BAD_REQUEST,
-                "UnboundedCost",
-                f"{call.unbounded} leaves the cost of the request without an upper bound, which the budget of"
-                f" policy {policy.key} needs",
-                field=call.unbounded,
-            )
-        now = self._clock()
-        allowed = policy.limits.max_request
-        left = allowed if remaining is None else min(remaining, allowed)
-        if left <= 0:
-            raise late(0.0)
-        named = headers.get(TASK_HEADER)
-        tasks = {task for model in fleet.models for task in model.quality.by_task} | {*self._estimator.tasks}
-        ruled = matched.rule.task if matched is not None else None
-        return Ask(
-            call=call,
-            reading=reading,
-            tier=policy.tier_of(headers),
-            # Only tasks that fleet or estimator tell apart: others change no estimate, and callers could make
-            # up any number of them.
-            task=TaskName(named) if named in tasks else ruled,
-            arrived=now,
-            deadline=now + left,
-            tenant=policy.tenant_of(headers),
-            matched=matched,
-            urgency=urgency(
-                stream=call.stream,
-                flex=call.fields.get("service_tier") == "flex",
-                remaining=remaining,
-                words=reading.signs.words,
-            ),
-            group=policy.group_of(headers),
-            features=self._estimator.features(reading.text, policy),
-            routed=routed,
-        )
-
-    def _rules_of(self, policy: Policy) -> Rules:
-        """Return the rules of the policy in force, compiled when it came."""
-        of, rules = self._rules
-        if of is not policy:
-            rules = Rules(policy.rules)
-            self._rules = (policy, rules)
-        return rules
+        return self._asker.ask(call, headers, remaining=remaining, routed=routed)
 
     async def decide(self, ask: Ask) -> Decision:
         """Return a decision that holds its slot and money until it is settled. Raises Failure."""
@@ -263,7 +187,7 @@ class Router:
             except Failure as failure:
                 self._telemetry.refused(failure.reason)
                 raise
-            self._note(decision)
+            self._books.note(decision)
             if not ask.earlier:
                 self._learning.asked(ask)
             return decision
@@ -279,186 +203,31 @@ class Router:
                     self._telemetry.refused(outcome.reason)
             return outcomes, certificate
 
-    @asynccontextmanager
-    async def serve(self, ask: Ask, *, stream: bool) -> AsyncIterator[Exchange]:
+    def serve(self, ask: Ask, *, stream: bool) -> AbstractAsyncContextManager[Exchange]:
         """Decide and forward, and again elsewhere, until there is something to relay; the body relays it.
 
         Leaving it, however, settles the request. Raises Failure.
         """
-        outcome = "InternalError"
-        decision: Decision | None = None
-        judge = self._judging.choose()
-        try:
-            with self._in_flight.busy():
-                decision = await self.decide(ask)  # which keeps the deadline itself, and says what was short
-                relaying = False
-                while not relaying:
-                    spoken = self._judging.listen(judge, decision)
-                    try:
-                        async with (
-                            self._in_flight.within(ask.deadline - self._clock()),
-                            self._forwarder.open(
-                                decision, ask.call, stream=stream, spoken=spoken
-                            ) as exchange,
-                        ):
-                            await exchange.begin()
-                            relaying = True
-                            yield exchange
-                    except Failure as failure:
-                        self._failed(ask, decision, failure)
-                        if relaying:
-                            if failure.retry_on is not None:
-                                self._telemetry.cut_stream(decision)
-                            raise
-                        if failure.retry_on in GONE and not self._lives(decision, failure):
-                            self._unreachable.refused(decision.endpoint)
-                        ask, decision = await self._decide_again(ask, decision, failure)
-            outcome = "Ok"
-            if judge is not None and spoken is not None and exchange.receipt is not None:
-                self._judging.answered(judge, ask, decision, spoken)
-        except Failure as failure:
-            outcome = failure.reason
-            raise
-        except TimeoutError:
-            early = self._in_flight.draining and self._clock() < ask.deadline - CLOCKS_AGREE
-            ended = shutting_down() if early else late(self._clock() - ask.arrived)
-            outcome = ended.reason
-            if decision is not None:
-                self._failed(ask, decision, ended)
-            raise ended from None
-        except asyncio.CancelledError:
-            outcome = "Cancelled"
-            raise
-        finally:
-            model = decision.variant.model if decision is not None else ""
-            self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
-
-    def _lives(self, decision: Decision, failure: Failure) -> bool:
-        """Return whether a server that broke a request off still serves others: only this one avoids it."""
-        return failure.reason != UNREACHABLE and self._pool.reaches(Target.parse(decision.endpoint))
-
-    def _answered(self, exchange: Exchange, timing: Timing) -> None:
-        """Take note of a whole answer, before its caller has the end of it."""
-        decision = exchange.decision
-        assert exchange.receipt is not None  # noqa: S101 - it was settled just before
-        self._decisions.answered(decision.id, exchange.answer_id)
-        self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
-        if exchange.usage is not None:
-            self._estimator.answered(
-                TaskName(decision.task),
-                decision.variant,
-                decision.grounds.load,
-                exchange.usage.output_tokens,
-                timing,
-            )
-
-    def _failed(self, ask: Ask, decision: Decision, failure: Failure) -> None:
-        """Remember how an attempt ended, and tell the caller which one it was."""
-        self._decisions.failed(decision.id, failure.reason)
-        if failure.retry_on is not None:
-            self._learning.failed(decision)
-        failure.attempts, failure.decision_id = len(ask.earlier) + 1, decision.id
-
-    async def _decide_again(self, ask: Ask, failed: Decision, failure: Failure) -> tuple[Ask, Decision]:
-        """Return what to try next after a failure, decided; raises that failure where there is nothing."""
-        policy = self._lease.policy
-        again = next_attempt(ask, failed, failure, policy.fallback) if policy is not None else None
-        if again is None:
-            raise failure
-        try:
-            elsewhere = self._batcher.elsewhere(again)
-        except Failure:  # its model has left the fleet meanwhile, or the lease is over
-            raise failure from None
-        pause = pause_after(again, failure)
-        if not elsewhere and pause is None:
-            raise failure
-        self._telemetry.retried(failure)
-        try:
-            if elsewhere or pause is None:
-                return again, await self.decide(again)
-            try:
-                async with asyncio.timeout(pause):
-                    return again, await self.decide(again)
-            except TimeoutError:
-                again = again if self._batcher.elsewhere(again) else anywhere(again)
-                return again, await self.decide(again)
-        except Failure as refusal:
-            refusal.attempts, refusal.decision_id = len(again.earlier), failed.id
-            refusal.message += f" (after {failure.reason} of {failed.variant})"
-            raise
+        return self._serving.serve(ask, stream=stream)
 
     def settle(self, decision_id: str, usage: Usage | None, *, broken: bool = False) -> Settled:
         """Book a routed decision by what it used; None: it never reached the model. Raises Failure.
 
         `broken`: the model failed the request, as the caller says.
         """
-        entry = self.explain(decision_id)
-        if entry.cost is not None:
-            before = self._lease.holding.settle(entry.decision.reservation, None, self._clock())
-            return Settled(entry.cost, repeated=True, expired=before.expired)
-        if entry.decision.settle_within is None:
-            raise bad_field(
-                "decision_id",
-                "is of a request that this sidecar forwards and settles itself; settle those of Route and"
-                " RouteBatch only",
-            )
-        if usage is None:
-            self.release((entry.decision,))
-            self._decisions.failed(decision_id, NOT_SENT)
-            return Settled(NanoUsd(0), repeated=False)
-        actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)
-        if actual > entry.decision.reserved:
-            raise bad_field(
-                "usage",
-                f"costs {usd(actual):.9f} USD, more than the {usd(entry.decision.reserved):.9f} USD that"
-                " the decision reserved for its prompt and max_output_tokens; send the counts that the"
-                " model server billed (the reserve stays held until then)",
-            )
-        cost = self._settle(entry.decision, actual)
-        if broken:
-            self._decisions.failed(decision_id, SETTLED_AS_ERROR)
-            self._learning.failed(entry.decision)
-        else:
-            self._learning.answered(entry.decision, cost, truncated=False)
-        return Settled(cost, repeated=False)
+        return self._books.settle_routed(decision_id, usage, broken=broken)
+
+    def release(self, decisions: Iterable[Decision]) -> None:
+        """Give back what decisions hold that were never sent to a model."""
+        self._books.release(decisions)
 
     def feedback(self, said: Feedback) -> Counted:
         """Count what is said of an answer, once per decision. Raises Failure."""
-        # Whatever a model server calls its answers, the id of a decision is that decision's.
-        named = self._decisions.find(said.decision_id) or self._decisions.find_answer(said.decision_id)
-        entry = named or self.explain(said.decision_id)
-        if entry.feedback is not None:
-            return Counted(entry.decision.id, entry.feedback.score, repeated=True)
-        self._decisions.scored(entry, said)
-        self._telemetry.feedback(entry.decision, said)
-        if not entry.failure:
-            self._learning.scored(entry.decision, said.score)
-            if entry.judged is not None:
-                self._learning.compared(entry.decision, said.score, entry.judged)
-        return Counted(entry.decision.id, said.score, repeated=False)
-
-    def _judged(self, decision: Decision, score: float) -> None:
-        """Count a judge's score of an answer."""
-        self._learning.judged(decision, score)
-        entry = self._decisions.find(decision.id)
-        if entry is None:
-            return
-        entry.judged = score
-        if entry.feedback is not None:
-            self._learning.compared(decision, entry.feedback.score, score)
+        return self._books.feedback(said)
 
     def explain(self, decision_id: str) -> Entry:
         """Return a recent decision. Raises Failure."""
-        entry = self._decisions.find(decision_id)
-        if entry is None:
-            raise Failure(
-                Fault.NOT_FOUND,
-                "DecisionNotFound",
-                f"no decision {decision_id[:100]!r} is known here; send the header x-modelfleet-decision-id"
-                " of an answer of this sidecar (it keeps the last 10,000 since its start)",
-                field="decision_id",
-            )
-        return entry
+        return self._books.explain(decision_id)
 
     async def run(self) -> None:
         """Follow the lease, and expire what nobody settled, until cancelled."""
@@ -483,57 +252,24 @@ class Router:
         await self._in_flight.ended(LAST_WORDS)
         return False
 
-    def _abandoned(self, settler: Callable[[], bool]) -> bool:
-        """Return whether nobody is left to settle what is not settled yet."""
-        return not settler() and all(one.settle_within is not None for one in self._open.values())
-
     async def close(self) -> None:
         """Refuse what still waits, wait for cancelled requests' settlement and close all connections."""
         self._in_flight.draining = True
         self._batcher.shed(shutting_down)
         await self._judging.stopped()
-        await self._forwarder.close()
+        await self._serving.close()
 
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING)
             self._pool.sweep()
-            for reservation, settlement in self._lease.holding.expire(self._clock()):
-                decision = self._close(reservation.id)
-                if decision is not None:
-                    self._decisions.settled(decision.id, settlement.charged)
-                    self._telemetry.settled(decision, settlement.charged, expired=True)
+            self._books.expire()
             self._in_flight.look()
             self._telemetry.lease(self._lease.holding, self._clock())
             self._learning.tell()
             self._telemetry.keys_missing(self.missing_keys())
 
-    def _note(self, decision: Decision) -> None:
-        self._open[decision.reservation] = decision
-        self._decisions.add(decision)
-        self._telemetry.decided(decision)
-
-    def _close(self, reservation: int) -> Decision | None:
-        return self._open.pop(reservation, None)
-
-    def _settle(self, decision: Decision, actual: NanoUsd | None) -> NanoUsd:
-        settlement = self._lease.holding.settle(decision.reservation, actual, self._clock())
-        if self._close(decision.reservation) is None or not settlement.first:
-            entry = self._decisions.find(decision.id)
-            return entry.cost if entry is not None and entry.cost is not None else NanoUsd(0)
-        self._decisions.settled(decision.id, settlement.charged)
-        self._telemetry.settled(decision, settlement.charged, expired=False)
-        if settlement.excess:
-            self._telemetry.excess(decision, settlement.excess)
-        self._batcher.look_again()
-        self._in_flight.rest()
-        return settlement.charged
-
-    def release(self, decisions: Iterable[Decision]) -> None:
-        """Give back what decisions hold that were never sent to a model."""
-        for decision in decisions:
-            self._lease.holding.cancel(decision.reservation, self._clock())
-            if self._close(decision.reservation) is not None:
-                self._decisions.settled(decision.id, NanoUsd(0))
+    def _freed(self) -> None:
+        """A slot or money came back."""
         self._batcher.look_again()
         self._in_flight.rest()

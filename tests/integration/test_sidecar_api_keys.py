@@ -109,7 +109,7 @@ async def test_a_server_that_quotes_the_key_does_not_make_it_known(
         await rig.settled()
         async with client.get(f"{rig.admin}/metrics") as response:
             seen.append(await response.text())
-        for decision in list(rig.sidecar.router._decisions._settled):
+        for decision in list(rig.sidecar.router._books._decisions._settled):
             async with client.get(f"/v1/decisions/{decision}") as response:
                 seen.append(await response.text())
         assert len(seen) == 4

@@ -1,0 +1,99 @@
+"""Stage batch, the edge: a parsed call with its headers becomes an `Ask`: tier, rule, task, tenant, deadline.
+
+In: `ChatCall`s and headers from the API modules. Out: `Ask`, or one `Failure`. Next: `batch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from modelfleet_core.estimation.profile import read
+from modelfleet_core.estimation.urgency import urgency
+from modelfleet_core.policy import Policy
+from modelfleet_core.rules import Asking, Rules
+from modelfleet_core.values import TaskName
+
+from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.chat import ChatCall, with_params
+from modelfleet_sidecar.decision import Ask
+from modelfleet_sidecar.estimates import LiveEstimator
+from modelfleet_sidecar.failures import Failure, Fault, late
+from modelfleet_sidecar.prospect import known_model
+from modelfleet_sidecar.refusals import no_lease
+
+TASK_HEADER = "x-modelfleet-task"
+
+
+class Asker:
+    """Reads calls by the policy in force."""
+
+    def __init__(self, *, lease: Lease, estimator: LiveEstimator, clock: Callable[[], float]) -> None:
+        self._lease = lease
+        self._estimator = estimator
+        self._clock = clock
+        self._rules: tuple[Policy | None, Rules] = (None, Rules(()))
+        """Of the policy that they are of."""
+
+    def ask(
+        self, call: ChatCall, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
+    ) -> Ask:
+        """Return what is asked, with its rule, tier, task and deadline. Raises Failure when it can never be
+        served.
+
+        `headers` have lower-case names; `remaining` is the caller's deadline in seconds from now.
+        """
+        fleet, policy = self._lease.fleet, self._lease.policy
+        if fleet is None or policy is None:
+            raise no_lease(self._lease.refusal)
+        known_model(call.model, fleet)
+        reading = read(call.texts)
+        matched = self._rules_of(policy).first(
+            Asking(reading.text, reading.subject.script, reading.input_tokens, headers)
+        )
+        if matched is not None:
+            call = with_params(call, matched.rule.params)
+        if call.unbounded and policy.budget is not None:
+            raise Failure(
+                Fault.BAD_REQUEST,
+                "UnboundedCost",
+                f"{call.unbounded} leaves the cost of the request without an upper bound, which the budget of"
+                f" policy {policy.key} needs",
+                field=call.unbounded,
+            )
+        now = self._clock()
+        allowed = policy.limits.max_request
+        left = allowed if remaining is None else min(remaining, allowed)
+        if left <= 0:
+            raise late(0.0)
+        named = headers.get(TASK_HEADER)
+        tasks = {task for model in fleet.models for task in model.quality.by_task} | {*self._estimator.tasks}
+        ruled = matched.rule.task if matched is not None else None
+        return Ask(
+            call=call,
+            reading=reading,
+            tier=policy.tier_of(headers),
+            # Only tasks that fleet or estimator tell apart: others change no estimate, and callers could make
+            # up any number of them.
+            task=TaskName(named) if named in tasks else ruled,
+            arrived=now,
+            deadline=now + left,
+            tenant=policy.tenant_of(headers),
+            matched=matched,
+            urgency=urgency(
+                stream=call.stream,
+                flex=call.fields.get("service_tier") == "flex",
+                remaining=remaining,
+                words=reading.signs.words,
+            ),
+            group=policy.group_of(headers),
+            features=self._estimator.features(reading.text, policy),
+            routed=routed,
+        )
+
+    def _rules_of(self, policy: Policy) -> Rules:
+        """Return the rules of the policy in force, compiled when it came."""
+        of, rules = self._rules
+        if of is not policy:
+            rules = Rules(policy.rules)
+            self._rules = (policy, rules)
+        return rules
