@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PoolName, TaskName, VariantKey
@@ -17,10 +17,15 @@ class Pricing:
 
     input_femto: int
     output_femto: int
+    cached_femto: int | None = None
+    """Of input that the server found in its prompt cache, at most `input_femto`; None: no cheaper."""
 
-    def cost(self, input_tokens: int, output_tokens: int) -> NanoUsd:
-        """Return the cost of a request, rounded up to a whole nano-USD."""
+    def cost(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> NanoUsd:
+        """Return the cost of a request, rounded up to a whole nano-USD; of its input `cached_tokens` were
+        cached."""
         femto = input_tokens * self.input_femto + output_tokens * self.output_femto
+        if self.cached_femto is not None:
+            femto -= min(cached_tokens, input_tokens) * (self.input_femto - self.cached_femto)
         return NanoUsd(-(-femto // FEMTO_PER_NANO))
 
 
@@ -132,6 +137,20 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestMapping:
+    """What one model needs to have changed in a request before it is sent."""
+
+    system_prompt: str = ""
+    """Put before the conversation as (the beginning of) its system message."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Fields by the name that the server takes instead, such as max_tokens: max_completion_tokens."""
+    remove: frozenset[str] = frozenset()
+    """Fields that it does not take."""
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    """Fields that are set where the caller left them out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     name: ModelName
     served_name: str
@@ -139,6 +158,12 @@ class Model:
     context_tokens: int | None
     pricing: Pricing
     variants: tuple[Variant, ...]
+    capabilities: frozenset[str] | None = None
+    """What it can do (`chat`, `tools`, `json`, `vision`, `completions`, `embeddings`, `responses`); None:
+    not declared, so whatever chat models commonly can (chat, tools, json, completions)."""
+    image_tokens: int | None = None
+    """The most input tokens that it counts for one image; None: not known."""
+    request: RequestMapping = RequestMapping()
 
 
 @dataclass(frozen=True, slots=True)

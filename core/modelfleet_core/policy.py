@@ -80,7 +80,9 @@ class Tenants:
     """Callers told apart by the header `header` (lower-case name); others share what is left."""
 
     header: str
-    declared: tuple[Tenant, ...]
+    declared: tuple[Tenant, ...] = ()
+    fair_share: bool = True
+    """Whether a sidecar serves its tenants in turn, whoever sends most; False: first come, first served."""
 
 
 class Stale(Enum):
@@ -195,12 +197,38 @@ class RetryOn(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Bounds of one attempt, in seconds; the request's own deadline holds besides."""
+
+    connect: float = 2.0
+    first_token: float = 30.0
+    """Of a stream: until its first content."""
+    between_tokens: float = 15.0
+    """Of a stream: between two pieces."""
+    min_tokens_per_second: float = 2.0
+    """Of a stream, since its first content; 0: not watched."""
+    total: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When a variant that fails is left alone."""
+
+    failures: int = 5
+    """In a row, or half of the last attempts in a window that has that many."""
+    open_for: float = 30.0
+    """Seconds until one request probes it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fallback:
     """When a request that failed at one endpoint is tried at another."""
 
     max_attempts: int = 3
     """In all; 1: never tried again."""
     retry_on: frozenset[RetryOn] = frozenset(RetryOn)
+    timeouts: Timeouts = Timeouts()
+    breaker: Breaker = Breaker()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +243,39 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which models may be used."""
+
+    allow: frozenset[ModelName] | None = None
+    """None: all models."""
+    deny: frozenset[ModelName] = frozenset()
+
+    def permits(self, model: ModelName) -> bool:
+        return (self.allow is None or model in self.allow) and model not in self.deny
+
+
+EVERY_MODEL = ModelChoice()
+
+
+class OnOverload(Enum):
+    """What becomes of a request that finds no place."""
+
+    QUEUE = "Queue"
+    """It waits until its deadline."""
+    SHED = "Shed"
+    """It is refused at once, with advice when to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objectives:
+    """What the answers of a tier should take at most, in seconds; models that are expected to take longer are
+    left out while another is left."""
+
+    time_to_first_token: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tier:
     """Requests of one importance. `match_headers` (lower-case names) must all be present and equal."""
 
@@ -223,6 +284,11 @@ class Tier:
     match_headers: Mapping[str, str]
     floor: int = 0
     """Slots of each sidecar that requests of this tier may use after its lease ended."""
+    minimum_quality: float = 0.0
+    """Predicted quality below which a model is left out while another is left."""
+    latency: Objectives = Objectives()
+    on_overload: OnOverload = OnOverload.QUEUE
+    models: ModelChoice = EVERY_MODEL
 
     def matches(self, headers: Mapping[str, str]) -> bool:
         return all(headers.get(name) == value for name, value in self.match_headers.items())
@@ -256,6 +322,10 @@ class Policy:
     judge: Judge | None = None
     groups: Groups | None = None
     """None: tenants are the groups."""
+    models: ModelChoice = EVERY_MODEL
+    """What requests may use at all."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Names that clients may ask for, each with what it stands for: `auto` or a model."""
 
     def floor(self, leased: int) -> int:
         """Return how many of `leased` slots of one sidecar do not end with its lease."""

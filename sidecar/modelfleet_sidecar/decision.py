@@ -17,7 +17,7 @@ from modelfleet_core.estimation.subject import Subject
 from modelfleet_core.estimation.urgency import Urgency
 from modelfleet_core.policy import Tier
 from modelfleet_core.rules import Matched
-from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, VariantKey
+from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
 from modelfleet_sidecar.chat import ChatCall
 
@@ -81,6 +81,18 @@ class Ask:
     """Attempts that failed, oldest first."""
     avoided: frozenset[EndpointUrl] = frozenset()
     """Where not to send it again (`Candidate.avoided`)."""
+    max_cost: NanoUsd | None = None
+    """The most that it may cost by its upper bound, as its caller says; None: whatever the budget allows."""
+    min_quality: float = 0.0
+    """Predicted quality below which its caller wants no answer."""
+    exclude: frozenset[ModelName] = frozenset()
+    """Models that its caller does not want."""
+    session: str = ""
+    """Requests of one session go where their prompts are cached, while that is worth it; empty: none."""
+    caller: str = ""
+    """The tenant header's value, declared or not, by which a sidecar shares fairly; empty: none."""
+    explained: bool = True
+    """Whether the candidates are kept for `Explain`."""
 
 
 @dataclass(frozen=True, slots=True)

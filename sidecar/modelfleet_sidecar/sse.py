@@ -30,6 +30,8 @@ class Usage:
     input_tokens: int
     output_tokens: int
     estimated: bool = False
+    cached_tokens: int = 0
+    """Of the input, found in the server's prompt cache."""
 
 
 def read_usage(answer: object) -> Usage | None:
