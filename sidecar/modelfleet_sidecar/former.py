@@ -18,6 +18,7 @@ from modelfleet_core.leasing.slots import UPSTREAM_NOTICES
 
 from modelfleet_sidecar.journal import Journal, former_lives, machine_boot
 from modelfleet_sidecar.lease import LeaseClient, boot_clock
+from modelfleet_sidecar.lease_stream import Leader
 from modelfleet_sidecar.operator_access import OperatorAccess
 from modelfleet_sidecar.settings import SettingsError, variable
 
@@ -29,7 +30,7 @@ class JournalledLease(LeaseClient):
 
     def __init__(
         self,
-        operator: OperatorAccess | str,
+        leader: Leader | OperatorAccess | str,
         sidecar: SidecarId,
         folder: Path,
         *,
@@ -46,7 +47,7 @@ class JournalledLease(LeaseClient):
             ) from error
         self._folder = folder
         holding = Holding(sidecar, record=self._journal.record)
-        super().__init__(operator, sidecar, clock=clock, holding=holding)
+        super().__init__(leader, sidecar, clock=clock, holding=holding)
 
     async def run(self) -> None:
         finishing = asyncio.create_task(self._finish_former())
@@ -84,7 +85,7 @@ class JournalledLease(LeaseClient):
         now = self.now()
         journal = Journal(self._folder, life)
         holding = Holding.finishing(life, now, settles_at=now + UPSTREAM_NOTICES, record=journal.record)
-        client = LeaseClient(self.operator, life.sidecar, clock=self.now, holding=holding)
+        client = LeaseClient(self.leader, life.sidecar, clock=self.now, holding=holding)
         parts = (asyncio.create_task(client.finish()), asyncio.create_task(client.run()))
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)

@@ -19,7 +19,6 @@ from typing import Protocol, TypeVar
 
 import grpc
 import grpc.aio
-from modelfleet.v1 import capacity_pb2, capacity_pb2_grpc
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.demand.sketch import NO_DEMAND, Sketch
@@ -32,10 +31,9 @@ from modelfleet_core.manifests import parse_fleet, parse_policy
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import AccountName, ModelName, TaskName, TierName, VariantKey
 
+from modelfleet_sidecar.lease_stream import Leader, OperatorStream, ProtocolError, Talk
 from modelfleet_sidecar.operator_access import AccessError, OperatorAccess, explain
-from modelfleet_sidecar.wire import grant_from, report_to
 
-_Call = grpc.aio.StreamStreamCall[capacity_pb2.LeaseReport, capacity_pb2.LeaseGrant]
 Parsed = TypeVar("Parsed")
 
 log = logging.getLogger(__name__)
@@ -90,10 +88,6 @@ class Evidence(Protocol):
         ...
 
 
-class ProtocolError(Exception):
-    """The leader did not speak as agreed; the stream is closed and tried again."""
-
-
 class LeaseClient:
     """Keeps `holding` up to date over one stream to the leader.
 
@@ -103,17 +97,18 @@ class LeaseClient:
 
     def __init__(
         self,
-        operator: OperatorAccess | str,
+        leader: Leader | OperatorAccess | str,
         sidecar: SidecarId,
         *,
         clock: Callable[[], float] = boot_clock,
         retry_random: Callable[[], float] = random.random,
         holding: Holding | None = None,
     ) -> None:
-        """`operator`: how it is reached, or an address that is reached in plaintext.
+        """`leader`: who grants, or how an operator is reached; an address is reached in plaintext.
 
         `holding`: that of `sidecar`, where it is journalled or finishes a former start."""
-        self.operator = OperatorAccess(operator) if isinstance(operator, str) else operator
+        access = OperatorAccess(leader) if isinstance(leader, str) else leader
+        self.leader: Leader = OperatorStream(access) if isinstance(access, OperatorAccess) else access
         self.holding = holding if holding is not None else Holding(sidecar)
         self.holding.pressing = self._press
         self.fleet: Fleet | None = None
@@ -198,13 +193,12 @@ class LeaseClient:
         failures = 0
         while True:
             try:
-                metadata = self.operator.metadata()
-                async with self.operator.channel() as channel:
-                    await self._converse(capacity_pb2_grpc.CapacityStub(channel).Lease(metadata=metadata))
+                async with self.leader.talk() as talk:
+                    await self._converse(talk)
             except (grpc.aio.AioRpcError, AccessError, ProtocolError, WireError, TimeoutError) as error:
                 before, self.trouble = self.trouble, _reason(error)
                 level = logging.DEBUG if self.trouble == before else logging.WARNING
-                log.log(level, "the lease stream to %s ended: %s", self.operator.address, self.trouble)
+                log.log(level, "the lease stream to %s ended: %s", self.leader.address, self.trouble)
             finally:
                 failures = 0 if self.connected else failures + 1
                 self.connected = False
@@ -236,43 +230,40 @@ class LeaseClient:
                 self._press()
             await self.wait_change(REPORT_INTERVAL)
 
-    async def _converse(self, call: _Call) -> None:
+    async def _converse(self, talk: Talk) -> None:
         """Speak over one stream until it ends, always by an error."""
+        async with asyncio.timeout(HELLO_TIMEOUT):
+            hello = await talk.hear()
+        if not self.holding.adopt(hello.epoch):
+            raise ProtocolError(
+                f"the leader of epoch {hello.epoch} is older than epoch {self.holding.epoch}; "
+                "waiting for the present leader"
+            )
+        self._next_report = self._demand_at = self._clock()
+        self._sketch.unheard()
+        if self._evidence is not None:
+            self._evidence.unheard()
+        listener = asyncio.create_task(self._listen(talk))
+        sender = asyncio.create_task(self._send(talk))
         try:
-            async with asyncio.timeout(HELLO_TIMEOUT):
-                hello = await _next_grant(call)
-            if not self.holding.adopt(hello.epoch):
-                raise ProtocolError(
-                    f"the leader of epoch {hello.epoch} is older than epoch {self.holding.epoch}; "
-                    "waiting for the present leader"
-                )
-            self._next_report = self._demand_at = self._clock()
-            self._sketch.unheard()
-            if self._evidence is not None:
-                self._evidence.unheard()
-            listener = asyncio.create_task(self._listen(call))
-            sender = asyncio.create_task(self._send(call))
-            try:
-                await asyncio.wait((listener, sender), return_when=asyncio.FIRST_COMPLETED)
-                if not listener.done():  # it knows best why the stream ended, if it did
-                    await asyncio.wait((listener,), timeout=LAST_WORD)
-            finally:
-                for task in (listener, sender):
-                    task.cancel()
-                await asyncio.wait((listener, sender))
-            if listener.cancelled():
-                error = None if sender.cancelled() else sender.exception()
-                log.error("no report could be made or sent", exc_info=error)
-                raise ProtocolError(f"no report could be made or sent ({type(error).__name__})")
-            listener.result()
+            await asyncio.wait((listener, sender), return_when=asyncio.FIRST_COMPLETED)
+            if not listener.done():  # it knows best why the stream ended, if it did
+                await asyncio.wait((listener,), timeout=LAST_WORD)
         finally:
-            call.cancel()
+            for task in (listener, sender):
+                task.cancel()
+            await asyncio.wait((listener, sender))
+        if listener.cancelled():
+            error = None if sender.cancelled() else sender.exception()
+            log.error("no report could be made or sent", exc_info=error)
+            raise ProtocolError(f"no report could be made or sent ({type(error).__name__})")
+        listener.result()
 
-    async def _listen(self, call: _Call) -> None:
+    async def _listen(self, talk: Talk) -> None:
         while True:
-            self._take(await _next_grant(call))
+            self._take(await talk.hear())
 
-    async def _send(self, call: _Call) -> None:
+    async def _send(self, talk: Talk) -> None:
         while True:
             while (wait := self._next_report - self._clock()) > 0:
                 self._report_moved.clear()
@@ -301,7 +292,7 @@ class LeaseClient:
                 if self._evidence is not None:
                     self._evidence.sent(report.sequence)
                 self._demand_at = self._clock() + DEMAND_INTERVAL
-            await call.write(report_to(report))
+            await talk.say(report)
 
     def _take(self, grant: Grant) -> None:
         versions = dict(self._versions)
@@ -359,13 +350,6 @@ class LeaseClient:
     def _pulse(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-async def _next_grant(call: _Call) -> Grant:
-    message = await call.read()
-    if not isinstance(message, capacity_pb2.LeaseGrant):
-        raise ProtocolError("the leader closed the stream")
-    return grant_from(message)
 
 
 def _read(kind: str, document: Document, parse: Callable[[Mapping[str, object]], Parsed]) -> Parsed | None:
