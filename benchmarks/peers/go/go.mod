@@ -1,0 +1,3 @@
+module modelfleet/benchmarks/peers
+
+go 1.24
