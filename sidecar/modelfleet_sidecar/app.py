@@ -19,7 +19,7 @@ import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
-from modelfleet.v1 import router_pb2, router_pb2_grpc
+from modelfleet.v1 import router_pb2
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.messages import SidecarId
 
@@ -189,9 +189,7 @@ class Sidecar:
                 ("grpc.so_reuseport", 0),  # a second sidecar on the port must fail, not share it
             )
         )
-        router_pb2_grpc.add_RouterServicer_to_server(
-            GrpcApi(router=self.router, telemetry=self.telemetry), server
-        )
+        GrpcApi(router=self.router, telemetry=self.telemetry).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         reflection.enable_server_reflection((ROUTER_SERVICE, health_name, reflection.SERVICE_NAME), server)
