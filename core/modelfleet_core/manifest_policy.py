@@ -20,12 +20,15 @@ from modelfleet_core.manifest_fields import (
     unique,
 )
 from modelfleet_core.manifest_learning import read_estimator, read_judge, read_learning
+from modelfleet_core.manifest_models import read_aliases, read_choice
 from modelfleet_core.manifest_rules import read_default_model, read_groups, read_rules
 from modelfleet_core.policy import (
     Batching,
     Budget,
     Fallback,
     Limits,
+    Objectives,
+    OnOverload,
     Period,
     PodSelector,
     Policy,
@@ -82,6 +85,8 @@ def read_policy(root: Fields) -> Policy:
         rules=read_rules(spec),
         default_model=read_default_model(spec),
         groups=read_groups(spec),
+        models=read_choice(spec),
+        aliases=read_aliases(spec),
         estimator=read_estimator(spec.child("estimator")),
         learning=learning,
         judge=read_judge(spec, learning),
@@ -152,10 +157,16 @@ def _tenants(spec: Fields, budget: Budget | None) -> Tenants | None:
         spec.child("tenants")
         return None
     fields = spec.child("tenants")
-    if budget is None:
-        problem, remedy = "is set although there is no budget to take a part of", "set budget or remove it"
-        raise SpecError(fields.path, problem, remedy)
     header = fields.text("header", pattern=HEADER, rule="the name of a header such as x-tenant", longest=128)
+    fair = fields.boolean("fairShare", default=True)
+    # Absent is none; a list that is there is no empty one.
+    listed = fields.children("declared", least=1 if fields.has("declared") else 0, most=MAX_TENANTS)
+    if listed and budget is None:
+        problem, remedy = "is set although there is no budget to take a part of", "set budget or remove it"
+        raise SpecError(fields.at("declared"), problem, remedy)
+    if not listed and not fair:
+        problem, remedy = "says nothing with fairShare false and no declared", "declare tenants or remove it"
+        raise SpecError(fields.path, problem, remedy)
     declared = tuple(
         Tenant(
             name=child.text(
@@ -166,10 +177,10 @@ def _tenants(spec: Fields, budget: Budget | None) -> Tenants | None:
             ),
             fraction=child.fraction("max"),
         )
-        for child in fields.children("declared", least=1, most=MAX_TENANTS)
+        for child in listed
     )
     unique(fields.at("declared"), "tenant", (tenant.name for tenant in declared))
-    return Tenants(header.lower(), declared)
+    return Tenants(header.lower(), declared, fair)
 
 
 def _tiers(spec: Fields, staleness: Staleness) -> tuple[Tier, ...]:
@@ -200,4 +211,21 @@ def _tier(fields: Fields) -> Tier:
         weight=float(fields.decimal("weight", most=1_000_000, default="1", positive=True)),
         match_headers={name.lower(): value for name, value in headers.items()},
         floor=fields.integer("floor", least=0, most=MAX_FLOOR, default=0),
+        minimum_quality=float(fields.decimal("minimumQuality", most=1, default="0")),
+        latency=_objectives(fields.child("latency")),
+        on_overload=OnOverload(
+            fields.choice("onOverload", (what.value for what in OnOverload), OnOverload.QUEUE.value)
+        ),
+        models=read_choice(fields),
     )
+
+
+def _objectives(fields: Fields) -> Objectives:
+    first, total = (
+        fields.duration(name, least="1ms", most="24h") if fields.has(name) else None
+        for name in ("timeToFirstToken", "total")
+    )
+    if first is not None and total is not None and first > total:
+        problem, remedy = f"is {first:g} s, above total {total:g} s", "lower it or raise total"
+        raise SpecError(fields.at("timeToFirstToken"), problem, remedy)
+    return Objectives(first, total)

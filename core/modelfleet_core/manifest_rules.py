@@ -19,13 +19,13 @@ from modelfleet_core.manifest_fields import (
     shown,
     unique,
 )
+from modelfleet_core.manifest_models import read_choice, read_models
 from modelfleet_core.policy import Groups, Rule, RuleMatch
 from modelfleet_core.rules import MAX_PATTERN, MAX_PROGRAMS, PatternError, compiled
 from modelfleet_core.values import ModelName, TaskName
 
 MAX_RULES = 32
 MAX_ANY_KEYWORDS, MAX_ALL_KEYWORDS, MAX_KEYWORD = 64, 16, 64
-MAX_RULE_MODELS = 64
 MAX_TOKENS = 100_000_000
 MAX_PARAMS, MAX_PARAMS_TEXT, MAX_PARAMS_DEPTH = 16, 4096, 8
 MAX_GROUPS = 32
@@ -83,13 +83,10 @@ def read_groups(spec: Fields) -> Groups | None:
 
 def _rule(fields: Fields) -> Rule:
     name = fields.text("name", pattern=OBJECT_NAME, rule=OBJECT_RULE, longest=63)
-    prefer, models = fields.child("prefer"), fields.child("models")
-    allow, deny = _models(models, "allow"), _models(models, "deny")
-    if allow and not allow - deny:
-        raise SpecError(models.path, "allows no model that it does not deny", "take one of them off deny")
+    prefer, models = fields.child("prefer"), read_choice(fields)
     preferred, bonus = frozenset[ModelName](), 0.0
     if fields.has("prefer"):
-        preferred = _models(prefer, "models")
+        preferred = read_models(prefer, "models")
         if not preferred:
             raise SpecError(prefer.at("models"), "is missing or empty", "name the models to prefer")
         bonus = float(prefer.decimal("bonus", most=MAX_BONUS))
@@ -101,8 +98,8 @@ def _rule(fields: Fields) -> Rule:
         match=_match(fields.child("match")),
         task=TaskName(task) if task else None,
         params=_params(fields),
-        allow=allow or None,
-        deny=deny,
+        allow=models.allow,
+        deny=models.deny,
         prefer=preferred,
         bonus=bonus,
     )
@@ -136,14 +133,6 @@ def _match(fields: Fields) -> RuleMatch:
         max_tokens=most,
         script=fields.choice("script", SCRIPTS) if fields.has("script") else "",
     )
-
-
-def _models(fields: Fields, name: str) -> frozenset[ModelName]:
-    """Return a list of names; absent: none."""
-    if not fields.has(name):
-        return frozenset()
-    names = fields.names(name, pattern=MODEL_NAME, rule=MODEL_RULE, most=MAX_RULE_MODELS, longest=128)
-    return frozenset(map(ModelName, names))
 
 
 def _texts(fields: Fields, name: str, *, most: int, longest: int) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ from modelfleet_core.manifest_fields import (
     unique,
 )
 from modelfleet_core.manifest_policy import read_policy
-from modelfleet_core.policy import Policy
+from modelfleet_core.policy import ROUTED, Policy
 from modelfleet_core.values import (
     EndpointUrl,
     ModelName,
@@ -76,7 +76,6 @@ RESOURCE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?")
 SECRET_KEY = re.compile(r"[-_A-Za-z0-9][-._A-Za-z0-9]*")
 SERVED_NAME = re.compile(r"\S(.*\S)?")
 URL = re.compile(r"https?://\S+")
-ROUTED = "auto"
 
 
 def parse_fleet(manifest: Mapping[str, object]) -> Fleet:
@@ -194,7 +193,12 @@ def _pricing(fields: Fields) -> Pricing:
     def femto(name: str) -> int:
         return int(fields.decimal(name, most=1_000_000) * FEMTO_PER_USD_AND_MILLION)
 
-    return Pricing(input_femto=femto("inputPerMTok"), output_femto=femto("outputPerMTok"))
+    whole = femto("inputPerMTok")
+    cached = femto("cachedInputPerMTok") if fields.has("cachedInputPerMTok") else None
+    if cached is not None and cached > whole:
+        problem, remedy = "is above inputPerMTok", "lower it: what is cached is not dearer"
+        raise SpecError(fields.at("cachedInputPerMTok"), problem, remedy)
+    return Pricing(input_femto=whole, output_femto=femto("outputPerMTok"), cached_femto=cached)
 
 
 def _variant(fields: Fields, model: ModelName, pools: Mapping[PoolName, Pool]) -> Variant:

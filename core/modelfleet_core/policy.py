@@ -10,6 +10,8 @@ from enum import Enum
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, TaskName, TierName
 
 NOTHING = NanoUsd(0)
+ROUTED = "auto"
+"""Asked for instead of a model: the sidecar chooses."""
 
 
 class Period(Enum):

@@ -141,7 +141,7 @@ def groups_body(policy: Policy, cells: Iterable[ExperienceCell]) -> list[dict[st
 
     Empty where the policy declares none, for then there is nothing to compare.
     """
-    if policy.groups is None and policy.tenants is None:
+    if policy.groups is None and (policy.tenants is None or not policy.tenants.declared):
         return []
     known = tuple(cells)
     found = tallies(known, lambda cell: cell.key.group)

@@ -14,7 +14,7 @@ from modelfleet_core.catalog import Fleet, PoolPlacement, Variant
 from modelfleet_core.leasing.accounts import accounts_of
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import Document
-from modelfleet_core.policy import Policy
+from modelfleet_core.policy import ROUTED, ModelChoice, Policy
 from modelfleet_core.values import ModelName, ObjectKey, VariantKey
 
 from modelfleet_operator.conditions import Condition, no, unknown, yes
@@ -180,6 +180,11 @@ def _resolved(policy: Policy, fleet: Fleet) -> Condition:
         for rule in policy.rules
         if rule.allow is not None and not (rule.allow - rule.deny) & known
     ]
+    said += [
+        f"has none of the models that {whose} allows, so that its requests are refused"
+        for whose, choice in _choices(policy)
+        if not any(map(choice.permits, known))
+    ]
     if said:
         message = f"in force; but ModelFleet {fleet.key.name} {'; '.join(said[:8])}: correct the names"
         return yes(RESOLVED_REFS, "UnknownModels", message)
@@ -193,10 +198,21 @@ def _named(policy: Policy) -> Iterator[tuple[str, frozenset[ModelName]]]:
     for rule in policy.rules:
         named = (rule.allow or frozenset()) | rule.deny | rule.prefer
         yield f"rule {rule.name} names: it does nothing there", named
+    for whose, choice in _choices(policy):
+        yield f"models of {whose} name: it does nothing there", (choice.allow or frozenset()) | choice.deny
+    aliased = frozenset(ModelName(target) for target in policy.aliases.values() if target != ROUTED)
+    yield "aliases stand for: requests for these are refused", aliased
     if policy.default_model is not None:
         yield "defaultModel names: estimates decide instead", frozenset([policy.default_model])
     if policy.judge is not None and policy.judge.model is not None:
         yield "judge names: nothing is scored", frozenset([policy.judge.model])
+
+
+def _choices(policy: Policy) -> Iterator[tuple[str, ModelChoice]]:
+    """Return whose requests may use which models only."""
+    yield "the policy", policy.models
+    for tier in policy.tiers:
+        yield f"tier {tier.name}", tier.models
 
 
 def _invalid(declared: Declared[Fleet] | Declared[Policy]) -> Condition:

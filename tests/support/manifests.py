@@ -83,6 +83,7 @@ POLICY: Manifest = {
 def full_fleet_manifest() -> Manifest:
     """Return a fleet that sets every field."""
     manifest = fleet_manifest()
+    manifest["spec"]["models"][1]["pricing"]["cachedInputPerMTok"] = "1.25"
     external = manifest["spec"]["models"][1]["variants"][0]
     del external["concurrency"]
     external["limits"] = {"inFlight": 16, "requestsPerMinute": 500, "tokensPerMinute": 200_000}
@@ -96,9 +97,21 @@ def full_policy_manifest() -> Manifest:
     spec = manifest["spec"]
     spec["budget"]["shares"] = [{"models": ["frontier"], "max": "15%"}]
     spec["quotas"] = [{"models": ["frontier"], "requests": 100, "period": "Day"}]
-    spec["tenants"] = {"header": "X-Tenant", "declared": [{"name": "acme", "max": "20%"}]}
+    spec["tenants"] = {
+        "header": "X-Tenant",
+        "fairShare": True,
+        "declared": [{"name": "acme", "max": "20%"}],
+    }
+    spec["models"] = {"allow": ["large", "frontier"], "deny": ["small"]}
+    spec["aliases"] = {"gpt-4o": "auto", "cheap": "large"}
     spec["staleness"] = {"maxAge": "40s", "then": "Floor"}
-    spec["tiers"][0]["floor"] = 2
+    spec["tiers"][0] |= {
+        "floor": 2,
+        "minimumQuality": "0.8",
+        "latency": {"timeToFirstToken": "800ms", "total": "10s"},
+        "onOverload": "Shed",
+        "models": {"allow": ["large"], "deny": ["frontier"]},
+    }
     spec["fallback"] = {"maxAttempts": 2, "retryOn": ["Connect", "RateLimited"]}
     spec["defaultModel"] = "large"
     spec["groups"] = {"header": "X-Team", "values": ["north", "south"]}

@@ -21,10 +21,14 @@ from modelfleet_core.manifests import (
     unknown_fields,
 )
 from modelfleet_core.policy import (
+    EVERY_MODEL,
     EstimatorChoice,
     Fallback,
     Judge,
     Learning,
+    ModelChoice,
+    Objectives,
+    OnOverload,
     Period,
     Policy,
     Quota,
@@ -33,6 +37,7 @@ from modelfleet_core.policy import (
     Stale,
     Staleness,
     Tenant,
+    Tenants,
 )
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey
 from support.manifests import (
@@ -89,12 +94,46 @@ def test_accounts_and_staleness_become_what_the_manifest_says() -> None:
     frontier = frozenset({ModelName("frontier")})
     assert policy.budget.shares == (Share(frontier, Decimal("0.15")),)
     assert policy.quotas == (Quota(frontier, 100, Period.DAY),)
+    assert policy.tenants.fair_share
     assert policy.tenants.declared == (Tenant("acme", Decimal("0.2")),)
     assert policy.tenant_of({"x-tenant": "acme"}) == "acme"
     assert policy.tenant_of({"x-tenant": "Acme"}) is None
     assert policy.tenant_of({}) is None
     assert policy.staleness == Staleness(40.0, Stale.FLOOR)
     assert [tier.floor for tier in policy.tiers] == [2, 0]
+
+
+def test_what_requests_may_use_and_aim_at_becomes_what_the_manifest_says() -> None:
+    full, bare = parse_policy(full_policy_manifest()), parse_policy(policy_manifest())
+    large, frontier, small = ModelName("large"), ModelName("frontier"), ModelName("small")
+    assert full.models == ModelChoice(frozenset({large, frontier}), frozenset({small}))
+    assert full.aliases == {"gpt-4o": "auto", "cheap": "large"}
+    gold = full.tiers[0]
+    assert gold.models == ModelChoice(frozenset({large}), frozenset({frontier}))
+    assert (gold.minimum_quality, gold.latency) == (0.8, Objectives(0.8, 10.0))
+    assert gold.on_overload is OnOverload.SHED
+    assert (bare.models, bare.aliases, bare.tenants) == (EVERY_MODEL, {}, None)
+    assert [tier.on_overload for tier in bare.tiers] == [OnOverload.QUEUE] * 2
+    assert bare.tiers[0].latency == Objectives()
+
+
+def test_tenants_need_neither_a_budget_nor_a_declaration_to_share_fairly() -> None:
+    manifest = policy_manifest()
+    del manifest["spec"]["budget"]
+    manifest["spec"]["tenants"] = {"header": "X-Tenant"}
+    assert parse_policy(manifest).tenants == Tenants("x-tenant")
+
+
+def test_cached_input_has_a_price_of_its_own_that_is_not_higher() -> None:
+    manifest = full_fleet_manifest()
+    pricing = parse_fleet(manifest).models[1].pricing
+    assert pricing.cached_femto == 1_250_000_000
+    assert pricing.cost(1_000_000, 0, cached_tokens=400_000) == NanoUsd(2_000_000_000)
+    assert parse_fleet(fleet_manifest()).models[1].pricing.cached_femto is None
+    manifest["spec"]["models"][1]["pricing"]["cachedInputPerMTok"] = "2.6"
+    with pytest.raises(SpecError, match="is above inputPerMTok") as refused:
+        parse_fleet(manifest)
+    assert refused.value.path.endswith("models[1].pricing.cachedInputPerMTok")
 
 
 @pytest.mark.parametrize(
@@ -386,14 +425,39 @@ def test_an_external_url_is_plain(url: object) -> None:
             "spec.quotas",
             "same models and period",
         ),
-        (lambda s: s.update(tenants={"header": "x-tenant"}), "tenants.declared", "1 to 64"),
-        (lambda s: s.update(tenants={"header": "x tenant", "declared": []}), "tenants.header", "header"),
+        (lambda s: s.update(tenants={"header": "x", "declared": []}), "tenants.declared", "1 to 64"),
+        (lambda s: s.update(tenants={"header": "x", "fairShare": False}), "spec.tenants", "says nothing"),
+        (lambda s: s.update(tenants={"header": "x", "fairShare": 1}), "tenants.fairShare", "true or false"),
+        (lambda s: s.update(tenants={"header": "x tenant"}), "tenants.header", "header"),
         (
             lambda s: s.update(tenants={"header": "x", "declared": [{"name": " a", "max": "1%"}]}),
             "declared[0].name",
             "printable",
         ),
-        (lambda s: s.pop("budget") and s.update(tenants={"header": "x"}), "spec.tenants", "no budget"),
+        (
+            lambda s: (
+                s.pop("budget")
+                and s.update(tenants={"header": "x", "declared": [{"name": "a", "max": "1%"}]})
+            ),
+            "tenants.declared",
+            "no budget",
+        ),
+        (lambda s: s.update(aliases={"auto": "large"}), "spec.aliases", "routed anyway"),
+        (lambda s: s.update(aliases={"a b": "large"}), "spec.aliases", "is refused"),
+        (lambda s: s.update(aliases={"gpt-4o": "a b"}), "spec.aliases.gpt-4o", "auto or a model"),
+        (lambda s: s.update(aliases={"gpt-4o": 4}), "spec.aliases", "quote texts"),
+        (lambda s: s.update(aliases={f"a{n}": "auto" for n in range(65)}), "spec.aliases", "at most 64"),
+        (lambda s: s.update(models={"allow": ["a"], "deny": ["a"]}), "spec.models", "does not deny"),
+        (lambda s: s["tiers"][0].update(models={"allow": []}), "tiers[0].models.allow", "1 to 64"),
+        (lambda s: s["tiers"][0].update(minimumQuality=0.5), "tiers[0].minimumQuality", "not quoted"),
+        (lambda s: s["tiers"][0].update(minimumQuality="1.5"), "tiers[0].minimumQuality", "up to 1"),
+        (lambda s: s["tiers"][0].update(onOverload="Wait"), "tiers[0].onOverload", "Queue or Shed"),
+        (lambda s: s["tiers"][0].update(latency={"total": "0s"}), "tiers[0].latency.total", "from 1ms"),
+        (
+            lambda s: s["tiers"][0].update(latency={"timeToFirstToken": "2s", "total": "1s"}),
+            "tiers[0].latency.timeToFirstToken",
+            "above total",
+        ),
     ],
 )
 def test_a_wrong_policy_is_refused_at_the_field(

@@ -113,6 +113,24 @@ def test_models_of_rules_and_the_default_that_the_fleet_has_not_are_named_but_do
     assert "rule c" not in resolved.resolved_refs.message
 
 
+def test_models_of_the_policy_its_tiers_and_aliases_that_the_fleet_has_not_are_named() -> None:
+    policy = policy_manifest()
+    policy["spec"]["models"] = {"deny": ["ancient"]}
+    policy["spec"]["aliases"] = {"gpt-4o": "auto", "big": "largest"}
+    policy["spec"]["tiers"][0]["models"] = {"allow": ["tiny"]}
+    resolved = _resolved(observed(fleet_manifest(), policy, deployment_object("large"))).policies[ASSISTANT]
+    assert resolved.in_force
+    assert resolved.resolved_refs.reason == "UnknownModels"
+    for said in (
+        "has no model ancient, which models of the policy name: it does nothing there",
+        "has no model tiny, which models of tier gold name",
+        "none of the models that tier gold allows, so that its requests are refused",
+        "has no model largest, which aliases stand for: requests for these are refused",
+    ):
+        assert said in resolved.resolved_refs.message
+    assert "that the policy allows" not in resolved.resolved_refs.message
+
+
 def test_the_younger_of_two_fleets_on_one_deployment_stays_out() -> None:
     younger = _created(_another_fleet("other", "large"), "02")
     older = _created(fleet_manifest(), "01")
