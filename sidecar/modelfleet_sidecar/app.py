@@ -12,6 +12,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import grpc.aio
@@ -36,6 +37,7 @@ from modelfleet_sidecar.operator_access import OperatorAccess
 from modelfleet_sidecar.plugins import load_plugin
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
+from modelfleet_sidecar.sockets import SocketError, claim, listening, remove, share
 from modelfleet_sidecar.telemetry import AdminApp, AsgiApp, Telemetry
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,7 @@ class Sidecar:
             keys=ApiKeys(settings.keys, clock),
             telemetry=self.telemetry,
             clock=clock,
-            settler=lambda: connected(self.grpc_address.port),
+            settler=lambda: connected(self.grpc_address.port, settings.grpc_socket),
             draw=draw,
         )
         self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
@@ -129,14 +131,19 @@ class Sidecar:
         with contextlib.ExitStack() as bound:
             http = bound.enter_context(_bind("http_listen", self._settings.http_listen))
             admin = bound.enter_context(_bind("admin_listen", self._settings.admin_listen))
+            web = [http]
+            if self._settings.http_socket is not None:
+                web.append(bound.enter_context(_bind_socket("http_socket", self._settings.http_socket)))
             self._grpc = self._grpc_server()
             bound.pop_all()
         self.http_address, self.admin_address = _address(http), _address(admin)
         await self._grpc.start()
+        if self._settings.grpc_socket is not None:
+            share(self._settings.grpc_socket)
         self._tasks = [
             asyncio.create_task(self._lease.run()),
             asyncio.create_task(self.router.run()),
-            asyncio.create_task(self._http.serve([http])),
+            asyncio.create_task(self._http.serve(web)),
             asyncio.create_task(self._admin.serve([admin])),
         ]
         await asyncio.gather(self._http.listening.wait(), self._admin.listening.wait())
@@ -169,6 +176,9 @@ class Sidecar:
         self._http.should_exit = True
         assert self._grpc is not None  # noqa: S101 - it has started
         await asyncio.gather(http, self._grpc.stop(LAST_WORDS if whole else 0))
+        for path in (self._settings.grpc_socket, self._settings.http_socket):
+            if path is not None:
+                remove(path)
         await self.router.close()
         patience = LAST_REPORT if self.router.unsettled else LEASE_PATIENCE
         returned = await self._lease.drain(patience if self._lease.connected else 0.0)
@@ -200,6 +210,12 @@ class Sidecar:
         if port == 0:
             raise _unusable("grpc_listen", self._settings.grpc_listen, "the port is taken or not ours")
         self.grpc_address = Address(self._settings.grpc_listen.host, port)
+        if (path := self._settings.grpc_socket) is not None:
+            try:
+                claim(path)
+                server.add_insecure_port(f"unix:{path}")
+            except (SocketError, RuntimeError) as error:
+                raise _no_socket("grpc_socket", path, str(error)) from None
         return server
 
 
@@ -241,6 +257,13 @@ def _bind(name: str, address: Address) -> socket.socket:
         raise _unusable(name, address, error.strerror or str(error)) from None
 
 
+def _bind_socket(name: str, path: Path) -> socket.socket:
+    try:
+        return listening(path)
+    except SocketError as error:
+        raise _no_socket(name, path, str(error)) from None
+
+
 def _address(listener: socket.socket) -> Address:
     host, port, *_ = listener.getsockname()
     return Address(host, port)
@@ -248,3 +271,7 @@ def _address(listener: socket.socket) -> Address:
 
 def _unusable(name: str, address: Address, problem: str) -> SettingsError:
     return SettingsError(f"{variable(name)}={address} can not be listened on: {problem}; use another port")
+
+
+def _no_socket(name: str, path: Path, problem: str) -> SettingsError:
+    return SettingsError(f"{variable(name)}={path} can not be listened on: {problem}")

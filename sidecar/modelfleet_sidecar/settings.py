@@ -57,6 +57,10 @@ class Settings:
     """The Router API; plaintext, so loopback only."""
     http_listen: Address
     """The OpenAI-compatible API; plaintext, so loopback only."""
+    grpc_socket: Path | None
+    """Unix socket that serves the Router API as well; None: none does."""
+    http_socket: Path | None
+    """Unix socket that serves the OpenAI-compatible API as well; None: none does."""
     admin_listen: Address
     """Health and metrics; carries no requests, so any address."""
     drain_grace: float
@@ -95,6 +99,8 @@ SETTINGS: dict[str, _Setting] = {
     "pod_uid": _Setting(None, "UID of this pod"),
     "grpc_listen": _Setting("127.0.0.1:17070", "address of the gRPC Router API (loopback)"),
     "http_listen": _Setting("127.0.0.1:18080", "address of the OpenAI-compatible API (loopback)"),
+    "grpc_socket": _Setting("", "path of a Unix socket for the Router API as well, mode 0660"),
+    "http_socket": _Setting("", "path of a Unix socket for the OpenAI-compatible API as well, mode 0660"),
     "admin_listen": _Setting("127.0.0.1:19090", "address of /healthz, /readyz and /metrics"),
     "drain_grace": _Setting("20", "seconds to finish requests in flight after SIGTERM"),
     "journal": _Setting(
@@ -180,6 +186,8 @@ def _settings(text: Mapping[str, str]) -> Settings:
         pod_uid=text["pod_uid"],
         grpc_listen=addresses["grpc_listen"],
         http_listen=addresses["http_listen"],
+        grpc_socket=Path(text["grpc_socket"]) if text["grpc_socket"] else None,
+        http_socket=Path(text["http_socket"]) if text["http_socket"] else None,
         admin_listen=addresses["admin_listen"],
         drain_grace=grace,
         journal=Path(text["journal"]) if text["journal"] else None,

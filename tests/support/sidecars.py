@@ -295,6 +295,8 @@ def settings_for(
     drain_grace: float = 5.0,
     keys: Path | None = None,
     estimator: str = "default",
+    grpc_socket: Path | None = None,
+    http_socket: Path | None = None,
 ) -> Settings:
     return Settings(
         operator=operator,
@@ -305,6 +307,8 @@ def settings_for(
         pod_uid="uid-0",
         grpc_listen=ANYWHERE,
         http_listen=ANYWHERE,
+        grpc_socket=grpc_socket,
+        http_socket=http_socket,
         admin_listen=ANYWHERE,
         drain_grace=drain_grace,
         journal=None,
@@ -325,6 +329,8 @@ async def running_sidecar(
     drain_grace: float = 5.0,
     estimator: str = "default",
     draw: Callable[[], float] = never,
+    grpc_socket: Path | None = None,
+    http_socket: Path | None = None,
 ) -> AsyncIterator[Rig]:
     """Start a simulated server for each spec and a sidecar that holds all their slots."""
     async with AsyncExitStack() as stack:
@@ -354,7 +360,13 @@ async def running_sidecar(
         if granted:
             lease.fleet, lease.policy = fleet_of(specs), chosen
             lease.grant(slots, money=money)
-        settings = settings_for(keys=keys, drain_grace=drain_grace, estimator=estimator)
+        settings = settings_for(
+            keys=keys,
+            drain_grace=drain_grace,
+            estimator=estimator,
+            grpc_socket=grpc_socket,
+            http_socket=http_socket,
+        )
         sidecar = Sidecar(settings=settings, lease=lease, draw=draw)
         await sidecar.start()
         stack.push_async_callback(sidecar.drain)

@@ -25,6 +25,22 @@ def test_a_port_has_a_caller_from_its_connection_until_the_caller_closes_it(
 
 
 def test_where_the_kernel_does_not_tell_someone_may_be_there(tmp_path: Path) -> None:
-    assert connected(1, (tmp_path / "none",))
+    assert connected(1, tables=(tmp_path / "none",))
     (tmp_path / "empty").write_text("header\n")
-    assert connected(1, (tmp_path / "empty",))
+    assert connected(1, tables=(tmp_path / "empty",))
+
+
+def test_a_unix_socket_has_a_caller_from_its_connection_until_both_have_closed_it(tmp_path: Path) -> None:
+    path = tmp_path / "router.sock"
+    with socket.create_server(("127.0.0.1", 0)) as other, socket.socket(socket.AF_UNIX) as listener:
+        port = other.getsockname()[1]
+        listener.bind(str(path))
+        listener.listen()
+        assert not connected(port, path)
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(path))
+            accepted, _ = listener.accept()
+            assert connected(port, path)
+            assert not connected(port, tmp_path / "another.sock")
+        accepted.close()
+        assert not connected(port, path)
