@@ -38,13 +38,18 @@ _SIZE = 10.0
 _MOST_BYTES = 4 * (_START + _END + 1)
 
 
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Return 64-bit values whose upper bits depend on all bits of `values` (Steele et al. 2014, splitmix)."""
-    x = values ^ (values >> np.uint64(30))
-    x = x * np.uint64(0xBF58476D1CE4E5B9)
-    x = x ^ (x >> np.uint64(27))
-    result: npt.NDArray[np.uint64] = x * np.uint64(0x94D049BB133111EB)
-    return result
+_FIRST_MIX, _SECOND_MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(33))
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> None:
+    """Make of 64-bit values, in place, some whose upper bits depend on all bits (Steele et al. 2014)."""
+    shifted = values >> _SHIFTS[0]
+    np.bitwise_xor(values, shifted, out=values)
+    np.multiply(values, _FIRST_MIX, out=values)
+    np.right_shift(values, _SHIFTS[1], out=shifted)
+    np.bitwise_xor(values, shifted, out=values)
+    np.multiply(values, _SECOND_MIX, out=values)
 
 
 def _classes() -> npt.NDArray[np.uint8]:
@@ -63,7 +68,9 @@ def _byte_values() -> npt.NDArray[np.uint64]:
     same[65:91] += np.uint64(32)
     same[48:58] = 48
     same[:33] = 32
-    return _mixed((same + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)) | np.uint64(1)
+    mixed = (same + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    _mix(mixed)
+    return mixed | np.uint64(1)
 
 
 def _powers(base: int) -> npt.NDArray[np.uint64]:
@@ -72,39 +79,41 @@ def _powers(base: int) -> npt.NDArray[np.uint64]:
     return np.multiply.accumulate(powers)
 
 
-_CLASS = _classes()
+_CLASS = _classes().tobytes()
 _VALUE = _byte_values()
 _BASE = 0x5851F42D4C957F2D
+_TIMES = np.uint64(_BASE)
 _POWER = _powers(_BASE)
 _INVERSE = _powers(pow(_BASE, -1, 1 << 64))
-_MARK_BYTES = np.frombuffer(_MARKS, dtype=np.uint8)
+_MARK_BYTES = np.frombuffer(_MARKS, dtype=np.uint8).astype(np.intp)
 
 
 def features(text: str) -> FloatArray:
     """Return (FEATURES,) figures of `text`, all finite and at least 0; no text at all gives zeros."""
     shown = text if len(text) <= _START + _END else f"{text[:_START]}\n{text[-_END:]}"
-    data = np.frombuffer(shown.encode("utf-8", "surrogatepass"), dtype=np.uint8)
+    raw = shown.encode("utf-8", "surrogatepass")
     result = np.zeros(FEATURES)
-    if not data.size:
+    size = len(raw)
+    if not size:
         return result
-    kinds = _CLASS[data]
-    values = _VALUE[data]
-    begins = np.empty(data.size, dtype=np.bool_)
+    # As indices at once: each table below is asked by them.
+    data = np.frombuffer(raw, dtype=np.uint8).astype(np.intp)
+    kinds = np.frombuffer(raw.translate(_CLASS), dtype=np.uint8)
+    values = _VALUE.take(data)
+    begins = np.equal(kinds, _MARK)
     begins[0] = True
-    np.not_equal(kinds[1:], kinds[:-1], out=begins[1:])
-    begins |= kinds == _MARK
-    starts = np.flatnonzero(begins)
-    hashes = np.add.reduceat(values * _POWER[: data.size], starts) * _INVERSE[starts]
-    kept = kinds[starts] != _SPACE
-    words = hashes[kept]
-    hashed = result[LEXICAL:]
-    hashed[:_WORDS] = _counts(words, _WORDS)
-    if words.size > 1:
-        hashed[_WORDS : _WORDS + _PAIRS] = _counts(words[:-1] * np.uint64(_BASE) + words[1:], _PAIRS)
-    if data.size > 2:
-        runs = (values[:-2] * np.uint64(_BASE) + values[1:-1]) * np.uint64(_BASE) + values[2:]
-        hashed[_WORDS + _PAIRS :] = _counts(runs, _RUNS)
-    _lexical(result, len(text), data, kinds[starts], np.diff(starts, append=data.size))
+    begins[1:] |= kinds[1:] != kinds[:-1]
+    starts = begins.nonzero()[0]
+    kinds = kinds.take(starts)
+    powers = values * _POWER[:size]
+    hashes = np.add.reduceat(powers, starts)
+    hashes *= _INVERSE.take(starts)
+    words = hashes[kinds != _SPACE]
+    result[LEXICAL:] = _hashed(words, values)
+    sizes = np.empty_like(starts)
+    np.subtract(starts[1:], starts[:-1], out=sizes[:-1])
+    sizes[-1] = size - starts[-1]
+    _lexical(result, len(text), np.bincount(data, minlength=256), kinds, sizes)
     np.log1p(result, out=result)
     for first, last in _BLOCKS:
         block = result[first:last]
@@ -122,42 +131,64 @@ def feature_matrix(texts: Sequence[str]) -> FloatArray:
     return rows
 
 
-def _counts(values: npt.NDArray[np.uint64], buckets: int) -> npt.NDArray[np.int64]:
-    scaled = ((_mixed(values) >> np.uint64(33)) * np.uint64(buckets)) >> np.uint64(31)
-    return np.bincount(scaled.astype(np.int64), minlength=buckets)
+def _hashed(words: npt.NDArray[np.uint64], values: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return counts of hashed words, pairs of words and runs of three of `values`, each in its buckets."""
+    pairs = len(words) + max(0, len(words) - 1)
+    every = np.empty(pairs + max(0, len(values) - 2), dtype=np.uint64)
+    every[: len(words)] = words
+    couples = every[len(words) : pairs]
+    np.multiply(words[:-1], _TIMES, out=couples)
+    couples += words[1:]
+    if len(values) > 2:
+        runs = every[pairs:]
+        np.multiply(values[:-2], _TIMES, out=runs)
+        runs += values[1:-1]
+        runs *= _TIMES
+        runs += values[2:]
+    _mix(every)
+    every >>= _SHIFTS[3]
+    for first, last, buckets in ((0, len(words), _WORDS), (len(words), pairs, _PAIRS), (pairs, None, _RUNS)):
+        every[first:last] *= np.uint64(buckets)
+    every >>= _SHIFTS[2]
+    every[len(words) : pairs] += np.uint64(_WORDS)
+    every[pairs:] += np.uint64(_WORDS + _PAIRS)
+    return np.bincount(every.view(np.int64), minlength=FEATURES - LEXICAL)
 
 
 def _lexical(
     result: FloatArray,
     length: int,
-    data: npt.NDArray[np.uint8],
+    by_byte: npt.NDArray[np.int64],
     kinds: npt.NDArray[np.uint8],
     sizes: npt.NDArray[np.int64],
 ) -> None:
-    """Fill the lexical figures: counts, and shares times ten, so that logarithms keep them apart."""
-    by_byte = np.bincount(data, minlength=256)
-    letters, numbers = sizes[kinds == _LETTER], sizes[kinds == _DIGIT]
-    blanks = sizes[kinds == _SPACE]
-    upper, lower = int(by_byte[65:91].sum()), int(by_byte[97:123].sum())
-    other = int(by_byte[128:].sum())
-    lines = int(by_byte[10])
-    size = data.size
+    """Fill the lexical figures: counts, and shares times ten, so that logarithms keep them apart.
+
+    `by_byte` (256,) counts of bytes; `kinds`, `sizes` of the runs of characters of one kind.
+    """
+    runs = np.bincount(kinds, minlength=4).tolist()
+    longest = [int(sizes[kinds == kind].max()) if runs[kind] else 0 for kind in (_SPACE, _LETTER, _DIGIT)]
+    counts = by_byte.tolist()
+    upper, lower, other = sum(counts[65:91]), sum(counts[97:123]), sum(counts[128:])
+    digits, blanks, lines = sum(counts[48:58]), sum(counts[:33]) + counts[127], counts[10]
+    letters = upper + lower + other
+    size = letters + digits + blanks + int(by_byte[_MARK_BYTES].sum())
     result[:16] = (
         length,
-        letters.size,
-        numbers.size,
-        numbers.max(initial=0),
-        int(numbers.sum()),
+        runs[_LETTER],
+        runs[_DIGIT],
+        longest[_DIGIT],
+        digits,
         lines,
         size / (1 + lines),
         upper,
-        letters.mean() if letters.size else 0.0,
-        letters.max(initial=0),
-        blanks.max(initial=0),
+        letters / runs[_LETTER] if letters else 0.0,
+        longest[_LETTER],
+        longest[_SPACE],
         10.0 * upper / (1 + upper + lower),
         10.0 * (upper + lower) / size,
-        10.0 * int(numbers.sum()) / size,
+        10.0 * digits / size,
         10.0 * other / size,
-        10.0 * int(blanks.sum()) / size,
+        10.0 * blanks / size,
     )
     result[16:LEXICAL] = by_byte[_MARK_BYTES]
