@@ -1,6 +1,6 @@
 """Stage batch, the edge: a parsed call with its headers becomes an `Ask`: tier, rule, task, tenant, deadline.
 
-In: `ChatCall`s and headers from the API modules. Out: `Ask`, or one `Failure`. Next: `batch`.
+In: `Call`s and headers from the API modules. Out: `Ask`, or one `Failure`. Next: `batch`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from modelfleet_core.rules import Asking, Rules
 from modelfleet_core.values import TaskName
 
 from modelfleet_sidecar.assign import Lease
-from modelfleet_sidecar.chat import ChatCall, with_params
+from modelfleet_sidecar.calls import Call, with_params
 from modelfleet_sidecar.decision import Ask
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.failures import Failure, Fault, late
@@ -35,7 +35,7 @@ class Asker:
         """Of the policy that they are of."""
 
     def ask(
-        self, call: ChatCall, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
+        self, call: Call, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
     ) -> Ask:
         """Return what is asked, with its rule, tier, task and deadline. Raises Failure when it can never be
         served.

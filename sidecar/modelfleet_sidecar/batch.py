@@ -24,7 +24,7 @@ from modelfleet_core.policy import Batching, Policy
 from modelfleet_core.values import VariantKey
 
 from modelfleet_sidecar.assign import Lease, decision_of
-from modelfleet_sidecar.chat import AUTO
+from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.exploring import explored
 from modelfleet_sidecar.failures import Failure, Fault, internal

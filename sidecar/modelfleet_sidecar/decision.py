@@ -19,7 +19,7 @@ from modelfleet_core.policy import Tier
 from modelfleet_core.rules import Matched
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
-from modelfleet_sidecar.chat import ChatCall
+from modelfleet_sidecar.calls import Call
 
 
 class Reason(Enum):
@@ -54,7 +54,7 @@ class Attempt:
 class Ask:
     """One request to decide on. Times are on the sidecar's clock."""
 
-    call: ChatCall
+    call: Call
     """With what the rule sets."""
     reading: Reading
     tier: Tier

@@ -1,6 +1,6 @@
 """Stage forward: one decided request to its model server and back, settled exactly once in every path.
 
-In: a `Decision` with its reservation, and the `ChatCall`. Out: an `Exchange` (answer or events), a `Receipt`.
+In: a `Decision` with its reservation, and the `Call`. Out: an `Exchange` (answer or events), a `Receipt`.
 Next: the API modules relay it; the receipt's cost is booked in the lease.
 
 A request that never reached the server costs nothing; an answer with usage costs what it used; anything else
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from modelfleet_core.policy import RetryOn
 from modelfleet_core.values import NanoUsd
 
-from modelfleet_sidecar.chat import ChatCall, upstream_body
+from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.estimates import Timing
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault
@@ -35,6 +35,7 @@ from modelfleet_sidecar.sse import (
     read_usage,
 )
 from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
+from modelfleet_sidecar.upstream_body import upstream_body
 
 PATH = "/v1/chat/completions"
 MAX_ANSWER = 64 * 1024 * 1024
@@ -65,7 +66,7 @@ class Exchange:
     def __init__(
         self,
         decision: Decision,
-        call: ChatCall,
+        call: Call,
         connection: Connection,
         settle: Settle,
         *,
@@ -239,7 +240,7 @@ class Forwarder:
 
     @asynccontextmanager
     async def open(
-        self, decision: Decision, call: ChatCall, *, stream: bool, spoken: Spoken | None = None
+        self, decision: Decision, call: Call, *, stream: bool, spoken: Spoken | None = None
     ) -> AsyncIterator[Exchange]:
         """Send the request; enter once the server has answered 200. Leaving early cancels it at the server.
 

@@ -1,6 +1,6 @@
 """The gRPC edge, inwards: a `ChatRequest` becomes what OpenAI's JSON would say, or one `Failure`.
 
-In: protobuf messages from `grpc_api`. Out: `ChatCall`. Next: `router`.
+In: protobuf messages from `grpc_api`. Out: `Call`. Next: `router`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import re
 from google.protobuf import json_format, struct_pb2
 from modelfleet.v1 import router_pb2
 
-from modelfleet_sidecar.chat import ChatCall, parse_fields
+from modelfleet_sidecar.calls import Call
+from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.failures import bad_field
 
 MOST_OUTPUT_TOKENS = 2**31 - 1
@@ -31,7 +32,7 @@ MESSAGE_FIELDS = ("role", "content", "name", "tool_calls", "tool_call_id")
 _MEDIA_TYPE = re.compile(r"[a-zA-Z0-9.+-]{1,100}/[a-zA-Z0-9.+-]{1,100}")
 
 
-def chat_call(chat: router_pb2.ChatRequest) -> ChatCall:
+def chat_call(chat: router_pb2.ChatRequest) -> Call:
     """Check and return a request. Raises Failure."""
     fields = _json(chat.parameters, "parameters") if chat.HasField("parameters") else {}
     for name, instead in OWN_FIELDS.items():

@@ -14,7 +14,8 @@ from functools import partial
 
 from modelfleet_core.values import usd
 
-from modelfleet_sidecar.chat import ChatCall, parse_json
+from modelfleet_sidecar.calls import Call
+from modelfleet_sidecar.chat import parse_json
 from modelfleet_sidecar.decision import About, Decision
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import DRAINING, Failure, Fault, internal, late
@@ -152,7 +153,7 @@ class HttpApi:
                 task.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
 
-    async def _answer(self, caller: Caller, call: ChatCall) -> None:
+    async def _answer(self, caller: Caller, call: Call) -> None:
         ask = self._router.ask(call, caller.headers, remaining=None)
         async with self._router.serve(ask, stream=call.stream) as exchange:
             if call.stream:

@@ -26,7 +26,7 @@ from modelfleet_core.policy import Policy, Rule
 from modelfleet_core.rules import decides, forbids
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
-from modelfleet_sidecar.chat import AUTO
+from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask
 from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault

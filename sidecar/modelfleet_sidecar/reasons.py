@@ -8,7 +8,7 @@ from __future__ import annotations
 from modelfleet_core.batching.outcome import Placed
 from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT, TOO_DEAR
 
-from modelfleet_sidecar.chat import AUTO
+from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Reason
 from modelfleet_sidecar.prospect import Prospect
 

@@ -1,6 +1,6 @@
 """The one object behind both APIs: ask -> decide -> forward -> settle, and what may be asked about it later.
 
-In: `ChatCall`s with their headers and time left. Out: `Decision`s, `Exchange`s, receipts, explanations.
+In: `Call`s with their headers and time left. Out: `Decision`s, `Exchange`s, receipts, explanations.
 `http_api` and `grpc_api` only translate.
 """
 
@@ -16,7 +16,7 @@ from modelfleet_sidecar.asking import Asker
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.books import Books, Counted, Settled
-from modelfleet_sidecar.chat import AUTO, ChatCall
+from modelfleet_sidecar.calls import AUTO, Call
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.explain import Entry
@@ -168,7 +168,7 @@ class Router:
         return name
 
     def ask(
-        self, call: ChatCall, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
+        self, call: Call, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False
     ) -> Ask:
         """Return what is asked, with its rule, tier, task and deadline. Raises Failure when it can never be
         served.

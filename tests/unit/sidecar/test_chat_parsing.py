@@ -7,8 +7,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelfleet_sidecar.chat import ChatCall, parse_json, upstream_body
+from modelfleet_sidecar.calls import Call
+from modelfleet_sidecar.chat import parse_json
 from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.upstream_body import upstream_body
 
 HELLO = [{"role": "user", "content": "hello"}]
 JSON = st.recursive(
@@ -22,7 +24,7 @@ JSON = st.recursive(
 )
 
 
-def parse(**fields: object) -> ChatCall:
+def parse(**fields: object) -> Call:
     return parse_json(json.dumps({"messages": HELLO} | fields).encode())
 
 
@@ -34,7 +36,7 @@ def fault_of(body: bytes) -> Fault | None:
     return None
 
 
-def forwarded(call: ChatCall, *, stream: bool = False) -> dict[str, object]:
+def forwarded(call: Call, *, stream: bool = False) -> dict[str, object]:
     body = upstream_body(call, served_name="served", max_output_tokens=7, stream=stream)
     value = json.loads(body)
     assert isinstance(value, dict)
@@ -141,11 +143,7 @@ def test_a_plain_request_is_not_streamed_upstream() -> None:
         {"best_of": 4},
         {"service_tier": "priority"},
         {"tools": [{"type": "web_search"}]},
-        {
-            "messages": [
-                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]}
-            ]
-        },
+        {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]}]},
     ],
 )
 def test_what_leaves_the_cost_without_a_bound_is_recognised(fields: dict[str, object]) -> None:

@@ -24,7 +24,8 @@ from modelfleet_core.policy import (
     Tenants,
 )
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName
-from modelfleet_sidecar.chat import parse_fields, upstream_body, with_params
+from modelfleet_sidecar.calls import with_params
+from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision, Reason
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
@@ -33,6 +34,7 @@ from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.prospect import Prospect, offers, prospect
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.upstream_body import upstream_body
 from support.sidecars import GivenLease, Spec, fleet_of, live_estimator, never, policy_of
 
 SMALL, BIG = Spec("small", 0.5), Spec("big", 0.8)
