@@ -9,7 +9,7 @@ import sys
 
 import uvloop
 
-from modelfleet_sidecar.app import Sidecar, connect_lease
+from modelfleet_sidecar.app import assemble
 from modelfleet_sidecar.logs import log_to_stderr
 from modelfleet_sidecar.settings import Settings, SettingsError, read_settings
 
@@ -33,14 +33,14 @@ async def run(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sidecar = Sidecar(settings=settings, lease=connect_lease(settings))
+    sidecar = assemble(settings)
     await sidecar.start()
     log.info(
-        "serving HTTP on %s, gRPC on %s, admin on %s; operator at %s",
+        "serving HTTP on %s, gRPC on %s, admin on %s; %s",
         sidecar.http_address,
         sidecar.grpc_address,
         sidecar.admin_address,
-        settings.operator,
+        f"by {settings.config}" if settings.config is not None else f"operator at {settings.operator}",
     )
     stopping = asyncio.create_task(stop.wait())
     failed = asyncio.create_task(sidecar.failed())

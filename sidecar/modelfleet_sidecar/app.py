@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
 import uvicorn
@@ -33,12 +33,16 @@ from modelfleet_sidecar.http_api import HttpApi
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.lease import Evidence, LeaseClient, boot_clock
+from modelfleet_sidecar.lease_stream import Leader
 from modelfleet_sidecar.operator_access import OperatorAccess
 from modelfleet_sidecar.plugins import load_plugin
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
 from modelfleet_sidecar.sockets import SocketError, claim, listening, remove, share
 from modelfleet_sidecar.telemetry import AdminApp, AsgiApp, Telemetry
+
+if TYPE_CHECKING:
+    from modelfleet_sidecar.standalone.assembly import Standalone
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +69,40 @@ class RunningLease(Lease, Protocol):
     def tell_of(self, evidence: Evidence) -> None: ...
 
 
-def connect_lease(settings: Settings) -> LeaseClient:
-    """Return the client of the operator's capacity service for this start of this pod.
+class Beside(Protocol):
+    """What goes on beside the lease where no operator does it; see `standalone`."""
 
-    Raises SettingsError where a journal is set that can not be written.
+    async def run(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+def assemble(settings: Settings) -> Sidecar:
+    """Return the sidecar of this start, with an operator's lease or, with a config file, its own.
+
+    Raises SettingsError where a file or folder that is set can not be used.
     """
+    telemetry = Telemetry()
+    leader: Leader | OperatorAccess
+    beside: Standalone | None = None
+    journal = settings.journal
+    if settings.config is not None:
+        from modelfleet_sidecar.standalone.assembly import Standalone, StandaloneError  # which reads YAML
+
+        refused = telemetry.document_refused
+        try:
+            beside = Standalone(settings.config, settings.state, clock=boot_clock, refused=refused)
+        except StandaloneError as error:
+            raise SettingsError(f"{variable(error.setting)} can not be used: {error}") from error
+        leader, journal = beside.leader, beside.journal
+    else:
+        leader = OperatorAccess(str(settings.operator), settings.operator_ca, settings.operator_token)
     sidecar = SidecarId(settings.namespace, settings.pod_name, settings.pod_uid, secrets.token_hex(8))
-    operator = OperatorAccess(str(settings.operator), settings.operator_ca, settings.operator_token)
-    if settings.journal is None:
-        return LeaseClient(operator, sidecar, clock=boot_clock)
-    return JournalledLease(operator, sidecar, settings.journal)
+    lease = (
+        JournalledLease(leader, sidecar, journal)
+        if journal is not None
+        else LeaseClient(leader, sidecar, clock=boot_clock)
+    )
+    return Sidecar(settings=settings, lease=lease, telemetry=telemetry, beside=beside)
 
 
 class Sidecar:
@@ -85,15 +113,18 @@ class Sidecar:
         *,
         settings: Settings,
         lease: RunningLease,
+        telemetry: Telemetry | None = None,
+        beside: Beside | None = None,
         clock: Callable[[], float] = boot_clock,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        """`draw` returns random numbers, uniform in [0, 1). Raises SettingsError where the estimator is not
-        installed."""
+        """`beside` runs as long as the lease. `draw` returns random numbers, uniform in [0, 1). Raises
+        SettingsError where the estimator is not installed."""
         self._settings = settings
         self._lease = lease
         self._tasks: list[asyncio.Task[None]] = []
-        self.telemetry = Telemetry()
+        self._beside = beside
+        self.telemetry = telemetry if telemetry is not None else Telemetry()
         experience = ExperienceLog()
         lease.tell_of(experience)
         self.estimator = LiveEstimator(
@@ -146,6 +177,8 @@ class Sidecar:
             asyncio.create_task(self._http.serve(web)),
             asyncio.create_task(self._admin.serve([admin])),
         ]
+        if self._beside is not None:
+            self._tasks.append(asyncio.create_task(self._beside.run()))
         await asyncio.gather(self._http.listening.wait(), self._admin.listening.wait())
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(ROUTER_SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -166,7 +199,7 @@ class Sidecar:
 
         Returns whether everything ended by itself and the operator has acknowledged the return.
         """
-        lease, router, http, admin = self._tasks
+        lease, router, http, admin, *beside = self._tasks
         await self._health.enter_graceful_shutdown()
         whole = await self.router.drain(self._settings.drain_grace)
         if not whole:
@@ -186,9 +219,11 @@ class Sidecar:
             log.warning("the operator has not acknowledged that the lease is given back; it will expire")
         self._admin.should_exit = True
         await admin
-        for task in (lease, router):
+        for task in (lease, router, *beside):
             task.cancel()
-        await asyncio.wait((lease, router))
+        await asyncio.wait((lease, router, *beside))
+        if self._beside is not None:
+            await self._beside.close()
         return whole and returned
 
     def _grpc_server(self) -> grpc.aio.Server:

@@ -16,6 +16,9 @@ from typing import NamedTuple
 from modelfleet_sidecar.operator_access import AccessError, check_authority, is_pem
 
 LOG_FORMATS = ("text", "json")
+ALONE = "standalone"
+"""Namespace, name and UID of a sidecar without an operator."""
+NO_STATE = "none"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -75,6 +78,10 @@ class Settings:
     """`text` or `json`."""
     log_level: str
     """Name of the least important level that is logged, in lower case."""
+    config: Path | None = None
+    """File with a fleet and a policy, to go by without an operator; None: an operator grants."""
+    state: Path | None = None
+    """Folder where that keeps ledgers and what it learned; None: nothing outlives the process."""
 
 
 class _Setting(NamedTuple):
@@ -88,6 +95,13 @@ class _Setting(NamedTuple):
 
 
 SETTINGS: dict[str, _Setting] = {
+    "config": _Setting(
+        "", "YAML file with a ModelFleet and a RoutingPolicy, to run without an operator; none if empty"
+    ),
+    "state": _Setting(
+        "",
+        "folder for ledgers and what was learned, with config; beside it as CONFIG.state if empty, or none",
+    ),
     "operator": _Setting("127.0.0.1:7443", "host:port of the operator's capacity service"),
     "operator_ca": _Setting(
         "",
@@ -146,9 +160,14 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
             f"--{name.replace('_', '-')}", help=f"{setting.help} ({variable(name)}; {default})"
         )
     flags = vars(parser.parse_args(argv))
+    given = {name: flags[name] or environ.get(variable(name)) or "" for name in SETTINGS}
+    if given["config"]:
+        _check_alone(given)
     text: dict[str, str] = {}
     for name, setting in SETTINGS.items():
-        value = flags[name] or environ.get(variable(name)) or setting.default
+        value = given[name] or setting.default
+        if value is None and given["config"]:
+            value = ALONE
         if value is None:
             raise SettingsError(f"{variable(name)} is not set; it must be the {setting.help}")
         text[name] = value
@@ -178,6 +197,8 @@ def _settings(text: Mapping[str, str]) -> Settings:
         if text[name].lower() not in choices:
             raise SettingsError(f"{variable(name)}={text[name]!r} must be {' or '.join(choices)}")
     settings = Settings(
+        config=Path(text["config"]) if text["config"] else None,
+        state=_state(text),
         operator=addresses["operator"],
         operator_ca=text["operator_ca"],
         operator_token=Path(text["operator_token"]) if text["operator_token"] else None,
@@ -198,6 +219,21 @@ def _settings(text: Mapping[str, str]) -> Settings:
     )
     assert {field.name for field in fields(settings)} == set(SETTINGS)  # noqa: S101 - a flag for each field
     return settings
+
+
+def _check_alone(given: Mapping[str, str]) -> None:
+    for name in ("operator", "operator_ca", "operator_token", "journal"):
+        if given[name]:
+            raise SettingsError(
+                f"{variable(name)} and {variable('config')} are both set: with a config file there is no "
+                "operator, and the journal is in the state folder; unset one of them"
+            )
+
+
+def _state(text: Mapping[str, str]) -> Path | None:
+    if not text["config"] or text["state"] == NO_STATE:
+        return None
+    return Path(text["state"] or f"{text['config']}.state")
 
 
 def _check_operator(operator: Address, authority: str, token: str) -> None:

@@ -58,7 +58,9 @@ LABELS = {
         "Of the estimator in force; `plugin:` and the name of a plug-in; empty: the manifest's priors."
     ),
     "modelfleet_sidecar_estimator_info/learned": "Version of what was learned; empty: nothing.",
-    "modelfleet_sidecar_documents_refused/kind": "`estimator` or `learned`.",
+    "modelfleet_sidecar_documents_refused/kind": (
+        "`estimator`, `learned` or, without an operator, `manifests` (the config file)."
+    ),
     "modelfleet_sidecar_responses/api": "`http` or `grpc`.",
     "modelfleet_sidecar_responses/status": "Status code of that protocol, such as `200` or `OK`.",
 }
@@ -205,11 +207,11 @@ class Telemetry:
         )
         self._documents = Counter(
             f"{name}documents_refused",
-            "Estimators and what was learned that came from the operator and could not be used.",
+            "Estimators, what was learned and config files that came and could not be used.",
             ["kind"],
             registry=registry,
         )
-        for kind in ("estimator", "learned"):
+        for kind in ("estimator", "learned", "manifests"):
             self._documents.labels(kind)
         self._estimator_failures = Counter(
             f"{name}estimator_failures",

@@ -23,7 +23,7 @@ from modelfleet_operator.cluster import Kind
 from modelfleet_operator.estimators import FILE
 from modelfleet_operator.learned_records import record_key
 from modelfleet_operator.settings import Address
-from modelfleet_sidecar.app import Sidecar, connect_lease
+from modelfleet_sidecar.app import assemble
 from modelfleet_sidecar.settings import Address as SidecarAddress
 from support.clusters import PATIENCE, field
 from support.manifests import Manifest
@@ -111,7 +111,7 @@ async def caller(capacity: Address, pod: str) -> AsyncIterator[Caller]:
         pod_name=pod,
         pod_uid=f"uid-{pod}",
     )
-    sidecar = Sidecar(settings=settings, lease=connect_lease(settings))
+    sidecar = assemble(settings)
     await sidecar.start()
     try:
         async with aiohttp.ClientSession(f"http://{sidecar.http_address}") as http:

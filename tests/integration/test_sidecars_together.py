@@ -12,7 +12,7 @@ from modelfleet_core.catalog import Pricing
 from modelfleet_core.values import NANO, EndpointUrl
 from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.server import ModelServer, ServerSettings
-from modelfleet_sidecar.app import Sidecar, connect_lease
+from modelfleet_sidecar.app import assemble
 from modelfleet_sidecar.settings import Address
 from support.leases import MemoryLedgers, capacity_service
 from support.sidecars import settings_for
@@ -44,7 +44,7 @@ async def test_three_sidecars_share_slots_and_a_small_budget_without_passing_eit
                 pod_name=f"app-{number}",
                 pod_uid=f"uid-app-{number}",
             )
-            sidecar = Sidecar(settings=settings, lease=connect_lease(settings))
+            sidecar = assemble(settings)
             await sidecar.start()
             stack.push_async_callback(sidecar.drain)
             client = aiohttp.ClientSession(f"http://{sidecar.http_address}")

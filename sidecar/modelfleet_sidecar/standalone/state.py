@@ -44,12 +44,10 @@ class StateFolder:
             self.start = self._count_start()
         except BlockingIOError:
             os.close(self._lock)
-            raise StateError(
-                f"{folder} is in use by another sidecar: give each a folder of its own"
-            ) from None
-        except OSError as error:
+            raise StateError(f"{folder} is in use by another sidecar: give each its own folder") from None
+        except (OSError, StateError) as error:
             os.close(self._lock)
-            raise StateError(f"{folder} can not be written: {error.strerror or error}") from error
+            raise StateError(f"{folder} can not be used: {error}") from error
 
     def close(self) -> None:
         os.close(self._lock)
