@@ -9,6 +9,7 @@ import re
 from collections import Counter
 
 from modelfleet_core.errors import SpecError
+from modelfleet_core.manifest_fallback import read_fallback
 from modelfleet_core.manifest_fields import (
     MAX_MONEY,
     MODEL_NAME,
@@ -25,7 +26,6 @@ from modelfleet_core.manifest_rules import read_default_model, read_groups, read
 from modelfleet_core.policy import (
     Batching,
     Budget,
-    Fallback,
     Limits,
     Objectives,
     OnOverload,
@@ -33,7 +33,6 @@ from modelfleet_core.policy import (
     PodSelector,
     Policy,
     Quota,
-    RetryOn,
     Share,
     Stale,
     Staleness,
@@ -46,7 +45,6 @@ from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, TierName, nano
 MAX_TIERS, MAX_SHARES, MAX_QUOTAS, MAX_TENANTS = 16, 8, 16, 64
 MAX_NAMED_MODELS = 64
 MAX_FLOOR = 1000
-MAX_ATTEMPTS = 10
 MAX_REQUESTS = 1_000_000_000
 
 HEADER = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -81,7 +79,7 @@ def read_policy(root: Fields) -> Policy:
         staleness=staleness,
         quotas=_quotas(spec),
         tenants=_tenants(spec, budget),
-        fallback=_fallback(spec.child("fallback")),
+        fallback=read_fallback(spec.child("fallback")),
         rules=read_rules(spec),
         default_model=read_default_model(spec),
         groups=read_groups(spec),
@@ -90,14 +88,6 @@ def read_policy(root: Fields) -> Policy:
         estimator=read_estimator(spec.child("estimator")),
         learning=learning,
         judge=read_judge(spec, learning),
-    )
-
-
-def _fallback(fields: Fields) -> Fallback:
-    kinds = [kind.value for kind in RetryOn]
-    return Fallback(
-        max_attempts=fields.integer("maxAttempts", least=1, most=MAX_ATTEMPTS, default=3),
-        retry_on=frozenset(RetryOn(kind) for kind in fields.choices("retryOn", kinds)),
     )
 
 

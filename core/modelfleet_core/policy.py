@@ -10,6 +10,8 @@ from enum import Enum
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey, TaskName, TierName
 
 NOTHING = NanoUsd(0)
+LONGEST_CALLER = 128
+"""Characters by which callers are told apart."""
 ROUTED = "auto"
 """Asked for instead of a model: the sidecar chooses."""
 
@@ -191,7 +193,7 @@ class RetryOn(Enum):
     CONNECT = "Connect"
     """The connection was refused, or lost."""
     TIMEOUT = "Timeout"
-    """No connection came about in time."""
+    """No connection came about in time, or the answer exceeded one of `Timeouts`."""
     RATE_LIMITED = "RateLimited"
     """Status 429."""
     SERVER_ERROR = "ServerError"
@@ -208,7 +210,7 @@ class Timeouts:
     between_tokens: float = 15.0
     """Of a stream: between two pieces."""
     min_tokens_per_second: float = 2.0
-    """Of a stream, since its first content; 0: not watched."""
+    """Of a stream after its first content, while the server is waited for; 0: not watched."""
     total: float = 300.0
 
 
@@ -217,7 +219,7 @@ class Breaker:
     """When a variant that fails is left alone."""
 
     failures: int = 5
-    """In a row, or half of the last attempts in a window that has that many."""
+    """So many, among the last twice as many attempts of a minute, open it."""
     open_for: float = 30.0
     """Seconds until one request probes it."""
 
@@ -349,6 +351,12 @@ class Policy:
             return None
         named = headers.get(self.tenants.header)
         return next((tenant.name for tenant in self.tenants.declared if tenant.name == named), None)
+
+    def caller_of(self, headers: Mapping[str, str]) -> str:
+        """Return what requests with `headers` (lower-case names) share fairly by; empty: nothing."""
+        if self.tenants is None or not self.tenants.fair_share:
+            return ""
+        return headers.get(self.tenants.header, "")[:LONGEST_CALLER]
 
     def group_of(self, headers: Mapping[str, str]) -> str:
         """Return the group that `headers` (lower-case names) put a request into; empty: none declared."""

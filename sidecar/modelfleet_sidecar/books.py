@@ -13,11 +13,11 @@ from modelfleet_core.values import NanoUsd, usd
 
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.explain import DecisionLog, Entry
 from modelfleet_sidecar.failures import Failure, Fault, bad_field
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.learning import Learning
-from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 
 SETTLED_AS_ERROR = "SettledAsError"

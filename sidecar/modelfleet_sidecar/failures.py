@@ -59,7 +59,8 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
     `field` names the part of the request at fault, `retry_after` is in seconds. None holds prompt text.
     `retry_on` says what failed at a model server that another one might do better; None: nothing.
     `attempts` counts the decisions that were sent to a model server, or were about to be; `decision_id` is
-    that of the last one, empty: there was none.
+    that of the last one, empty: there was none. `back_off` is in seconds what a model server asked for; None:
+    nothing.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
         self.retry_on = retry_on
         self.attempts = 0
         self.decision_id = ""
+        self.back_off: float | None = None
 
     @property
     def status(self) -> Status:

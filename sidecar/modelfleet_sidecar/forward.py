@@ -12,34 +12,31 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from modelfleet_core.policy import RetryOn
+from modelfleet_core.policy import RetryOn, Timeouts
 from modelfleet_core.values import NanoUsd
 
 from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.estimates import Timing
-from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault
+from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
+from modelfleet_sidecar.patience import Vigil
 from modelfleet_sidecar.spoken import Spoken
-from modelfleet_sidecar.sse import (
-    BadStreamError,
-    EventStream,
-    Usage,
-    answer_id,
-    cut_short,
-    error_text,
-    read_usage,
-)
+from modelfleet_sidecar.sse import BadStreamError, EventStream
 from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
 from modelfleet_sidecar.upstream_body import upstream_body
+from modelfleet_sidecar.upstream_errors import broke, cut, empty, malformed, refused, unreachable
 
-PATH = "/v1/chat/completions"
 MAX_ANSWER = 64 * 1024 * 1024
 MAX_ERROR = 64 * 1024
+MAX_HELD = 1024 * 1024
+"""Bytes of a stream that are held back while nothing has content."""
+USUAL = Timeouts()
 HANG_UP_PATIENCE = 0.5
 """Seconds that a cancelled request's slot waits for the server's word that it has noticed."""
 TAIL_PATIENCE = 1.0
@@ -70,14 +67,16 @@ class Exchange:
         connection: Connection,
         settle: Settle,
         *,
-        stream: bool,
+        stream: EventStream | None,
+        vigil: Vigil,
         secret: str,
         sent_at: float,
         clock: Callable[[], float],
         noted: Noted,
         spoken: Spoken | None = None,
     ) -> None:
-        """`spoken` collects what is said; None: nobody wants to know."""
+        """`stream` reads the events; None: the answer comes whole. `vigil` ends an attempt that takes too
+        long. `spoken` collects what is said; None: nobody wants to know."""
         self._spoken = spoken
         self.decision = decision
         self._clock = clock
@@ -93,9 +92,10 @@ class Exchange:
         self._connection = connection
         self._settle = settle
         self._secret = secret
-        self._stream = EventStream(keep_usage=call.wants_usage, secret=secret) if stream else None
+        self._stream = stream
+        self._vigil = vigil
         self._first = b""
-        """The whole answer, or the first events of a stream."""
+        """The whole answer, or a stream's events up to its first content."""
         self._broken: Failure | None = None
         """What is to be said once the events before it are relayed."""
         self._ended = False
@@ -103,14 +103,24 @@ class Exchange:
         """Of the whole answer, once the server has said it."""
 
     async def begin(self) -> None:
-        """Read what a caller gets first: a whole answer, or the first events of a stream. Raises Failure.
+        """Read what a caller gets first: a whole answer, or a stream's events up to its first content. Raises
+        Failure.
 
-        Until it returns the request may be tried elsewhere.
+        Until it returns the request may be tried elsewhere: its caller has nothing of it.
         """
         if self._stream is None:
             self._first = await self._whole()
-        else:
-            self._first = await self._next(self._stream)
+            return
+        held: list[bytes] = []
+        size = 0
+        while relay := await self._next(self._stream):
+            held.append(relay)
+            size += len(relay)
+            if self._first_at is not None or self._ended:
+                break
+            if size > MAX_HELD:
+                raise malformed(self.decision, f"no content within {MAX_HELD} bytes of its stream")
+        self._first = held[0] if len(held) == 1 else b"".join(held)
 
     @property
     def cut_by_us(self) -> bool:
@@ -124,7 +134,7 @@ class Exchange:
         return self._first
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield whole events as they come, the last one `[DONE]`. Raises Failure where the stream breaks."""
+        """Yield whole events as they come, up to the stream's last one. Raises Failure where it breaks."""
         assert self._stream is not None  # noqa: S101 - asked for as a stream
         relay = self._first or await self._next(self._stream)
         while relay:
@@ -134,27 +144,30 @@ class Exchange:
     async def _whole(self) -> bytes:
         parts: list[bytes] = []
         size = 0
+        decision, dialect = self.decision, self._call.dialect
         try:
             while data := await self._connection.read():
                 parts.append(data)
                 size += len(data)
                 if size > MAX_ANSWER:
-                    raise _malformed(self.decision, f"its answer is over {MAX_ANSWER} bytes")
-        except CutError as cut:
-            raise _cut(self.decision, cut) from None
+                    raise malformed(decision, f"its answer is over {MAX_ANSWER} bytes")
+        except CutError as error:
+            raise cut(decision, error) from None
         whole = b"".join(parts)
         try:
             value = json.loads(whole)
         except (ValueError, RecursionError):
-            raise _malformed(self.decision, "its answer is no JSON") from None
+            raise malformed(decision, "its answer is no JSON") from None
         if not isinstance(value, dict):
-            raise _malformed(self.decision, "its answer is no JSON object")
-        if value.get("error") and not value.get("choices"):
-            raise _broke(self.decision, error_text(value, self._secret))
+            raise malformed(decision, "its answer is no JSON object")
+        if (said := dialect.failure(value)) is not None:
+            raise broke(decision, said, self._secret)
+        self.usage = dialect.usage(value)
+        if not dialect.answers(value):
+            raise empty(decision)
         if self._spoken is not None:
             self._spoken.whole(value)
-        self.usage = read_usage(value)
-        self.answer_id, self.cut = answer_id(value), cut_short(value)
+        self.answer_id, self.cut = dialect.id(value), dialect.cut(value)
         self._finish(math.ceil(len(whole) / 4))
         return whole
 
@@ -167,30 +180,37 @@ class Exchange:
         try:
             while data := await self._connection.read():
                 relay = stream.feed(data)
-                if relay and self._first_at is None:
+                if self._first_at is None and stream.spoke:
                     self._first_at = self._clock()
+                    self._vigil.spoke()
                 if self._spoken is not None:
                     self._spoken.events(relay)
                 if stream.done:
-                    self._ended = True
-                    # Usage before the end may be a running count, which the bill would pass.
-                    self.usage = stream.usage
-                    self.answer_id, self.cut = stream.answer_id, stream.cut
-                    whole = self._clock()
-                    # The model is through: book first, so that a caller who has the end finds it settled.
-                    await self._tail()
-                    self._finish(stream.events, whole)
+                    await self._through(stream)
                 if stream.error is not None:
-                    self._broken = _broke(self.decision, stream.error)
-                    if not relay:
+                    self._broken = broke(self.decision, stream.error, self._secret)
+                    if not relay or not stream.spoke:
                         raise self._broken
                 if relay:
                     return relay
-        except CutError as cut:
-            raise _cut(self.decision, cut) from None
+        except CutError as error:
+            raise cut(self.decision, error) from None
         except BadStreamError as bad:
-            raise _malformed(self.decision, str(bad)) from None
-        raise _cut(self.decision, CutError("the stream ended without its last event"))
+            raise malformed(self.decision, str(bad)) from None
+        raise cut(self.decision, CutError("the stream ended without its last event"))
+
+    async def _through(self, stream: EventStream) -> None:
+        """Book a stream whose last event has come, so that a caller who gets that finds it settled."""
+        self._ended = True
+        # Usage before the end may be a running count, which the bill would pass.
+        self.usage = stream.usage
+        if not (stream.spoke or stream.finished):
+            raise empty(self.decision)
+        self.answer_id, self.cut = stream.answer_id, stream.cut
+        whole = self._clock()
+        self._vigil.end()
+        await self._tail()
+        self._finish(stream.events, whole)
 
     async def _tail(self) -> None:
         """Read the end of the response, which tells that the server's slot is free."""
@@ -206,7 +226,7 @@ class Exchange:
         decision = self.decision
         if self.usage is not None:
             usage = self.usage
-            actual: NanoUsd | None = decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+            actual: NanoUsd | None = cost_of(decision, usage)
         else:
             most = decision.max_output_tokens * self._call.choices
             usage = Usage(decision.input_tokens, min(guessed_output, most), estimated=True)
@@ -214,6 +234,11 @@ class Exchange:
         self.receipt = Receipt(usage, self._settle(decision, actual))
         first = None if self._first_at is None else self._first_at - self._sent_at
         self._noted(self, Timing(first, (self._clock() if whole is None else whole) - self._sent_at))
+
+
+def cost_of(decision: Decision, usage: Usage) -> NanoUsd:
+    """Return what an answer costs by what it used."""
+    return decision.pricing.cost(usage.input_tokens, usage.output_tokens, usage.cached_tokens)
 
 
 class Forwarder:
@@ -240,14 +265,22 @@ class Forwarder:
 
     @asynccontextmanager
     async def open(
-        self, decision: Decision, call: Call, *, stream: bool, spoken: Spoken | None = None
+        self,
+        decision: Decision,
+        call: Call,
+        *,
+        stream: bool,
+        timeouts: Timeouts = USUAL,
+        spoken: Spoken | None = None,
     ) -> AsyncIterator[Exchange]:
         """Send the request; enter once the server has answered 200. Leaving early cancels it at the server.
 
-        Raises Failure: unreachable, refused, cut or not understood.
+        Raises Failure: unreachable, refused, cut, too slow or not understood.
         """
+        begun = self._clock()
         connection: Connection | None = None
         exchange: Exchange | None = None
+        vigil: Vigil | None = None
         actual: NanoUsd | None = None
         try:
             body = upstream_body(
@@ -259,31 +292,30 @@ class Forwarder:
             key = self._key(decision)
             try:
                 target = Target.parse(decision.endpoint)
-                connection = await self._pool.acquire(target)
+                connection = await self._pool.acquire(target, within=timeouts.connect)
             except ConnectError as error:
-                raise Failure(
-                    Fault.UNAVAILABLE,
-                    UNREACHABLE,
-                    f"model {decision.variant} at {decision.endpoint} can not be reached: {error}",
-                    retry_after=1.0,
-                    retry_on=RetryOn.TIMEOUT if error.late else RetryOn.CONNECT,
-                ) from None
+                raise unreachable(decision, error) from None
+            dialect = call.dialect
+            events = EventStream(keep_usage=call.wants_usage, dialect=dialect) if stream else None
+            vigil = Vigil(timeouts, begun, connection, events, self._clock)
             sent_at = self._clock()
             try:
-                await connection.send(target, PATH, body, decision.id, bearer=key)
+                await connection.send(target, dialect.path, body, decision.id, bearer=key)
                 status, headers = await connection.head()
-            except CutError as cut:
-                raise _cut(decision, cut) from None
+            except CutError as error:
+                raise cut(decision, error) from None
             if status != 200:
-                failure = await _refused(decision, status, headers, connection, key)
+                said = await _said(connection)
                 actual = NanoUsd(0)
-                raise failure
+                raise refused(decision, status, headers, said, key)
+            _check_type(decision, headers, stream=stream)
             exchange = Exchange(
                 decision,
                 call,
                 connection,
                 self._settle,
-                stream=stream,
+                stream=events,
+                vigil=vigil,
                 secret=key,
                 sent_at=sent_at,
                 clock=self._clock,
@@ -292,9 +324,10 @@ class Forwarder:
             )
             yield exchange
         finally:
+            if vigil is not None:
+                vigil.end()
             if exchange is not None and exchange.usage is not None:
-                usage = exchange.usage
-                actual = decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+                actual = cost_of(decision, exchange.usage)
             self._part(decision, connection, actual)
 
     def _key(self, decision: Decision) -> str:
@@ -342,10 +375,8 @@ class Forwarder:
         await self._pool.close()
 
 
-async def _refused(
-    decision: Decision, status: int, headers: dict[bytes, bytes], connection: Connection, key: str
-) -> Failure:
-    """Return the error of an answer other than 200, with what the server said."""
+async def _said(connection: Connection) -> bytes:
+    """Return the beginning of an answer other than 200."""
     text = b""
     try:
         while data := await connection.read():
@@ -354,68 +385,17 @@ async def _refused(
                 break
     except CutError:
         pass  # what came of the reason is enough
-    try:
-        said = error_text(json.loads(text), key)
-    except (ValueError, RecursionError):
-        said = "no reason given"
-    who = f"model {decision.variant} at {decision.endpoint}"
-    if key and status in (401, 403):
-        # Servers quote parts of the key there.
-        said = f"it does not take the API key {decision.api_key}; put the right one into that Secret"
-    if status == 429:
-        return Failure(
-            Fault.EXHAUSTED,
-            "UpstreamRateLimited",
-            f"{who} is rate limited: {said}",
-            retry_after=_seconds(headers.get(b"retry-after")),
-            retry_on=RetryOn.RATE_LIMITED,
-        )
-    if status in (400, 422):
-        return Failure(Fault.BAD_REQUEST, "UpstreamRejected", f"{who} rejects the request: {said}")
-    if status == 413:
-        return Failure(Fault.TOO_LARGE, "UpstreamRejected", f"{who} finds the request too large: {said}")
-    return Failure(
-        Fault.UNAVAILABLE,
-        "UpstreamError",
-        f"{who} answered {status}: {said}",
-        retry_after=1.0,
-        retry_on=RetryOn.SERVER_ERROR if status >= 500 else None,
-    )
+    return text
 
 
-def _seconds(value: bytes | None) -> float:
-    """Read a Retry-After in seconds; a date or nonsense counts as one second."""
-    try:
-        seconds = float(value or b"1")
-    except ValueError:
-        return 1.0
-    return min(max(seconds, 0.0), 3600.0) if math.isfinite(seconds) else 1.0
-
-
-def _cut(decision: Decision, cut: CutError) -> Failure:
-    return Failure(
-        Fault.UNAVAILABLE,
-        "UpstreamCut",
-        f"model {decision.variant} at {decision.endpoint} broke off: {cut}",
-        retry_after=1.0,
-        retry_on=RetryOn.CONNECT,
-    )
-
-
-def _broke(decision: Decision, said: str) -> Failure:
-    return Failure(
-        Fault.UNAVAILABLE,
-        "UpstreamError",
-        f"model {decision.variant} at {decision.endpoint} failed while it answered: {said}",
-        retry_after=1.0,
-        retry_on=RetryOn.SERVER_ERROR,
-    )
-
-
-def _malformed(decision: Decision, problem: str) -> Failure:
-    return Failure(
-        Fault.UNAVAILABLE,
-        "UpstreamMalformed",
-        f"model {decision.variant} at {decision.endpoint} can not be understood: {problem}",
-        retry_on=RetryOn.SERVER_ERROR,
-    )
+def _check_type(decision: Decision, headers: Mapping[bytes, bytes], *, stream: bool) -> None:
+    """Raise Failure where an answer says that it is something else than what was asked for."""
+    said = headers.get(b"content-type")
+    if said is None:
+        return
+    kind = said.partition(b";")[0].strip().lower()
+    if kind == b"text/event-stream" if stream else kind.endswith(b"json"):
+        return
+    shown = kind[:100].decode("latin-1")
+    due = "text/event-stream" if stream else "application/json"
+    raise malformed(decision, f"its answer is {shown!r}, not {due}")

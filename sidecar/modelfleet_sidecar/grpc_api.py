@@ -20,6 +20,7 @@ from grpc_status import rpc_status  # type: ignore[import-untyped]
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 
 from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
 from modelfleet_sidecar.feedback import Source, feedback
 from modelfleet_sidecar.forward import Exchange, Receipt
@@ -38,7 +39,6 @@ from modelfleet_sidecar.grpc_answers import (
 )
 from modelfleet_sidecar.grpc_requests import chat_call
 from modelfleet_sidecar.router import Router
-from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 
 Context = grpc.aio.ServicerContext[object, object]

@@ -207,7 +207,9 @@ class Judging:
         decision = await self._batcher.decide_aside(ask, PATIENCE)
         if decision is None:
             raise UnscoredError(Outcome.NO_CAPACITY)
-        async with self._forwarder.open(decision, call, stream=False) as exchange:
+        async with self._forwarder.open(
+            decision, call, stream=False, timeouts=policy.fallback.timeouts
+        ) as exchange:
             await exchange.begin()
             score = score_in(exchange.answer)
         if score is None:

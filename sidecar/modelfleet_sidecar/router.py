@@ -18,6 +18,7 @@ from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.books import Books, Counted, Settled
 from modelfleet_sidecar.calls import AUTO, Call
 from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.explain import Entry
 from modelfleet_sidecar.failures import Failure, shutting_down
@@ -32,7 +33,6 @@ from modelfleet_sidecar.plugins import JudgePlugins
 from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
 from modelfleet_sidecar.serving import Serving
-from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from modelfleet_core.policy import Timeouts
 from modelfleet_core.values import TaskName
 
 from modelfleet_sidecar.assign import Lease
@@ -27,6 +28,7 @@ from modelfleet_sidecar.retry import GONE, anywhere, next_attempt, pause_after
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool, Target
+from modelfleet_sidecar.upstream_errors import TIMED_OUT
 
 CLOCKS_AGREE = 0.05
 """Seconds by which the event loop may ring before our own clock says so."""
@@ -93,7 +95,11 @@ class Serving:
                         async with (
                             self._in_flight.within(ask.deadline - self._clock()),
                             self._forwarder.open(
-                                decision, ask.call, stream=stream, spoken=spoken
+                                decision,
+                                ask.call,
+                                stream=stream,
+                                timeouts=self._timeouts,
+                                spoken=spoken,
                             ) as exchange,
                         ):
                             await exchange.begin()
@@ -128,8 +134,15 @@ class Serving:
             model = decision.variant.model if decision is not None else ""
             self._telemetry.request(model, ask.tier.name, outcome, self._clock() - ask.arrived)
 
+    @property
+    def _timeouts(self) -> Timeouts:
+        policy = self._lease.policy
+        return policy.fallback.timeouts if policy is not None else Timeouts()
+
     def _lives(self, decision: Decision, failure: Failure) -> bool:
         """Return whether a server that broke a request off still serves others: only this one avoids it."""
+        if failure.reason == TIMED_OUT:
+            return True
         return failure.reason != UNREACHABLE and self._pool.reaches(Target.parse(decision.endpoint))
 
     def _answered(self, exchange: Exchange, timing: Timing) -> None:

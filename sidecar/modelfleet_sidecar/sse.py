@@ -1,20 +1,20 @@
 """Stage forward, streams: cuts a model server's events apart without parsing what is only relayed.
 
-In: bytes as they arrive. Out: whole events to relay; on the way it finds usage, errors and the end.
-Next: `forward` settles by `usage` and tells a whole stream from a cut one by `done`.
+In: bytes as they arrive. Out: whole events to relay; on the way it finds content, usage, errors and the end.
+Next: `forward` holds back what comes before the first content, settles by `usage` and tells a whole stream
+from a cut one by `done`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+
+from modelfleet_sidecar.dialect import CHAT, Dialect, Usage
 
 MAX_EVENT = 1024 * 1024
-MAX_TOKENS = 2**31 - 1
-MAX_ID = 200
-_MARKS = (b'"usage"', b'"error"', b'"length"', b"[DONE]")
-"""An event without any of these is relayed unread."""
+BYTES_PER_TOKEN = 4.0
 _ID = re.compile(rb'"id" ?: ?"([\x21\x23-\x5b\x5d-\x7e]{1,200})"')
 _EVENT = re.compile(rb".*?\n\r?\n", re.DOTALL)
 
@@ -23,76 +23,45 @@ class BadStreamError(Exception):
     """The stream breaks a bound or its form."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one answer; `estimated`: the server did not say, so these are the sidecar's guess."""
-
-    input_tokens: int
-    output_tokens: int
-    estimated: bool = False
-    cached_tokens: int = 0
-    """Of the input, found in the server's prompt cache."""
-
-
-def read_usage(answer: object) -> Usage | None:
-    """Return the usage in an answer's or chunk's JSON; None: there is none that makes sense.
-
-    Some servers leave tokens of reasoning out of `completion_tokens` and bill them: the total shows them.
-    """
-    usage = answer.get("usage") if isinstance(answer, dict) else None
-    if not isinstance(usage, dict):
-        return None
-    prompt, completion = _tokens(usage.get("prompt_tokens")), _tokens(usage.get("completion_tokens"))
-    if prompt is None or completion is None:
-        return None
-    total = _tokens(usage.get("total_tokens"))
-    return Usage(prompt, completion if total is None else max(completion, total - prompt))
-
-
-def cut_short(answer: object) -> bool:
-    """Return whether a choice in an answer's or chunk's JSON ended at its token limit."""
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    return isinstance(choices, list) and any(
-        isinstance(choice, dict) and choice.get("finish_reason") == "length" for choice in choices
-    )
-
-
-def answer_id(answer: object) -> str:
-    """Return how the server names a whole answer, at most 200 characters; empty: it does not."""
-    named = answer.get("id") if isinstance(answer, dict) else None
-    return named if isinstance(named, str) and len(named) <= MAX_ID else ""
-
-
-def _tokens(count: object) -> int | None:
-    if isinstance(count, bool) or not isinstance(count, int):
-        return None
-    return count if 0 <= count <= MAX_TOKENS else None
-
-
 class EventStream:
-    """State of one stream. `keep_usage`: the caller asked for the event that carries only usage;
-    `secret`: what no error may quote."""
+    """State of one stream. `keep_usage`: the caller asked for the event that carries only usage."""
 
-    def __init__(self, *, keep_usage: bool, secret: str = "") -> None:
+    def __init__(self, *, keep_usage: bool, dialect: Dialect = CHAT) -> None:
         self.usage: Usage | None = None
+        """As last said: some servers count in every event, each time from the beginning."""
         self.done = False
-        self.error: str | None = None
-        """What the server said in an error event."""
+        self.error: object = None
+        """What the server said in an error event; None: there was none."""
+        self.spoke = False
+        """Whether there was any content; until then every event is read."""
+        self.finished = False
+        """Whether the model said that it was through, before any content."""
         self.events = 0
+        self.size = 0
+        """Bytes of whole events."""
+        self.frame = 0
+        """Bytes of the first event with content besides its content."""
         self.cut = False
         """Whether a choice ended at its token limit."""
         self.answer_id = ""
         """As the server names the answer; empty: it did not yet."""
         self._keep_usage = keep_usage
-        self._secret = secret
+        self._dialect = dialect
+        self._marks = dialect.marks
         self._partial = b""
+
+    @property
+    def tokens(self) -> float:
+        """Tokens so far, at least: one for each event, more where events hold more than the first one."""
+        return max(self.events, (self.size - self.events * self.frame) / BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
         """Return what to relay: whole events only. Raises BadStreamError."""
         if not self.answer_id and (named := _ID.search(data)) is not None:
             self.answer_id = named[1].decode("ascii")
-        if not self._partial and data.endswith(b"\n\n") and not any(mark in data for mark in _MARKS):
+        if self.spoke and not self._partial and data.endswith(b"\n\n") and not self._marked(data):
             self.events += data.count(b"data:")
+            self.size += len(data)
             return data
         data = self._partial + data
         end = max(
@@ -100,34 +69,49 @@ class EventStream:
             data.rfind(b"\n\r\n") + 3 if b"\n\r\n" in data else 0,
         )
         self._partial = data[end:]
+        self.size += end
         if len(self._partial) > MAX_EVENT:
             raise BadStreamError(f"an event is over {MAX_EVENT} bytes")
         return b"".join(event for event in _events(data[:end]) if self._relays(event))
+
+    def _marked(self, data: bytes) -> bool:
+        for mark in self._marks:  # noqa: SIM110 - a generator costs more than the search
+            if mark in data:
+                return True
+        return False
 
     def _relays(self, event: bytes) -> bool:
         self.events += 1
         if self.done or self.error is not None:
             return False
-        if not any(mark in event for mark in _MARKS):
+        if self.spoke and not self._marked(event):
             return True
         payload = event_data(event)
         if not payload:  # a comment
             return True
         if payload.strip() == b"[DONE]":
             self.done = True
-            return True
+            return self._dialect.says_done
         try:
             chunk = json.loads(payload)
         except (ValueError, RecursionError):
             raise BadStreamError("an event holds no JSON") from None
-        if not isinstance(chunk, dict):
-            return True
-        if chunk.get("error"):
-            self.error = error_text(chunk, self._secret)
+        return not isinstance(chunk, dict) or self._read(chunk, len(event))
+
+    def _read(self, chunk: Mapping[object, object], size: int) -> bool:
+        dialect = self._dialect
+        self.error = dialect.failure(chunk)
+        if self.error is not None:
             return False
-        self.usage = read_usage(chunk) or self.usage
-        self.cut = self.cut or cut_short(chunk)
-        return bool(chunk.get("choices")) or self._keep_usage
+        self.usage = dialect.usage(chunk) or self.usage
+        self.cut = self.cut or dialect.cut(chunk)
+        if not self.spoke:
+            if said := dialect.said(chunk):
+                self.spoke = True
+                self.frame = max(0, size - said)
+            self.finished = self.finished or dialect.finishes(chunk)
+        self.done = dialect.ends(chunk)
+        return self._keep_usage or not dialect.only_usage(chunk)
 
 
 def _events(data: bytes) -> list[bytes]:

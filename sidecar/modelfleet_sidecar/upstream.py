@@ -96,12 +96,16 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._waiter: asyncio.Future[None] | None = None
+        self._interruption: CutError | None = None
+        self._waiting_since = 0.0
         self._reading = True
         self._problem = ""
         self._begin()
 
     def _begin(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self.waited = 0.0
+        """Seconds in all for which somebody waited for the server, without the present wait."""
         self._status = 0
         self._headers: dict[bytes, bytes] = {}
         self._head_size = 0
@@ -123,6 +127,18 @@ class Connection(asyncio.Protocol):
     def complete(self) -> bool:
         """Whether the whole response has come (not all of it need be read)."""
         return self._complete
+
+    @property
+    def silent(self) -> float:
+        """Seconds for which somebody has been waiting for the server now; 0: nobody is."""
+        return 0.0 if self._waiter is None else self._loop.time() - self._waiting_since
+
+    def interrupt(self, error: CutError) -> None:
+        """Let who waits for the response, now or next, get `error` instead."""
+        self._interruption = error
+        self._writable.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
 
     @property
     def reusable(self) -> bool:
@@ -205,11 +221,15 @@ class Connection(asyncio.Protocol):
     async def _more(self) -> None:
         if self._problem:
             raise CutError(self._problem)
+        if self._interruption is not None:
+            raise self._interruption
         self._waiter = self._loop.create_future()
+        self._waiting_since = since = self._loop.time()
         try:
             await self._waiter
         finally:
             self._waiter = None
+            self.waited += self._loop.time() - since
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -315,8 +335,9 @@ class Pool:
     def open_connections(self) -> int:
         return len(self._open)
 
-    async def acquire(self, target: Target) -> Connection:
-        """Return a connection for one request. Raises ConnectError.
+    async def acquire(self, target: Target, *, within: float | None = None) -> Connection:
+        """Return a connection for one request, a new one `within` seconds; None: as the pool was told. Raises
+        ConnectError.
 
         A server may close an idle connection while a request is on its way. Nothing tells then whether the
         model has begun, so such an attempt ends as cut, booked at its reserve; what can be done is to go
@@ -329,7 +350,7 @@ class Pool:
             if fresh and connection.usable and connection.quiet:
                 return connection
             connection.abort()
-        return await self._connect(target.origin)
+        return await self._connect(target.origin, self._connect_timeout if within is None else within)
 
     def reaches(self, target: Target) -> bool:
         """Return whether a connection to that server is open: then it lives."""
@@ -361,13 +382,13 @@ class Pool:
             await asyncio.wait([connection.closed for connection in self._open], timeout=1.0)
         self._idle.clear()
 
-    async def _connect(self, origin: Origin) -> Connection:
+    async def _connect(self, origin: Origin, within: float) -> Connection:
         loop = asyncio.get_running_loop()
         if origin.secure and self._tls is None:
             self._tls = ssl.create_default_context()  # the system's CAs; the certificate must name the host
             self._tls.set_alpn_protocols(["http/1.1"])
         try:
-            async with asyncio.timeout(self._connect_timeout):
+            async with asyncio.timeout(within):
                 _, connection = await loop.create_connection(
                     lambda: Connection(loop, origin),
                     origin.host,
@@ -375,7 +396,7 @@ class Pool:
                     ssl=self._tls if origin.secure else None,
                 )
         except TimeoutError:
-            raise ConnectError(f"no connection within {self._connect_timeout:g} s", late=True) from None
+            raise ConnectError(f"no connection within {within:g} s", late=True) from None
         except UnicodeError:
             raise ConnectError(f"{origin.host!r} can be the name of no host") from None
         except OSError as error:

@@ -119,6 +119,10 @@ async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
         await server.wait_closed()
 
 
+CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "ok"}}]
+ANSWER = json.dumps({"choices": CHOICES}).encode()
+
+
 async def take_request(reader: asyncio.StreamReader) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
@@ -160,7 +164,7 @@ async def test_a_long_answer_that_nobody_read_leaves_no_connection_that_hangs() 
         while True:
             await take_request(reader)
             answers.append(1)
-            answer = body if len(answers) == 1 else b'{"choices": []}'
+            answer = body if len(answers) == 1 else ANSWER
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(answer) + answer)
             await writer.drain()
 
@@ -170,7 +174,7 @@ async def test_a_long_answer_that_nobody_read_leaves_no_connection_that_hangs() 
                 await asyncio.sleep(0)
         async with forwarder.open(decision_at(port, 2), CALL, stream=False) as got:
             await got.begin()
-            assert got.answer == b'{"choices": []}'
+            assert got.answer == ANSWER
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-5", "soon", "Wed, 21 Oct 2026 07:28:00 GMT"])
@@ -194,7 +198,9 @@ async def test_any_retry_after_of_a_server_becomes_a_finite_time(value: str) -> 
 
 @pytest.mark.parametrize("tokens", [2**31, 10**30, 10**400], ids=["2^31", "10^30", "10^400"])
 async def test_usage_beyond_any_model_books_the_reserve(tokens: int) -> None:
-    body = json.dumps({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": tokens}}).encode()
+    body = json.dumps(
+        {"choices": CHOICES, "usage": {"prompt_tokens": 3, "completion_tokens": tokens}}
+    ).encode()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await take_request(reader)

@@ -112,7 +112,18 @@ def full_policy_manifest() -> Manifest:
         "onOverload": "Shed",
         "models": {"allow": ["large"], "deny": ["frontier"]},
     }
-    spec["fallback"] = {"maxAttempts": 2, "retryOn": ["Connect", "RateLimited"]}
+    spec["fallback"] = {
+        "maxAttempts": 2,
+        "retryOn": ["Connect", "RateLimited"],
+        "timeouts": {
+            "connect": "500ms",
+            "firstToken": "20s",
+            "betweenTokens": "5s",
+            "minTokensPerSecond": "1.5",
+            "total": "2m",
+        },
+        "breaker": {"failures": 3, "openFor": "10s"},
+    }
     spec["defaultModel"] = "large"
     spec["groups"] = {"header": "X-Team", "values": ["north", "south"]}
     spec["rules"] = [

@@ -22,6 +22,7 @@ from modelfleet_core.manifests import (
 )
 from modelfleet_core.policy import (
     EVERY_MODEL,
+    Breaker,
     EstimatorChoice,
     Fallback,
     Judge,
@@ -38,6 +39,7 @@ from modelfleet_core.policy import (
     Staleness,
     Tenant,
     Tenants,
+    Timeouts,
 )
 from modelfleet_core.values import ModelName, NanoUsd, ObjectKey
 from support.manifests import (
@@ -158,8 +160,17 @@ def test_limits_of_an_external_variant_become_what_the_manifest_says() -> None:
 
 def test_fallback_becomes_what_the_manifest_says() -> None:
     connect = frozenset({RetryOn.CONNECT, RetryOn.RATE_LIMITED})
-    assert parse_policy(full_policy_manifest()).fallback == Fallback(max_attempts=2, retry_on=connect)
-    assert parse_policy(policy_manifest()).fallback == Fallback(max_attempts=3, retry_on=frozenset(RetryOn))
+    assert parse_policy(full_policy_manifest()).fallback == Fallback(
+        max_attempts=2,
+        retry_on=connect,
+        timeouts=Timeouts(
+            connect=0.5, first_token=20.0, between_tokens=5.0, min_tokens_per_second=1.5, total=120.0
+        ),
+        breaker=Breaker(failures=3, open_for=10.0),
+    )
+    assert parse_policy(policy_manifest()).fallback == Fallback(
+        max_attempts=3, retry_on=frozenset(RetryOn), timeouts=Timeouts(), breaker=Breaker()
+    )
 
 
 def test_estimator_and_learning_become_what_the_manifest_says() -> None:
@@ -399,6 +410,23 @@ def test_an_external_url_is_plain(url: object) -> None:
         (lambda s: s.update(staleness={"then": "Wait"}), "staleness.then", "Floor or Hold or Reject"),
         (lambda s: s.update(fallback={"maxAttempts": 0}), "fallback.maxAttempts", "from 1"),
         (lambda s: s.update(fallback={"retryOn": "Connect"}), "fallback.retryOn", "list"),
+        (
+            lambda s: s.update(fallback={"timeouts": {"connect": "3s", "total": "2s"}}),
+            "fallback.timeouts.total",
+            "lower connect",
+        ),
+        (
+            lambda s: s.update(fallback={"timeouts": {"firstToken": "1d"}}),
+            "fallback.timeouts.firstToken",
+            "duration",
+        ),
+        (
+            lambda s: s.update(fallback={"timeouts": {"minTokensPerSecond": -1}}),
+            "fallback.timeouts.minTokensPerSecond",
+            "0",
+        ),
+        (lambda s: s.update(fallback={"breaker": {"failures": 0}}), "fallback.breaker.failures", "from 1"),
+        (lambda s: s.update(fallback={"breaker": {"openFor": "2h"}}), "fallback.breaker.openFor", "1h"),
         (lambda s: s.update(fallback={"retryOn": ["Never"]}), "fallback.retryOn[0]", "Connect or Timeout"),
         (lambda s: s.update(fallback={"retryOn": ["Connect", "Connect"]}), "fallback.retryOn", "twice"),
         (

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from modelfleet_sidecar.sse import MAX_EVENT, BadStreamError, EventStream, Usage, error_text, read_usage
+from modelfleet_sidecar.dialect import Usage, read_usage
+from modelfleet_sidecar.sse import MAX_EVENT, BadStreamError, EventStream, error_text
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5}
 DONE = b"data: [DONE]\n\n"
@@ -63,7 +64,7 @@ def test_a_proxy_that_ends_its_lines_another_way_than_the_server_changes_nothing
 def test_an_error_event_ends_the_stream_and_is_not_relayed() -> None:
     stream = EventStream(keep_usage=False)
     assert stream.feed(piece("one") + event(error={"message": "overloaded"}) + DONE) == piece("one")
-    assert stream.error == "overloaded"
+    assert error_text(stream.error) == "overloaded"
     assert not stream.done
 
 

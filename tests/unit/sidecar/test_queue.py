@@ -20,6 +20,7 @@ from modelfleet_sidecar import batch, offline
 from modelfleet_sidecar.assign import decision_of
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision, Reason
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.learning import Learning
@@ -27,7 +28,6 @@ from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.refusals import refused
 from modelfleet_sidecar.router import Router
-from modelfleet_sidecar.sse import Usage
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import LEFT_ALONE, Unreachable
 from support.sidecars import SLOW, GivenLease, Spec, fleet_of, live_estimator, never, policy_of
