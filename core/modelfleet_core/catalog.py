@@ -9,6 +9,8 @@ from enum import Enum
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, PoolName, TaskName, VariantKey
 
 FEMTO_PER_NANO = 1_000_000
+USUAL_CAPABILITIES = frozenset({"chat", "tools", "json", "completions"})
+"""Of models that declare none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,18 @@ class Model:
     image_tokens: int | None = None
     """The most input tokens that it counts for one image; None: not known."""
     request: RequestMapping = RequestMapping()
+
+    def lacks(self, needs: frozenset[str], *, pinned: bool) -> str:
+        """Return the first capability, by name, of `needs` that it has not; empty: it has them all.
+
+        Of a model that declares none, whoever names it (`pinned`) may know better.
+        """
+        can = self.capabilities
+        if can is None:
+            if pinned:
+                return ""
+            can = USUAL_CAPABILITIES
+        return "" if needs <= can else min(needs - can)
 
 
 @dataclass(frozen=True, slots=True)

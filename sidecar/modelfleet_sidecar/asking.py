@@ -6,10 +6,11 @@ In: `Call`s and headers from the API modules. Out: `Ask`, or one `Failure`. Next
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from modelfleet_core.estimation.profile import read
 from modelfleet_core.estimation.urgency import urgency
-from modelfleet_core.policy import Policy
+from modelfleet_core.policy import Policy, Tier
 from modelfleet_core.rules import Asking, Rules
 from modelfleet_core.values import TaskName
 
@@ -20,8 +21,7 @@ from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.failures import Failure, Fault, late
 from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
-
-TASK_HEADER = "x-modelfleet-task"
+from modelfleet_sidecar.wishes import TIER_HEADER, bad_header, wishes
 
 
 class Asker:
@@ -45,6 +45,9 @@ class Asker:
         fleet, policy = self._lease.fleet, self._lease.policy
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
+        wished = wishes(headers)
+        if call.model in policy.aliases:
+            call = replace(call, model=policy.aliases[call.model])
         known_model(call.model, fleet)
         reading = read(call.texts)
         matched = self._rules_of(policy).first(
@@ -65,16 +68,15 @@ class Asker:
         left = allowed if remaining is None else min(remaining, allowed)
         if left <= 0:
             raise late(0.0)
-        named = headers.get(TASK_HEADER)
         tasks = {task for model in fleet.models for task in model.quality.by_task} | {*self._estimator.tasks}
         ruled = matched.rule.task if matched is not None else None
         return Ask(
             call=call,
             reading=reading,
-            tier=policy.tier_of(headers),
+            tier=_tier(policy, wished.tier, headers),
             # Only tasks that fleet or estimator tell apart: others change no estimate, and callers could make
             # up any number of them.
-            task=TaskName(named) if named in tasks else ruled,
+            task=TaskName(wished.task) if wished.task in tasks else ruled,
             arrived=now,
             deadline=now + left,
             tenant=policy.tenant_of(headers),
@@ -88,6 +90,11 @@ class Asker:
             group=policy.group_of(headers),
             features=self._estimator.features(reading.text, policy),
             routed=routed,
+            max_cost=wished.max_cost,
+            min_quality=wished.min_quality,
+            exclude=wished.exclude,
+            session=wished.session,
+            caller=policy.caller_of(headers),
         )
 
     def _rules_of(self, policy: Policy) -> Rules:
@@ -97,3 +104,17 @@ class Asker:
             rules = Rules(policy.rules)
             self._rules = (policy, rules)
         return rules
+
+
+def _tier(policy: Policy, named: str, headers: Mapping[str, str]) -> Tier:
+    """Return the tier of a request whose caller named one (empty: none).
+
+    Naming a tier buys none that the policy gives to others: it holds where the tier's own match does.
+    """
+    if not named:
+        return policy.tier_of(headers)
+    tier = next((tier for tier in policy.tiers if tier.name == named), None)
+    if tier is None:
+        known = ", ".join(tier.name for tier in policy.tiers)
+        raise bad_header(TIER_HEADER, f"policy {policy.key} has no tier {named!a}; use one of: {known}")
+    return tier if tier.matches(headers) else policy.tier_of(headers)

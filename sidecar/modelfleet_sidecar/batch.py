@@ -27,10 +27,10 @@ from modelfleet_sidecar.assign import Lease, decision_of
 from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.exploring import explored
-from modelfleet_sidecar.failures import Failure, Fault, internal
+from modelfleet_sidecar.failures import Failure, internal
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.prospect import NOTHING_USED, Estimator, Prospect, Used, cluster, offers, prospect
-from modelfleet_sidecar.refusals import no_lease, refused
+from modelfleet_sidecar.refusals import no_lease, overloaded, refused
 from modelfleet_sidecar.repeats import Repeats
 from modelfleet_sidecar.telemetry import Telemetry
 
@@ -39,6 +39,8 @@ MAX_WAITING = 1_000
 INLINE_CELLS = 512
 """Requests times variants up to which a batch is solved in the event loop: a thread would cost more."""
 SOLVE_SECONDS = 0.05
+NEWEST = 0.05
+"""Of the newest request in the mean of seconds that slots are held."""
 LOOK_AGAIN = 1.0
 """Seconds between looks at the lease, should a change of it go unnoticed."""
 UNTOLD = Batching(max_size=1, max_wait=0.0)
@@ -83,6 +85,8 @@ class Batcher:
         self._solving: asyncio.Task[None] | None = None
         self._telling = False
         self._repeats = Repeats(clock)
+        self._usual_seconds = 1.0
+        """That a request is expected to hold its slot, in the mean of the last ones."""
         self._closed: Callable[[], Failure] | None = None
 
     @property
@@ -134,12 +138,7 @@ class Batcher:
             raise self._closed()
         again = bool(ask.earlier)
         if len(self._queue) >= MAX_WAITING and not again:  # what was accepted once is not turned away
-            raise Failure(
-                Fault.EXHAUSTED,
-                "Overloaded",
-                f"{MAX_WAITING} requests wait for a free slot already",
-                retry_after=1.0,
-            )
+            self._make_room(ask.caller)
         seen = self.look(ask)
         if not again and not self._repeats.again(ask):
             self.count(seen)
@@ -162,6 +161,18 @@ class Batcher:
                 self._queue.leave(ticket, self._clock())
                 self._follow()
             raise
+
+    def _make_room(self, caller: str) -> None:
+        """Turn away a request of who has most waiting, for one of `caller`. Raises Failure."""
+        crowding = self._queue.push_out(caller)
+        if crowding is None:
+            raise self._overloaded()
+        self._repeats.refused(self._waiting[crowding].prospect.ask)
+        self._end(crowding, self._overloaded())
+
+    def _overloaded(self) -> Failure:
+        slots = sum(held.slots for held in self._lease.holding.lease.slots.values())
+        return overloaded(len(self._queue), self._usual_seconds * len(self._queue) / max(1, slots))
 
     async def decide_aside(self, ask: Ask, patience: float) -> Decision | None:
         """Return a decision that takes only what no request in the queue waits for; None: there was nothing
@@ -304,6 +315,8 @@ class Batcher:
         waiting.future.set_result(decision)
 
     def _decision(self, placed: Placed, seen: Prospect, now: float) -> Decision:
+        seconds = placed.candidate.service_time[placed.column]
+        self._usual_seconds += NEWEST * (seconds - self._usual_seconds)
         try:
             return decision_of(placed, seen, now)
         except BaseException:

@@ -7,7 +7,7 @@ can never be served. Next: `batch` lets it wait, `assign` places it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.candidate import Candidate
+from modelfleet_core.batching.worth import LATENCY
 from modelfleet_core.catalog import Fleet, Model, Variant
 from modelfleet_core.demand import ModelOffer, cells
 from modelfleet_core.estimation.forecast import Question
@@ -22,22 +23,19 @@ from modelfleet_core.estimation.latency import Pace
 from modelfleet_core.estimation.profile import RequestProfile, profile_of
 from modelfleet_core.leasing.accounts import accounts_of, charges
 from modelfleet_core.leasing.rates import rate_uses
-from modelfleet_core.policy import Policy, Rule
-from modelfleet_core.rules import decides, forbids
+from modelfleet_core.policy import OnOverload, Policy, Rule, Tier
+from modelfleet_core.rules import decides
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
 from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask
+from modelfleet_sidecar.eligible import CONTEXT, MINIMUM_QUALITY, NO_KEY, barred, nothing_left, unwanted
 from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.repeats import asked_as
 
-NO_KEY = "NoApiKey"
-"""Why a variant is left out whose API key is not there."""
 LOW_CONFIDENCE = "LowConfidence"
 """Why a variant is left out where estimates are not trusted."""
-RULE = "rule:"
-"""Before the name of the rule that keeps its requests from a variant."""
 
 
 class Estimator(Protocol):
@@ -99,6 +97,7 @@ class _Rows:
     deviation: list[float] = field(default_factory=list)
     samples: list[float] = field(default_factory=list)
     cost: list[float] = field(default_factory=list)
+    first_token: list[float] = field(default_factory=list)
     service_time: list[float] = field(default_factory=list)
     load: list[float] = field(default_factory=list)
     paced: list[float] = field(default_factory=list)
@@ -140,16 +139,11 @@ def prospect(
     seen = replace(seen, input_tokens_bound=seen.input_tokens_bound + call.hidden_tokens)
     accounts = accounts_of(policy)
     rule = ask.matched.rule if ask.matched is not None else None
-    forbidden = f"{RULE}{rule.name}" if rule is not None else ""
     known = estimator.estimate(Question(seen, ask.task, ask.features), fleet)
     rows = _Rows()
     for model, estimate in zip(fleet.models, known.estimates.models, strict=True):
         room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
-        why = "" if room else "ContextLength"
-        if call.model not in (AUTO, model.name):
-            why = "Pinned"
-        elif forbids(rule, model.name):
-            why = forbidden
+        why = barred(model, ask, policy) or ("" if room else CONTEXT) or unwanted(estimate, ask)
         for variant in model.variants:
             unkeyed = NO_KEY if not why and not ask.routed and lacks_key(variant) else ""
             in_flight, endpoints = used.get(variant.key, NOTHING_USED)
@@ -161,6 +155,7 @@ def prospect(
             rows.deviation.append(math.sqrt(estimate.quality_variance))
             rows.samples.append(estimate.samples)
             rows.cost.append(estimate.cost)
+            rows.first_token.append(pace.latency.time_to_first_token)
             rows.service_time.append(pace.seconds(estimate.output_tokens))
             rows.load.append(load)
             rows.paced.append(pace.samples)
@@ -169,21 +164,11 @@ def prospect(
             rows.rates.append(rate_uses(variant, seen.input_tokens_bound + room * call.choices))
             rows.excluded_by.append(why or unkeyed)
     if all(rows.excluded_by):
-        if NO_KEY in rows.excluded_by:
-            raise _no_key(call.model)
-        if rule is not None and all(why in ("Pinned", forbidden) for why in rows.excluded_by):
-            raise _no_model_allowed(call.model, rule.name, policy)
-        whose = "any model" if call.model == AUTO else f"model {call.model!r}"
-        raise Failure(
-            Fault.BAD_REQUEST,
-            "ContextLength",
-            f"about {seen.input_tokens} input tokens and {limit} output tokens do not fit the context of"
-            f" {whose}; shorten messages or max_tokens",
-            field="messages",
-        )
+        raise nothing_left(ask, fleet, policy, rows.excluded_by, known.estimates.models, limit=limit)
     low_confidence = known.estimates.confidence < policy.estimator.min_confidence and _distrust(
         rows, rule, policy, named=call.model != AUTO
     )
+    _aim(rows, ask.tier)
     candidate = Candidate(
         variants=tuple(rows.variants),
         tier=ask.tier.name,
@@ -208,6 +193,9 @@ def prospect(
         rates=tuple(rows.rates) if any(rows.rates) else (),
         lean=_lean(rows, rule, known.kappa if policy.estimator.kappa is None else policy.estimator.kappa),
         avoided=ask.avoided,
+        caller=ask.caller,
+        sheds=ask.tier.on_overload is OnOverload.SHED and not ask.earlier,
+        within=math.inf if ask.tier.latency.total is None else ask.tier.latency.total,
     )
     return Prospect(
         ask=ask,
@@ -237,6 +225,22 @@ def _distrust(rows: _Rows, rule: Rule | None, policy: Policy, *, named: bool) ->
     return True
 
 
+def _aim(rows: _Rows, tier: Tier) -> None:
+    """Leave out what the tier's answers should not come from, while something else is left."""
+    if tier.minimum_quality:
+        _leave_out(rows, rows.quality, lambda quality: quality < tier.minimum_quality, MINIMUM_QUALITY)
+    if (within := tier.latency.time_to_first_token) is not None:
+        _leave_out(rows, rows.first_token, lambda seconds: seconds > within, LATENCY)
+
+
+def _leave_out(rows: _Rows, values: Sequence[float], unfit: Callable[[float], bool], why: str) -> None:
+    possible = [j for j, known in enumerate(rows.excluded_by) if not known]
+    out = [j for j in possible if unfit(values[j])]
+    if len(out) < len(possible):
+        for j in out:
+            rows.excluded_by[j] = why
+
+
 def _lean(rows: _Rows, rule: Rule | None, kappa: float) -> tuple[float, ...]:
     """Return what is added to each variant's quality where they are compared; empty: nothing."""
     prefers = rule is not None and bool(rule.prefer)
@@ -249,33 +253,6 @@ def _lean(rows: _Rows, rule: Rule | None, kappa: float) -> tuple[float, ...]:
             (bonus if variant.model in preferred else 0.0) - kappa * deviation
             for variant, deviation in zip(rows.variants, rows.deviation, strict=True)
         ]
-    )
-
-
-def _no_key(model: str) -> Failure:
-    whose = "every model that could answer" if model == AUTO else f"model {model!r}"
-    return Failure(
-        Fault.UNAVAILABLE,
-        "ApiKeyMissing",
-        f"{whose} needs an API key that this pod does not have; the sidecar's log names its Secret",
-        retry_after=5.0,
-    )
-
-
-def _no_model_allowed(model: str, rule: str, policy: Policy) -> Failure:
-    if model != AUTO:
-        return Failure(
-            Fault.BAD_REQUEST,
-            "ModelNotAllowed",
-            f"rule {rule} of policy {policy.key} keeps this request from model {model!r}; use {AUTO!r}",
-            field="model",
-        )
-    return Failure(
-        Fault.UNAVAILABLE,
-        "NoModelAllowed",
-        f"rule {rule} of policy {policy.key} leaves this request no model of the fleet; its condition"
-        " ResolvedRefs says which models are not there",
-        retry_after=5.0,
     )
 
 

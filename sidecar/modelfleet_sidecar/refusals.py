@@ -8,10 +8,13 @@ from __future__ import annotations
 from modelfleet_core.batching.outcome import GivenUp, Why
 from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT
 from modelfleet_core.leasing.accounts import BUDGET
-from modelfleet_core.values import AccountName, usd
+from modelfleet_core.values import AccountName, VariantKey, usd
 
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.failures import Failure, Fault
+
+MOST_AWAY = 60.0
+"""Seconds that a caller is told to stay away for want of slots: nobody knows what is free a minute later."""
 
 
 def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
@@ -32,9 +35,28 @@ def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
             lacks = "every leased slot is in use"
             if given_up.short != NO_SLOT:
                 lacks = f"{given_up.short} leaves too little for now"
-            return Failure(Fault.EXHAUSTED, "NoFreeSlot", lacks, retry_after=1.0)
+            return Failure(
+                Fault.EXHAUSTED, "NoFreeSlot", lacks, retry_after=_comes_free(given_up, lease, now)
+            )
         case Why.NO_MONEY:
             return _no_money(given_up, lease, now)
+
+
+def _comes_free(given_up: GivenUp, lease: Lease, now: float) -> float:
+    """Return seconds after which one more is likely to find a slot or, of a limit by the minute, units.
+
+    Slots of a variant come free one by one, each after its service time over their number.
+    """
+    candidate = given_up.candidate
+    if given_up.short.startswith("rate:"):
+        limits = {limit for j in candidate.possible for limit in candidate.rated(j)}
+        ends = [rate.next_release() for name, rate in lease.holding.lease.rates.items() if name in limits]
+        return min([MOST_AWAY, *(max(1.0, end - now) for end in ends if end is not None)])
+    slots: dict[VariantKey, int] = {}
+    for held in lease.holding.lease.slots.values():
+        slots[held.variant] = slots.get(held.variant, 0) + held.slots
+    able = [(candidate.service_time[j], slots.get(candidate.variants[j], 0)) for j in candidate.possible]
+    return min([MOST_AWAY, *(max(1.0, seconds / leased) for seconds, leased in able if leased)])
 
 
 def _no_money(given_up: GivenUp, lease: Lease, now: float) -> Failure:
@@ -51,6 +73,16 @@ def _no_money(given_up: GivenUp, lease: Lease, now: float) -> Failure:
         "BudgetExhausted",
         f"{left}; lower max_tokens or wait for the next period",
         retry_after=max(1.0, ends - now) if ends is not None else 1.0,
+    )
+
+
+def overloaded(waiting: int, seconds: float) -> Failure:
+    """Return the error of a request that may not even wait, since as many do as will take `seconds`."""
+    return Failure(
+        Fault.EXHAUSTED,
+        "Overloaded",
+        f"{waiting} requests wait for a free slot already, and no other caller has more of them",
+        retry_after=min(MOST_AWAY, max(1.0, seconds)),
     )
 
 

@@ -8,6 +8,7 @@ The live sidecar, the simulation and the tests drive the same code:
     ... call `due` again at `queue.wake_at`, and tell the leader `queue.wants(now)`.
 
 Read `candidate` (what is known of one request), `worth` (what it is worth where), `window` (when to look),
+`turns` (whose turn it is),
 `room` and `rows` (what the lease allows), `solving` (the choice), `placing` (the reservations), `wanting`
 (what to ask the leader for), `outcome` (the answers), `queue` (all together).
 """

@@ -5,6 +5,7 @@ In: estimates of a request, from the sidecar's `prospect` or a simulation. Out: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,6 +14,8 @@ from modelfleet_core.values import AccountName, EndpointUrl, NanoUsd, TierName, 
 
 SETTLED_BY = 10.0
 """Seconds after its deadline by which a forwarded request has long been settled: the net below that."""
+SHED_AFTER = 0.1
+"""Seconds that a request which is not to queue waits: what the leader needs to lend a slot that is free."""
 
 
 _NO_CHARGES: Mapping[AccountName, int] = MappingProxyType({})
@@ -52,12 +55,21 @@ class Candidate:
     """(m,) added to quality where variants are compared: what the policy prefers; empty: nothing."""
     avoided: frozenset[EndpointUrl] = frozenset()
     """Endpoints, or base URLs for all endpoints there, that have failed this request: it goes elsewhere."""
+    caller: str = ""
+    """Among callers slots are shared fairly."""
+    sheds: bool = False
+    """It does not queue: without a place it is refused `SHED_AFTER` it arrived."""
+    within: float = math.inf
+    """Seconds since it arrived in which it should be answered: variants that are expected to take longer are
+    out of the question while another is not."""
+    preferred: EndpointUrl | None = None
+    """Where its prompt is cached: of its variant's endpoints it goes there, if a slot is free."""
     compared: tuple[float, ...] = field(init=False)
     """(m,) quality with `lean`: what variants are chosen by, while `quality` is what is told."""
     possible: tuple[int, ...] = field(init=False)
     """Variants that are not excluded, in order."""
     latest_start: float = field(init=False)
-    """When even the fastest variant would come too late."""
+    """When even the fastest variant would come too late, or it has waited as long as it may."""
 
     def __post_init__(self) -> None:
         possible = tuple([j for j, why in enumerate(self.excluded_by) if not why])
@@ -69,7 +81,10 @@ class Candidate:
             compared = tuple([gain + more for gain, more in zip(self.quality, self.lean, strict=True)])
         object.__setattr__(self, "compared", compared)
         object.__setattr__(self, "possible", possible)
-        object.__setattr__(self, "latest_start", self.deadline - fastest)
+        latest = self.deadline - fastest
+        if self.sheds:
+            latest = min(latest, self.arrived + SHED_AFTER)
+        object.__setattr__(self, "latest_start", latest)
 
     def avoids(self, endpoint: EndpointUrl) -> bool:
         """Return whether `endpoint` has failed this request before."""

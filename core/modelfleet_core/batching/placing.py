@@ -18,6 +18,7 @@ from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import Certificate, Placed, Why
 from modelfleet_core.batching.room import LeaveAlone, Room, all_reached, room_of
 from modelfleet_core.batching.solving import Batch, Carried, Solved, by_prices, weighed
+from modelfleet_core.batching.turns import Turns
 from modelfleet_core.batching.worth import FAILED, NO_SLOT, Look, look, paced, worth
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.reservations import Reservation
@@ -35,6 +36,8 @@ class Placer:
         self._published_money = 0.0
         self._pacing = Pacing()
         self._carried: Carried | None = None
+        self.turns = Turns()
+        """What callers have had."""
 
     def set_prices(self, slots: Mapping[VariantKey, float], money: float) -> None:
         """Take over published prices: quality per slot-second by variant, and per USD."""
@@ -238,7 +241,9 @@ class Placer:
         open_to = [one for one in free if not candidate.avoids(one)] if candidate.avoided else free
         if not open_to:
             return None
-        endpoint = max(open_to, key=free.__getitem__)
+        endpoint = candidate.preferred
+        if endpoint is None or endpoint not in open_to:
+            endpoint = max(open_to, key=free.__getitem__)
         held = self._holding.reserve(
             now,
             endpoint,
@@ -250,6 +255,7 @@ class Placer:
         )
         if not isinstance(held, Reservation):
             return None
+        self.turns.took(candidate.caller, candidate.service_time[column])
         free[endpoint] -= 1
         if not free[endpoint]:
             del free[endpoint]

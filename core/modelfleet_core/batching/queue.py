@@ -14,6 +14,7 @@ from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
 from modelfleet_core.batching.placing import Placer
 from modelfleet_core.batching.room import LeaveAlone, Room, all_reached
 from modelfleet_core.batching.solving import Batch, Solved
+from modelfleet_core.batching.turns import in_turn, several, to_push_out
 from modelfleet_core.batching.wanting import Claim, Joint, Wanted, claim
 from modelfleet_core.batching.window import Step, Window
 from modelfleet_core.batching.worth import NO_SLOT, Look
@@ -163,6 +164,9 @@ class Queue:
             return None
         return self._pick(now)
 
+    def _look(self, candidate: Candidate, now: float) -> Look:
+        return self.placer.look(candidate, now, waits=not candidate.sheds)
+
     def _take(self, step: Step) -> None:
         """Follow the window, unless it has called for a batch already: that call stands."""
         if not self._step.dispatch:
@@ -177,14 +181,13 @@ class Queue:
         seen: list[tuple[Candidate, Look]] = []
         for waiting in self._waiting.values():
             waiting.counted = False
-            waiting.look = self.placer.look(waiting.candidate, now)
+            waiting.look = self._look(waiting.candidate, now)
             seen.append((waiting.candidate, waiting.look))
         # One that is alone need not be looked at twice: solving finds out whether it has a place.
         placeable = self.placer.placeable(seen, now) if len(seen) > 1 else [True] * len(seen)
         ready = [ticket for ticket, could in zip(self._waiting, placeable, strict=True) if could]
-        ready.sort(key=lambda ticket: self._order(self._waiting[ticket].candidate))
         # After the lease each tier has a floor of its own, so requests are placed one by one.
-        chosen = ready[: self._batching.max_size if self._holding.live(now) else 1]
+        chosen = self._first(ready, now, self._batching.max_size if self._holding.live(now) else 1)
         self._out = {ticket: self._waiting.pop(ticket) for ticket in chosen}
         self._left = tuple(self._waiting)
         self._more = len(ready) > len(chosen)
@@ -195,9 +198,17 @@ class Queue:
             looks=[waiting.look for waiting in self._out.values() if waiting.look is not None],
         )
 
-    @staticmethod
-    def _order(candidate: Candidate) -> tuple[float, float]:
-        return -candidate.weight, candidate.arrived
+    def _first(self, ready: list[int], now: float, most: int) -> list[int]:
+        """Return those of `ready` that go first: callers in turn where there are several."""
+        waiting = self._waiting
+        if several([waiting[ticket].candidate for ticket in ready]):
+            seen = [
+                (one.candidate, one.look) for one in map(waiting.__getitem__, ready) if one.look is not None
+            ]
+            room = self.placer.room(now, None if self._holding.live(now) else seen[0][0])
+            return [ready[i] for i in in_turn(seen, self.placer.turns, room, most)]
+        ready.sort(key=lambda ticket: (-waiting[ticket].candidate.weight, waiting[ticket].candidate.arrived))
+        return ready[:most]
 
     def commit(
         self, solved: Solved, now: float, wanted: Callable[[int], bool] = lambda _ticket: True
@@ -254,7 +265,7 @@ class Queue:
         if why is not Why.NO_LEASE:
             patient = now - candidate.arrived < BUDGET_PATIENCE
             if now >= candidate.latest_start:
-                why = Why.TOO_LATE
+                why = why if candidate.sheds else Why.TOO_LATE
             elif patient or why is not Why.NO_MONEY or not self._hopeless(candidate, now):
                 return None
         return GivenUp(ticket, candidate, why, short)
@@ -279,9 +290,14 @@ class Queue:
     def _claim(self, waiting: _Waiting, now: float) -> Claim:
         if waiting.claim is None:
             if waiting.look is None:
-                waiting.look = self.placer.look(waiting.candidate, now)
+                waiting.look = self._look(waiting.candidate, now)
             waiting.claim = claim(waiting.candidate, waiting.look, anything=waiting.passed_over > 1)
         return waiting.claim
+
+    def push_out(self, caller: str) -> int | None:
+        """Return the ticket of who is to be turned away so that a request of `caller` may wait instead, where
+        no more may; None: nobody has more waiting than that caller."""
+        return to_push_out({ticket: one.candidate for ticket, one in self._waiting.items()}, caller)
 
     def claim_jointly(self, ticket: int, joint: Joint | None) -> None:
         """Want slots also for a joint batch, which does not wait in the queue; None: no more."""

@@ -19,6 +19,8 @@ NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR, PACING = "NoFreeSlot", "Budget", "TooLate
 """Why a variant can not be chosen now; other words in `excluded_by` hold however long a request waits."""
 FAILED = "EndpointFailed"
 """The same: every endpoint of it that is leased has failed this very request."""
+LATENCY = "LatencyObjective"
+"""Why a variant is left out which is expected to answer later than it should, while others are not."""
 
 PATIENCE = 5.0
 """Seconds that a request waits at most for its favourite while another model has a slot for it; no longer
@@ -95,6 +97,12 @@ def worth(
     if late := [j for j in usable if not seconds[j] <= left]:
         excluded = _also(excluded, late, TOO_LATE)
         usable = tuple([j for j in usable if not excluded[j]])
+    if candidate.within != math.inf:
+        left = candidate.within - (now - candidate.arrived)
+        slow = [j for j in usable if seconds[j] > left]
+        if slow and len(slow) < len(usable):
+            excluded = _also(excluded, slow, LATENCY)
+            usable = tuple([j for j in usable if not excluded[j]])
     if usable and (money_price > 0 or spare <= 0):
         if dear_at is not None:
             kept = [weight * gain - dear_at * usd for gain, usd in zip(candidate.compared, cost, strict=True)]

@@ -102,6 +102,10 @@ class HeldRate:
         self.in_use -= taken.units
         taken.units = 0
 
+    def next_release(self) -> float | None:
+        """Return when the first units in use are free again; None: none are in use."""
+        return self._taken[0].until if self._taken else None
+
     def release(self, now: float) -> None:
         """Give back units whose minute is over."""
         while self._taken and self._taken[0].until <= now:

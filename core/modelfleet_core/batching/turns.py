@@ -1,0 +1,125 @@
+"""Stage batch: in which order callers have their turn, so that who sends most does not get most.
+
+In: requests that wait, with their callers; what each caller took. Out: who goes first, and whom to turn away
+when too many wait. Next: `queue` picks its batches by it.
+
+Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996), with seconds of a slot as the service:
+
+    start  = max(virtual time, finish of the caller's last request)
+    finish = start + expected seconds that it holds its slot
+    virtual time = greatest start of what was placed
+
+The smallest start goes first. So while several callers wait, each gets as many seconds of slots as any other;
+one that is alone gets all, and owes nothing for it later; one that was idle has saved up nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from modelfleet_core.batching.candidate import Candidate
+from modelfleet_core.batching.room import Room
+from modelfleet_core.batching.worth import Look
+from modelfleet_core.values import AccountName
+
+MOST_CALLERS = 1024
+"""Told apart at a time; beyond them callers share `CROWDS` turns."""
+CROWDS = 64
+
+
+class Turns:
+    """What callers have had of one sidecar."""
+
+    def __init__(self) -> None:
+        self._virtual = 0.0
+        self._finish: dict[str, float] = {}
+        """Of callers who had more than the virtual time tells."""
+
+    def __len__(self) -> int:
+        return len(self._finish)
+
+    def start(self, caller: str) -> float:
+        """Return the start of a caller's next request."""
+        return max(self._virtual, self._finish.get(self._known_as(caller), 0.0))
+
+    def took(self, caller: str, seconds: float) -> None:
+        """A request of `caller` was placed that holds its slot for so long."""
+        start = self.start(caller)
+        self._virtual = start
+        name = self._known_as(caller)
+        if name not in self._finish and len(self._finish) >= MOST_CALLERS + CROWDS:
+            self._finish = {known: end for known, end in self._finish.items() if end > start}
+            name = self._known_as(caller)
+        self._finish[name] = start + max(0.0, seconds)
+
+    def _known_as(self, caller: str) -> str:
+        if caller in self._finish or len(self._finish) < MOST_CALLERS:
+            return caller
+        return f"\0{zlib.crc32(caller.encode('utf-8', 'replace')) % CROWDS}"
+
+
+def several(candidates: Sequence[Candidate]) -> bool:
+    """Return whether there is more than one caller among them."""
+    return any(one.caller != candidates[0].caller for one in candidates)
+
+
+def in_turn(seen: Sequence[tuple[Candidate, Look]], turns: Turns, room: Room, most: int) -> list[int]:
+    """Return at most `most` places in `seen` that are to share out the room now, whose turn it is first.
+
+    No more than there is room for: each in its turn is given the best of what is left of slots and accounts.
+    Which variant each gets in the end is for the program to say. Heavier tiers come first, then earlier
+    starts, then who waits longest.
+    """
+    order = _order([candidate for candidate, _ in seen], turns)
+    free = {variant: room.slots(variant) for variant in room.spots}
+    accounts = dict(room.accounts)
+    chosen: list[int] = []
+    for i in order:
+        if not free or len(chosen) == most:
+            break
+        candidate, look = seen[i]
+        for j in look.worthwhile:
+            variant = candidate.variants[j]
+            charged = candidate.charged(j)
+            if variant in free and room.places(candidate, variant) and _covered(charged, accounts):
+                free[variant] -= 1
+                if not free[variant]:
+                    del free[variant]
+                for name, charge in charged.items():
+                    accounts[name] -= charge
+                chosen.append(i)
+                break
+    return chosen
+
+
+def _order(candidates: Sequence[Candidate], turns: Turns) -> list[int]:
+    begins: dict[str, float] = {}
+    keyed: list[tuple[float, float, float, int]] = []
+    for i in sorted(range(len(candidates)), key=lambda i: (-candidates[i].weight, candidates[i].arrived)):
+        one = candidates[i]
+        begin = begins.get(one.caller)
+        if begin is None:
+            begin = turns.start(one.caller)
+        keyed.append((-one.weight, begin, one.arrived, i))
+        begins[one.caller] = begin + min([one.service_time[j] for j in one.possible], default=0.0)
+    return [i for _, _, _, i in sorted(keyed)]
+
+
+def _covered(charges: Mapping[AccountName, int], accounts: Mapping[AccountName, int]) -> bool:
+    return all(charge <= accounts.get(name, 0) for name, charge in charges.items())
+
+
+def to_push_out(waiting: Mapping[int, Candidate], caller: str) -> int | None:
+    """Return who is to make room for a request of `caller` where no more may wait; None: nobody, turn that
+    away. It is the newest of the lightest of the caller that has most waiting."""
+    counts = Counter([one.caller for one in waiting.values()])
+    if not counts:
+        return None
+    crowding = max(counts, key=lambda name: (counts[name], name))
+    if counts[crowding] <= counts[caller] + 1:
+        return None
+    # What has failed elsewhere was accepted once: it is not turned away.
+    theirs = [ticket for ticket, one in waiting.items() if one.caller == crowding and not one.avoided]
+    return min(theirs, key=lambda ticket: (waiting[ticket].weight, -waiting[ticket].arrived), default=None)
