@@ -1,7 +1,8 @@
-"""Measures the sidecar and other gateways side by side: CPU, latency, memory, start.
+"""Measures the sidecar and other gateways side by side: CPU, latency, memory, start, hardships.
 
     python -m benchmarks.peers --json out/peers.json
     python -m benchmarks.peers --quick --targets sidecar,litellm --json out/quick.json
+    python -m benchmarks.peers --print out/peers.json
 
 The measured program has one core for itself; the mock model server and the load generator have another. The
 sidecar routes for real: four models, a trained estimator, a lease, a budget, metrics, 10,000 different
@@ -17,122 +18,126 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 import argparse
-import datetime
 import json
-import platform
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import fleet, phases, prompts
+from benchmarks.peers import fleet, hardships, messages, phases, prompts, rivals, table, targets
+from benchmarks.peers.about import about
+from benchmarks.peers.behaviours import behaviours
 from benchmarks.peers.processes import Peak, ProgramError
-from benchmarks.peers.targets import STARTS, Place
-from benchmarks.peers.tools import Tools, build, running_mock
+from benchmarks.peers.slow import slow_clients
+from benchmarks.peers.targets import Place, Start
+from benchmarks.peers.tools import build, running_mock
 
 CACHE = Path.home() / ".cache" / "modelfleet" / "peers"
 PROMPTS = 10_000
 SEED = 20_261_122
-ROOT = Path(__file__).parents[2]
+STARTS: Mapping[str, Start] = {
+    "sidecar": targets.sidecar,
+    "sidecar_grpc": targets.sidecar,
+    "sidecar_priors": targets.sidecar,
+    "litellm": rivals.litellm,
+    "portkey": rivals.portkey,
+    "vllm_router": rivals.vllm_router,
+    "sglang_router": rivals.sglang_router,
+    "envoy": rivals.envoy,
+}
+"""`sidecar_priors` goes by the manifest's word on its models instead of a trained estimator."""
 
 
 def main() -> int:
     """Measure the targets one after the other; write what is known after each. 1: some target failed."""
     options = _options()
-    _say("building the mock model server and the load generator")
+    if options.print:
+        sys.stdout.write(table.page(json.loads(options.print.read_text(encoding="utf-8"))))
+        return 0
+    say("building the mock model server and the load generator")
     tools = build(CACHE / "bin")
     with tempfile.TemporaryDirectory(prefix="modelfleet-peers-") as scratch:
         folder = Path(scratch)
-        _say(f"writing {PROMPTS:,} prompts, training an estimator on {fleet.TRAINING_TEXTS:,} others")
-        bodies = write_bodies(folder)
-        estimator = fleet.trained_estimator()
-        found: dict[str, Any] = {"about": about(options.quick), "targets": {}}
+        say(f"writing {PROMPTS:,} prompts, training an estimator on {fleet.TRAINING_TEXTS:,} others")
+        bodies, estimator = write_bodies(folder), fleet.trained_estimator()
+        effort = phases.QUICK if options.quick else phases.FULL
+        found: dict[str, Any] = {"about": about(quick=options.quick, prompts=PROMPTS), "targets": {}}
         for name in options.targets:
-            place_folder = folder / name
-            place_folder.mkdir()
+            own = folder / name
+            own.mkdir()
+            said = partial(_say_of, name)
+            said("starting")
             try:
-                figures = measure(name, tools, bodies, estimator, place_folder, quick=options.quick)
+                with running_mock(tools, own) as mock:
+                    bench = phases.Bench(tools, mock, bodies, effort, said)
+                    trained = None if name == "sidecar_priors" else estimator
+                    place = Place(own, mock.urls, trained, CACHE, said)
+                    figures = measure(name, bench, place, quick=options.quick)
             except (ProgramError, OSError, RuntimeError) as error:
                 figures = {"error": str(error)}
-                _say(f"{name}: {error}")
+                said(str(error))
             found["targets"][name] = figures
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(table.page(found))
     return int(any("error" in figures for figures in found["targets"].values()))
 
 
-def measure(
-    name: str, tools: Tools, bodies: phases.Bodies, estimator: bytes, folder: Path, *, quick: bool
-) -> dict[str, Any]:
-    """Return the figures of one target."""
-    _say(f"{name}: starting")
-    with running_mock(tools, folder) as mock:
-        effort = phases.QUICK if quick else phases.FULL
-        bench = phases.Bench(tools, mock, bodies, effort, lambda words: _say(f"{name}: {words}"))
-        with STARTS[name](Place(folder, mock.urls, estimator)) as target:
-            time.sleep(2.0)
-            figures: dict[str, Any] = {
-                "ready_s": round(target.ready_s, 2),
-                "rss_idle_mb": round(target.program.resident_mb(), 1),
-            }
-            with Peak(target.program) as peak:
-                unary = phases.unary(bench, target)
-                streams = phases.streams(bench, target)
-                alone = phases.alone(bench, target)
-            figures |= {
-                "requests_per_cpu_s": unary["requests_per_cpu_s"],
-                "chunks_per_cpu_s": streams["chunks_per_cpu_s"],
-                "rss_load_mb": round(peak.resident_mb, 1),
-                "unary": unary,
-                "streams": streams,
-                "alone": alone,
-            }
+def measure(name: str, bench: phases.Bench, place: Place, *, quick: bool) -> phases.Figures:
+    """Return the figures of one target; those that have no meaning for it are None."""
+    grpc = name == "sidecar_grpc"
+    figures: phases.Figures = {}
+    with STARTS[name](place) as target:
+        figures["ready_s"] = round(target.ready_s, 2)
+        time.sleep(2.0)
+        figures["rss_idle_mb"] = round(target.program.resident_mb(), 1)
+        with Peak(target.program) as peak:
+            figures |= (phases.grpc_figures if grpc else phases.http_figures)(bench, target)
+        figures["rss_load_mb"] = round(peak.resident_mb, 1)
+        if name == "sidecar":
+            figures |= hardships.loop_lag(bench, target, figures["unary"]["per_s"])
+        if not grpc and name != "sidecar_priors":
+            bench.say("callers who leave")
+            figures["cancel_ms"] = hardships.cancels(bench, target)
+            if not quick:
+                bench.say("slow clients")
+                figures["slow_clients"] = slow_clients(bench, target)
+                bench.say("model servers that fail")
+                figures["behaviours"] = behaviours(bench, target)
+    if name == "sidecar":
+        bench.say(f"{hardships.BURST} requests at once on {hardships.BURST_SLOTS} slots")
+        with targets.sidecar(place, slots=hardships.BURST_SLOTS // len(fleet.MODELS)) as target:
+            figures["burst"] = hardships.burst(bench, target)
     return figures
 
 
-def write_bodies(folder: Path) -> phases.Bodies:
-    """Write the requests that every target gets."""
+def write_bodies(folder: Path) -> Mapping[str, Path]:
+    """Write the requests that every target gets, for each kind of load."""
     texts = prompts.prompts(PROMPTS, SEED)
-    files = {
-        kind: prompts.write_bodies(
-            folder / f"{kind}.bodies",
-            (prompts.chat_body(text, model="auto", stream=kind == "stream") for text in texts),
-        )
-        for kind in ("unary", "stream")
+    chat = partial(prompts.chat_body, model="auto")
+    makers: Mapping[str, Callable[[str], bytes]] = {
+        "unary": partial(chat, stream=False),
+        "stream": partial(chat, stream=True),
+        "grpc": messages.chat_message,
+        "grpc-stream": messages.chat_message,
+        "route": messages.route_message,
     }
-    return phases.Bodies(files["unary"], files["stream"])
-
-
-def about(quick: bool) -> Mapping[str, object]:
-    """Return what the figures hold for."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
     return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit.stdout.strip(),
-        "version": metadata.version("modelfleet"),
-        "python": platform.python_version(),
-        "machine": _processor(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "quick": quick,
-        "concurrency": phases.CONCURRENCY,
-        "streams": phases.STREAMS,
-        "prompts": PROMPTS,
-        "prompt_tokens": prompts.TOKENS,
+        kind: prompts.write_bodies(folder / f"{kind}.bodies", map(make, texts))
+        for kind, make in makers.items()
     }
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def say(words: str) -> None:
+    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {words}\n")
+    sys.stdout.flush()
+
+
+def _say_of(name: str, words: str) -> None:
+    say(f"{name}: {words}")
 
 
 def _options() -> argparse.Namespace:
@@ -141,8 +146,10 @@ def _options() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, required=True, help="write the figures to this file")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--json", type=Path, metavar="FILE", help="measure, and write the figures to this file")
+    what.add_argument("--print", type=Path, metavar="FILE", help="print the tables of such a file instead")
+    parser.add_argument("--quick", action="store_true", help="one short round; no slow clients, no faults")
     parser.add_argument(
         "--targets",
         type=_targets,
@@ -158,11 +165,6 @@ def _targets(text: str) -> list[str]:
         if name not in STARTS:
             raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(STARTS)}")
     return names
-
-
-def _say(words: str) -> None:
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')} {words}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from benchmarks.peers.processes import CLIENT_CORE, SERVER_CORE, Program, progra
 from benchmarks.peers.prompts import chat_body
 
 CHAT = "/v1/chat/completions"
-MAIN_SLOTS = 256
+MAIN_SLOTS = 20_000
 """Slots of each of the four models where nothing is to bind."""
 
 
@@ -50,9 +50,15 @@ class Place:
     folder: Path
     upstreams: Sequence[str]
     estimator: bytes | None
+    """Of the sidecar; None: it goes by the manifest's priors."""
+    cache: Path
+    """Where other gateways are installed, and stay."""
+    say: Callable[[str], None]
 
 
 class Start(Protocol):
+    """Runs a gateway until its block ends."""
+
     def __call__(self, place: Place) -> AbstractContextManager[Target]: ...
 
 
@@ -95,9 +101,6 @@ def sidecar(place: Place, *, slots: int = MAIN_SLOTS) -> Iterator[Target]:
                 grpc=f"127.0.0.1:{grpc}",
                 admin=f"http://127.0.0.1:{admin}",
             )
-
-
-STARTS: dict[str, Start] = {"sidecar": sidecar}
 
 
 def wait_until(running: Program, true: Callable[[], bool], seconds: float) -> None:

@@ -66,9 +66,12 @@ class Mock:
     program: Program
     urls: tuple[str, ...]
 
+    def port(self, index: int) -> str:
+        return self.urls[index].rpartition(":")[2]
+
     def behave(self, port: int | None = None, **changed: object) -> None:
         """Set how all ports, or the one of that index, behave; what is not named is as fast as can be."""
-        whose = {} if port is None else {"port": self.urls[port].rpartition(":")[2]}
+        whose = {} if port is None else {"port": self.port(port)}
         self._ask("/control", {**FASTEST, **changed, **whose})
 
     def events(self) -> list[dict[str, Any]]:
@@ -114,8 +117,16 @@ class Load:
     seconds: float = 5.0
     requests: int = 0
     headers: Sequence[str] = ()
+    rate: float = 0.0
+    """Requests per second, evenly; 0: as fast as answers come."""
+    spread: float = 0.0
+    """Seconds in which the first requests start."""
+    settle: str = ""
+    """URL of gRPC's Settle, called after each Route."""
     cancel: float = 0.0
+    """How many of 1 callers leave before their answer is whole."""
     keep: str = ""
+    """A response header whose values are returned."""
 
 
 def run_load(tools: Tools, load: Load) -> dict[str, Any]:
@@ -125,6 +136,7 @@ def run_load(tools: Tools, load: Load) -> dict[str, Any]:
         *("-kind", load.kind, "-url", load.url, "-bodies", str(load.bodies)),
         *("-concurrency", str(load.concurrency), "-duration", f"{load.seconds}s"),
         *("-requests", str(load.requests), "-cancel", str(load.cancel), "-keep", load.keep),
+        *("-rate", str(load.rate), "-spread", f"{load.spread}s", "-settle", load.settle),
         *(word for header in load.headers for word in ("-header", header)),
     ]
     done = subprocess.run(

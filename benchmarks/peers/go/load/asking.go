@@ -12,8 +12,9 @@ import (
 	"time"
 )
 
-// asker sends one body for a worker and reads the answer; after `leave`, unless 0, it hangs up.
-type asker func(worker int, body []byte, leave time.Duration) answer
+// asker sends one body for a worker and reads the answer, whose times count from `began`; after `leave`, unless
+// 0, it hangs up.
+type asker func(worker int, body []byte, began time.Time, leave time.Duration) answer
 
 const (
 	unreached   = "unreached"
@@ -54,7 +55,7 @@ func newAsker(o options) (asker, error) {
 		}
 		fixed.Set(strings.TrimSpace(name), strings.TrimSpace(value))
 	}
-	return func(worker int, body []byte, leave time.Duration) answer {
+	exchange := func(url string, worker int, body []byte, began time.Time, leave time.Duration) answer {
 		limit := o.timeout
 		if leave > 0 {
 			limit = leave
@@ -65,8 +66,7 @@ func newAsker(o options) (asker, error) {
 			body = frame(body)
 		}
 		a := answer{status: unreached}
-		began := time.Now()
-		request, err := http.NewRequestWithContext(ctx, http.MethodPost, o.url, bytes.NewReader(body))
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 		if err == nil {
 			request.Header = fixed.Clone()
 			var response *http.Response
@@ -84,6 +84,20 @@ func newAsker(o options) (asker, error) {
 		} else if err != nil && a.status == "200" {
 			a.status = "broken"
 		}
+		return a
+	}
+	if o.settle == "" {
+		return func(worker int, body []byte, began time.Time, leave time.Duration) answer {
+			return exchange(o.url, worker, body, began, leave)
+		}, nil
+	}
+	return func(worker int, body []byte, began time.Time, leave time.Duration) answer {
+		a := exchange(o.url, worker, body, began, leave)
+		if a.status != "200" {
+			return a
+		}
+		settled := exchange(o.settle, worker, a.decision, began, 0)
+		a.status = settled.status
 		return a
 	}, nil
 }
@@ -138,8 +152,12 @@ func readGRPC(response *http.Response, a *answer, began time.Time) error {
 		if length > maxMessage {
 			return fmt.Errorf("a message of %d bytes", length)
 		}
-		if _, err := io.CopyN(io.Discard, response.Body, int64(length)); err != nil {
+		message := make([]byte, length)
+		if _, err := io.ReadFull(response.Body, message); err != nil {
 			return err
+		}
+		if a.decision == nil {
+			a.decision = firstField(message)
 		}
 		a.chunks++
 	}
@@ -155,4 +173,14 @@ func readGRPC(response *http.Response, a *answer, began time.Time) error {
 		a.status = "grpc " + status
 	}
 	return nil
+}
+
+// firstField returns a message of the first field alone, where that is short text: of a decision, its id. It is
+// also the field of SettleRequest that says which decision is meant.
+func firstField(message []byte) []byte {
+	const text, short = 1<<3 | 2, 0x80
+	if len(message) < 2 || message[0] != text || message[1] >= short || len(message) < 2+int(message[1]) {
+		return nil
+	}
+	return message[:2+int(message[1])]
 }

@@ -2,8 +2,8 @@
 //
 // Kinds: "unary" and "stream" are HTTP/1.1 with a body of JSON; "grpc" and "grpc-stream" are calls over plaintext
 // HTTP/2 with a serialised message. A file holds bodies one after the other, each behind its length (4 bytes,
-// big-endian). Workers take the next body in turn, from the first again after the last, and each waits for its
-// answer before it asks again.
+// big-endian). Workers take the next body in turn, from the first again after the last. Each waits for its answer
+// before it asks again; with a rate it also waits for its turn, and time counts from there.
 package main
 
 import (
@@ -25,6 +25,9 @@ type options struct {
 	concurrency int
 	duration    time.Duration
 	requests    int64
+	rate        float64
+	spread      time.Duration
+	settle      string
 	cancel      float64
 	cancelAfter time.Duration
 	timeout     time.Duration
@@ -46,6 +49,7 @@ type answer struct {
 	complete  bool // the stream's end was marked, the call's status came
 	cancelled bool // by us
 	kept      string
+	decision  []byte // of gRPC's Route, as the Settle of it says it
 }
 
 func main() {
@@ -56,6 +60,9 @@ func main() {
 	flag.IntVar(&o.concurrency, "concurrency", 1, "requests in flight")
 	flag.DurationVar(&o.duration, "duration", 5*time.Second, "no request starts later")
 	flag.Int64Var(&o.requests, "requests", 0, "requests in all; 0: as many as there is time for")
+	flag.Float64Var(&o.rate, "rate", 0, "requests per second, evenly; 0: as fast as answers come")
+	flag.DurationVar(&o.spread, "spread", 0, "time in which the workers start, evenly")
+	flag.StringVar(&o.settle, "settle", "", "URL of gRPC's Settle, called with the id of each decision")
 	flag.Float64Var(&o.cancel, "cancel", 0, "how many of 1 leave before their answer is whole")
 	flag.DurationVar(&o.cancelAfter, "cancel-after", 50*time.Millisecond, "the longest that those wait")
 	flag.DurationVar(&o.timeout, "timeout", time.Minute, "of one request")
@@ -105,7 +112,8 @@ func split(content []byte) ([][]byte, error) {
 // run lets the workers ask until the time or the number is over.
 func run(o options, frames [][]byte, ask asker) []answer {
 	var started atomic.Int64
-	until := time.Now().Add(o.duration)
+	began := time.Now()
+	until := began.Add(o.duration)
 	gathered := make([][]answer, o.concurrency)
 	var workers sync.WaitGroup
 	for worker := range o.concurrency {
@@ -113,16 +121,22 @@ func run(o options, frames [][]byte, ask asker) []answer {
 		go func() {
 			defer workers.Done()
 			random := rand.New(rand.NewPCG(uint64(worker), 1))
+			time.Sleep(o.spread * time.Duration(worker) / time.Duration(o.concurrency))
 			for {
 				number := started.Add(1) - 1
-				if o.requests > 0 && number >= o.requests || !time.Now().Before(until) {
+				at := time.Now()
+				if o.rate > 0 {
+					at = began.Add(time.Duration(float64(number) / o.rate * float64(time.Second)))
+				}
+				if o.requests > 0 && number >= o.requests || !at.Before(until) {
 					return
 				}
+				time.Sleep(time.Until(at))
 				leave := time.Duration(0)
 				if random.Float64() < o.cancel {
 					leave = 1 + time.Duration(random.Float64()*float64(o.cancelAfter))
 				}
-				one := ask(worker, frames[number%int64(len(frames))], leave)
+				one := ask(worker, frames[number%int64(len(frames))], at, leave)
 				gathered[worker] = append(gathered[worker], one)
 				if one.status == unreached {
 					time.Sleep(20 * time.Millisecond)
