@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 
 from modelfleet_core.catalog import Fleet, Variant
 from modelfleet_core.estimation.artifact import decode as read_trained
+from modelfleet_core.estimation.asked import TrainedEstimator
 from modelfleet_core.estimation.embedding import doubted, embed
 from modelfleet_core.estimation.estimate import Estimates, PriorEstimator, estimates
 from modelfleet_core.estimation.features import FloatArray, features
@@ -27,7 +28,6 @@ from modelfleet_core.estimation.forecast import (
     Forecast,
     ForecastError,
     Question,
-    TrainedEstimator,
     checked,
 )
 from modelfleet_core.estimation.latency import Pace, Paces

@@ -11,6 +11,8 @@ leaves their range however unlike all of them a text is.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -98,8 +100,12 @@ def doubted(embedding: FloatArray, confidence: FloatArray | float) -> FloatArray
     `confidence` in [0, 1], a figure or (n,). The prior variance of a correction goes with the squared length:
     where the base knows such requests, more scores are needed to move it, and elsewhere fewer.
     """
-    room = np.sqrt(np.clip(1.0 - np.asarray(confidence), _LEAST_ROOM, 1.0))
-    result: FloatArray = embedding * room[..., np.newaxis]
+    if isinstance(confidence, float):  # of one request, for which arrays take longer
+        room = math.sqrt(min(1.0, max(_LEAST_ROOM, 1.0 - confidence)))
+        result: FloatArray = embedding * room
+    else:
+        rooms = np.sqrt(np.clip(1.0 - confidence, _LEAST_ROOM, 1.0))
+        result = embedding * rooms[..., np.newaxis]
     result[..., 0] = _EVERYWHERE * embedding[..., 0]
     return result
 

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.estimation.profile import RequestProfile
-from modelfleet_core.estimation.trained import Trained
 from modelfleet_core.values import TaskName
 
 FloatArray = npt.NDArray[np.float64]
@@ -64,29 +63,6 @@ class Estimator(Protocol):
 
 class ForecastError(ValueError):
     """A forecast that can not be used; the text says what is wrong with it."""
-
-
-class TrainedEstimator:
-    """Estimates by what training found out."""
-
-    def __init__(self, trained: Trained) -> None:
-        """`trained`: for the models of the fleet that is asked about, in its order."""
-        self._trained = trained
-
-    def forecast(self, question: Question, fleet: Fleet) -> Forecast:
-        """Return what is expected; the question must have its features. Raises ForecastError."""
-        if question.features is None:
-            raise ForecastError("the text was not looked at")
-        said = self._trained.predict(question.features[np.newaxis], (question.named_task,))
-        if not np.isfinite(said.quality.sum() + said.variance.sum() + said.samples.sum()):
-            raise ForecastError("it says what is not finite; train it anew")
-        return Forecast(
-            quality=said.quality[0].tolist(),
-            variance=said.variance[0].tolist(),
-            samples=said.samples[0].tolist(),
-            output_tokens=said.output_tokens[0].tolist(),
-            confidence=float(said.confidence[0]),
-        )
 
 
 def checked(said: object, models: int) -> Forecast:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,13 @@ class Learned:
     """(m + 1, k, k) lower triangular L: L L' is the covariance of theta."""
     samples: FloatArray
     """(m + 1,) weight of the scores behind it, the last one 0."""
+    _along: FloatArray = field(init=False, repr=False)
+    """(k, m + m k): `theta` and `deviation` without the last row, side by side: one product is faster."""
+
+    def __post_init__(self) -> None:
+        theta, deviation = self.theta[:-1], self.deviation[:-1]
+        side = np.moveaxis(deviation, 0, 1).reshape(theta.shape[1], -1)
+        object.__setattr__(self, "_along", np.hstack((theta.T, side)))
 
     def correct(self, embedding: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return quality in [0, 1], the variance of that estimate, and samples; each (m,).
@@ -63,15 +70,16 @@ class Learned:
         """
         if not len(base):
             return base, base, base
-        theta, deviation, samples = self.theta[:-1], self.deviation[:-1], self.samples[:-1]
-        moved = theta @ embedding
-        variance = np.square(embedding @ deviation).sum(axis=1)
+        m = len(base)
+        product = embedding @ self._along
+        moved, doubts = product[:m], product[m:].reshape(m, -1)
+        variance = np.einsum("ij,ij->i", doubts, doubts)
         favourite = int(base.argmax())
         apart = moved - moved[favourite]
         least = SURE * np.sqrt(variance + variance[favourite])
-        surely = np.sign(apart) * np.maximum(np.abs(apart) - least, 0.0)
-        quality = np.clip(base + moved[favourite] + surely, 0.0, 1.0)
-        return quality, variance, samples
+        surely = np.copysign(np.maximum(np.abs(apart) - least, 0.0), apart)
+        quality = np.minimum(np.maximum(base + moved[favourite] + surely, 0.0), 1.0)
+        return quality, variance, self.samples[:-1]
 
     def for_fleet(self, models: Sequence[ModelName]) -> Learned:
         """Return this for `models`, in their order; what all share holds for those it does not know."""

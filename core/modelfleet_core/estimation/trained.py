@@ -24,9 +24,9 @@ from modelfleet_core.values import ModelName, TaskName
 
 FloatArray = npt.NDArray[np.float64]
 
-_LEAST_SHARE = 1e-6
-_LEAST_DISTANCE = 1e-9
-_MOST_DEVIATION = 8.0
+LEAST_SHARE = 1e-6
+LEAST_DISTANCE = 1e-9
+MOST_DEVIATION = 8.0
 """Standard deviations that a feature may be off."""
 LONGEST = 20.0
 """Logarithm of the most tokens that are ever expected."""
@@ -130,12 +130,12 @@ class Trained:
     """(m,) of log(1 + tokens), NaN where never seen."""
     token_smearing: FloatArray
     """(m,) mean tokens over mean fitted tokens (Duan 1983)."""
-    _along: FloatArray = field(init=False, repr=False)
+    along: FloatArray = field(init=False, repr=False)
     """(d, t + r + k + s) all that features are multiplied by: one product is faster than four."""
 
     def __post_init__(self) -> None:
         each = (self.task_slopes, self.directions, self.likeness, self.token_directions)
-        object.__setattr__(self, "_along", np.hstack(each))
+        object.__setattr__(self, "along", np.hstack(each))
 
     def predict(self, x: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Prediction:
         """Return the estimates for `x` (n, d); `tasks` (n,) where labels are known."""
@@ -154,13 +154,13 @@ class Trained:
     def scaled(self, x: FloatArray) -> FloatArray:
         """Return features (n, d) as deviations from training's mean, each of them bounded."""
         off = (x - self.center) / self.scale
-        z: FloatArray = np.minimum(np.maximum(off, -_MOST_DEVIATION), _MOST_DEVIATION)
+        z: FloatArray = np.minimum(np.maximum(off, -MOST_DEVIATION), MOST_DEVIATION)
         return z
 
     def parts(self, z: FloatArray, tasks: Sequence[TaskName | None] | None = None) -> Parts:
         """Return the parts for scaled features `z` (n, d)."""
         t, r, k = len(self.tasks), len(self.loadings), len(self.likeness_weight)
-        product = z @ self._along
+        product = z @ self.along
         scores, strength = product[:, :t], product[:, t : t + r]
         along, lengths = product[:, t + r : t + r + k], product[:, t + r + k :]
         posterior, named = self._posterior(scores), np.zeros(len(z), dtype=np.bool_)
@@ -185,7 +185,7 @@ class Trained:
             task=posterior @ self.task_quality - self.mean if t else np.zeros((len(z), len(self.models))),
             text=strength @ self.loadings,
             within=(strength - posterior @ self.task_strength) @ self.loadings,
-            distance=np.maximum(distance, _LEAST_DISTANCE),
+            distance=np.maximum(distance, LEAST_DISTANCE),
             log_tokens=self.token_mean + lengths @ self.token_loadings,
         )
 
@@ -241,7 +241,7 @@ class Trained:
         scores = self.task_levels + products
         if not self.tasks:
             return scores
-        shares = np.maximum(np.exp(scores - scores.max(axis=1, keepdims=True)), _LEAST_SHARE)
+        shares = np.maximum(np.exp(scores - scores.max(axis=1, keepdims=True)), LEAST_SHARE)
         result: FloatArray = shares / shares.sum(axis=1, keepdims=True)
         return result
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from modelfleet_core.estimation.asked import TrainedEstimator
 from modelfleet_core.estimation.features import features
-from modelfleet_core.estimation.forecast import Question
+from modelfleet_core.estimation.forecast import Forecast, Question
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.estimation.profile import profile
-from modelfleet_core.estimation.trained import Prediction, Trained
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.policy import Learning
 from modelfleet_core.values import TaskName, VariantKey
@@ -66,15 +66,15 @@ async def test_an_estimator_that_makes_no_sense_leaves_the_manifests_priors(
     estimator = live_estimator()
     await estimator.take(lease_with(estimator=poet_and_clerk()))
     assert estimator.estimate(question("hello"), FLEET).estimator_version != ""
-    predict = Trained.predict
+    forecast = TrainedEstimator._forecast
 
-    def nonsense(*what: Any) -> Prediction:
+    def nonsense(*what: Any) -> Forecast:
         if said is None:
             raise FloatingPointError
-        found = predict(*what)
-        return replace(found, variance=found.variance * said)
+        found = forecast(*what)
+        return replace(found, variance=[said * one for one in found.variance or ()])
 
-    monkeypatch.setattr(Trained, "predict", nonsense)
+    monkeypatch.setattr(TrainedEstimator, "_forecast", nonsense)
     known = estimator.estimate(question("hello"), FLEET)
     assert known.estimator_version == ""
     assert known.estimates == priors.estimates
