@@ -6,7 +6,7 @@ GPUS   ?= 8
 UV_VERSION := 0.13.9
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-SOURCES := core operator sidecar lab tests tools benchmarks charts
+SOURCES := core operator sidecar lab client tests tools benchmarks charts
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration test-cluster cluster check format generate lock images bench control-plane clean

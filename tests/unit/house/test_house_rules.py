@@ -27,7 +27,7 @@ def test_test_files_have_unique_names() -> None:
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("root", ["core", "operator", "sidecar", "lab"])
+@pytest.mark.parametrize("root", ["core", "operator", "sidecar", "lab", "client"])
 def test_every_module_says_what_it_is(root: str) -> None:
     silent = [
         str(path.relative_to(ROOT))
@@ -41,7 +41,7 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     vague = {"utils", "util", "helpers", "common", "manager", "misc", "v2"}
     named = [
         path
-        for root in ("core", "operator", "sidecar", "lab")
+        for root in ("core", "operator", "sidecar", "lab", "client")
         for path in (ROOT / root).rglob("*.py")
         if vague & set(path.stem.split("_"))
     ]

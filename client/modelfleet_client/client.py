@@ -1,0 +1,241 @@
+"""A client of the sidecar's Router API, in plain calls.
+
+In: questions. Out: answers, streams, decisions; `errors` where there is none. `aio` is the same for asyncio.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+from modelfleet.v1 import router_pb2, router_pb2_grpc
+
+from modelfleet_client import wire
+from modelfleet_client.errors import Late, ModelfleetError
+from modelfleet_client.retrying import Retries
+from modelfleet_client.routed import Routed
+from modelfleet_client.streaming import Said
+from modelfleet_client.values import (
+    Answer,
+    Batch,
+    Chat,
+    Counted,
+    Decision,
+    Explanation,
+    Message,
+    Options,
+    Outcome,
+    Piece,
+    Settled,
+    Usage,
+)
+
+ADDRESS = "MODELFLEET_ADDRESS"
+"""Variable with the sidecar's address, as injection sets it."""
+DEFAULT_ADDRESS = "127.0.0.1:17070"
+_T = TypeVar("_T")
+
+
+class Stream(Said):
+    """An answer as it comes: iterate it for its text. Leaving it early cancels the model's work."""
+
+    def __init__(self, call: Any, first: router_pb2.ChatChunk) -> None:
+        super().__init__(first)
+        self._call = call
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the pieces of text. Raises ModelfleetError where the answer breaks off."""
+        return (said.text for said in self.pieces() if said.text)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield all that is said: text, reasoning, tool calls. Raises ModelfleetError."""
+        try:
+            for chunk in self._call:
+                if (said := self.hear(chunk)) is not None:
+                    yield said
+        except grpc.RpcError as error:
+            raise wire.error_of(error) from error
+
+    def close(self) -> None:
+        """Cancel what has not come yet."""
+        self._call.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Client:
+    """A connection to one sidecar, for any number of threads."""
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        timeout: float | None = None,
+        retries: Retries | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """`address`: `host:port` or `unix:/path`; None: $MODELFLEET_ADDRESS, or 127.0.0.1:17070.
+
+        `timeout`: seconds that a call gets where it says nothing itself, all its attempts; None: the policy's
+        `limits.maxRequest`. `credentials` and `metadata` (such as `authorization`) are for a shared gateway.
+        """
+        self.address = address or os.environ.get(ADDRESS) or DEFAULT_ADDRESS
+        if credentials is None:
+            self._channel = grpc.insecure_channel(self.address, options=wire.CHANNEL)
+        else:
+            self._channel = grpc.secure_channel(self.address, credentials, options=wire.CHANNEL)
+        self._stub = router_pb2_grpc.RouterStub(self._channel)
+        self._timeout = timeout
+        self._retries = retries if retries is not None else Retries()
+        self._metadata = tuple((metadata or {}).items())
+
+    def complete(
+        self,
+        messages: str | Sequence[Message] | Chat,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Answer:
+        """Return a whole answer. Raises ModelfleetError."""
+        request = wire.chat_request(wire.chat_of(messages, options))
+        return wire.answer(self._call(self._stub.Complete, request, timeout))
+
+    def stream(
+        self,
+        messages: str | Sequence[Message] | Chat,
+        *,
+        timeout: float | None = None,
+        raw: bool = False,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """Return an answer as it comes, once it has begun. `raw`: pieces bring the server's events.
+
+        Raises ModelfleetError; what has begun is never asked for again.
+        """
+        request = wire.chat_request(wire.chat_of(messages, options), raw=raw)
+
+        def begin(request: router_pb2.ChatRequest, **given: Any) -> Stream:
+            call: Any = self._stub.Chat(request, **given)
+            return Stream(call, next(call))
+
+        return self._call(begin, request, timeout)
+
+    def route(
+        self,
+        messages: str | Sequence[Message] | Chat,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Decision:
+        """Return where to send a request, whose slot and money are held until it is settled.
+
+        Raises ModelfleetError. Next: `settling`, or `settle`.
+        """
+        request = wire.route_request(wire.chat_of(messages, options))
+        return wire.decision(self._call(self._stub.Route, request, timeout))
+
+    def route_batch(self, chats: Sequence[str | Chat], *, timeout: float | None = None) -> Batch:
+        """Assign up to 10,000 requests jointly; outcomes in their order. Raises ModelfleetError."""
+        requests = [wire.route_request(wire.chat_of(chat, {})) for chat in chats]
+        request = router_pb2.RouteBatchRequest(requests=requests)
+        return wire.batch(self._call(self._stub.RouteBatch, request, timeout))
+
+    def settle(
+        self,
+        decision_id: str,
+        usage: Usage | None = None,
+        *,
+        outcome: Outcome = Outcome.OK,
+        timeout: float | None = None,
+    ) -> Settled:
+        """Book what a routed request used; None: it never reached the model. Raises ModelfleetError."""
+        request = wire.settle_request(decision_id, usage, outcome)
+        return wire.settled(self._call(self._stub.Settle, request, timeout, idempotent=True))
+
+    @contextmanager
+    def settling(self, decision: Decision) -> Iterator[Routed]:
+        """Call the model in the body, and say there what it `used`: the decision is settled at its end.
+
+        Where nothing was said, nothing was sent: the decision's slot and money go back at once.
+        """
+        routed = Routed(decision)
+        try:
+            yield routed
+        except BaseException as error:
+            try:
+                self._end(routed, failed=True)
+            except ModelfleetError as unsettled:
+                error.add_note(f"and decision {decision.id} is not settled: {unsettled}")
+            raise
+        self._end(routed, failed=False)
+
+    def feedback(
+        self,
+        decision_id: str,
+        *,
+        score: float | None = None,
+        rating: int | None = None,
+        label: str | None = None,
+        comment: str = "",
+        timeout: float | None = None,
+    ) -> Counted:
+        """Say how good an answer was: a score from 0 to 1, a rating from 1 to 5, or a label such as good.
+
+        Raises ModelfleetError.
+        """
+        request = wire.feedback_request(decision_id, score, rating, label, comment)
+        return wire.counted(self._call(self._stub.Feedback, request, timeout, idempotent=True))
+
+    def explain(self, decision_id: str, *, timeout: float | None = None) -> Explanation:
+        """Return why a recent decision was taken. Raises ModelfleetError."""
+        request = router_pb2.ExplainRequest(decision_id=decision_id)
+        return wire.explanation(self._call(self._stub.Explain, request, timeout, idempotent=True))
+
+    def close(self) -> None:
+        """Close the connection; calls that are under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _end(self, routed: Routed, *, failed: bool) -> None:
+        bill = routed.bill(failed=failed)
+        if bill is not None:
+            usage, outcome = bill
+            routed.settled = self.settle(routed.decision.id, usage, outcome=outcome)
+
+    def _call(
+        self, method: Callable[..., _T], request: object, timeout: float | None, *, idempotent: bool = False
+    ) -> _T:
+        """Call until there is an answer, or an error that another attempt would not mend."""
+        given = timeout if timeout is not None else self._timeout
+        end = None if given is None else time.monotonic() + given
+        attempt = 1
+        while True:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                raise Late("the time for the call was over before it was sent", code="DEADLINE_EXCEEDED")
+            try:
+                return method(request, timeout=left, metadata=self._metadata)
+            except grpc.RpcError as error:
+                failure = wire.error_of(error)
+                left = None if end is None else end - time.monotonic()
+                draw = random.random()  # noqa: S311 - not for secrets
+                pause = self._retries.pause(failure, attempt, left, draw, idempotent=idempotent)
+                if pause is None:
+                    raise failure from error
+            time.sleep(pause)
+            attempt += 1
