@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import secrets
 import socket
@@ -30,7 +31,7 @@ from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.former import JournalledLease
 from modelfleet_sidecar.grpc_api import GrpcApi
 from modelfleet_sidecar.http_api import HttpApi
-from modelfleet_sidecar.keys import ApiKeys
+from modelfleet_sidecar.keys import NO_ENVIRONMENT, ApiKeys
 from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.lease import Evidence, LeaseClient, boot_clock
 from modelfleet_sidecar.lease_stream import Leader
@@ -137,7 +138,7 @@ class Sidecar:
             lease=lease,
             estimator=self.estimator,
             learning=Learning(experience=experience, clock=clock, telemetry=self.telemetry),
-            keys=ApiKeys(settings.keys, clock),
+            keys=ApiKeys(settings.keys, clock, os.environ if settings.config is not None else NO_ENVIRONMENT),
             telemetry=self.telemetry,
             clock=clock,
             settler=lambda: connected(self.grpc_address.port, settings.grpc_socket),
@@ -171,14 +172,14 @@ class Sidecar:
         await self._grpc.start()
         if self._settings.grpc_socket is not None:
             share(self._settings.grpc_socket)
-        self._tasks = [
-            asyncio.create_task(self._lease.run()),
-            asyncio.create_task(self.router.run()),
+        self._tasks = [asyncio.create_task(self._lease.run()), asyncio.create_task(self.router.run())]
+        if self._beside is not None:
+            self._tasks.append(asyncio.create_task(self._beside.run()))
+            await self._lease.wait_change(LEASE_PATIENCE)  # which is there at once, so nobody need try again
+        self._tasks[2:2] = [
             asyncio.create_task(self._http.serve(web)),
             asyncio.create_task(self._admin.serve([admin])),
         ]
-        if self._beside is not None:
-            self._tasks.append(asyncio.create_task(self._beside.run()))
         await asyncio.gather(self._http.listening.wait(), self._admin.listening.wait())
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(ROUTER_SERVICE, health_pb2.HealthCheckResponse.SERVING)

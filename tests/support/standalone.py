@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.leasing.ledger import LedgerRecord, record_from
+from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.server import ModelServer, ServerSettings
 from modelfleet_sidecar.app import Sidecar, assemble
 
@@ -19,7 +20,9 @@ from support.sidecars import FAST, settings_for
 Manifest = dict[str, object]
 
 
-def fleet(urls: Mapping[str, str], *, in_flight: int = 4, **limits: int) -> Manifest:
+def fleet(
+    urls: Mapping[str, str], *, in_flight: int = 4, key: Mapping[str, str] | None = None, **limits: int
+) -> Manifest:
     """Return a fleet with an external model for each URL, 1 USD per million tokens."""
     return {
         "apiVersion": "modelfleet.io/v1alpha1",
@@ -31,7 +34,11 @@ def fleet(urls: Mapping[str, str], *, in_flight: int = 4, **limits: int) -> Mani
                     "name": name,
                     "pricing": {"inputPerMTok": "1", "outputPerMTok": "1"},
                     "variants": [
-                        {"name": "api", "external": {"url": url}, "limits": {"inFlight": in_flight, **limits}}
+                        {
+                            "name": "api",
+                            "external": {"url": url, **({"apiKeySecretRef": dict(key)} if key else {})},
+                            "limits": {"inFlight": in_flight, **limits},
+                        }
                     ],
                 }
                 for name, url in urls.items()
@@ -64,14 +71,27 @@ def ledger(state: Path) -> LedgerRecord:
 
 
 @asynccontextmanager
-async def model_servers(names: Sequence[str], *, slots: int = 4) -> AsyncIterator[dict[str, ModelServer]]:
+async def model_servers(
+    names: Sequence[str],
+    *,
+    slots: int = 4,
+    latency: LatencyProfile = FAST,
+    api_key: str | None = None,
+) -> AsyncIterator[dict[str, ModelServer]]:
     """Run a simulated model server for each name."""
     servers = {}
     try:
         for name in names:
             pricing = Pricing(10**9, 10**9)
             server = ModelServer(
-                ServerSettings(model=name, concurrency=slots, latency=FAST, name=name, pricing=pricing)
+                ServerSettings(
+                    model=name,
+                    concurrency=slots,
+                    latency=latency,
+                    name=name,
+                    pricing=pricing,
+                    api_key=api_key,
+                )
             )
             await server.start()
             await server.until(lambda server: server.ready)
