@@ -81,13 +81,13 @@ _OF_CODE = np.full(_PLANE, _NONE, dtype=np.intp)
 for _name, _first, _last in _BLOCKS:
     _OF_CODE[_first : _last + 1] = SCRIPTS.index(_name)
 _HAN, _HAN_FIRST, _HAN_LAST = SCRIPTS.index("Han"), 0x20000, 0x323AF
-_NOT_LETTERS = str.maketrans({chr(code): None for code in range(128) if not chr(code).isalpha()})
+_NOT_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
 
 
 def letters_by_script(text: str) -> dict[str, int]:
     """Return how many letters of `text` are of which script; only scripts that occur."""
     if text.isascii():
-        letters = len(text.translate(_NOT_LETTERS))
+        letters = len(text.encode("ascii").translate(None, _NOT_LETTERS))
         return {"Latin": letters} if letters else {}
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     beyond = codes >= _PLANE
