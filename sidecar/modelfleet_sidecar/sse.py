@@ -59,7 +59,7 @@ class EventStream:
         """Return what to relay: whole events only. Raises BadStreamError."""
         if not self.answer_id and (named := _ID.search(data)) is not None:
             self.answer_id = named[1].decode("ascii")
-        if self.spoke and not self._partial and data.endswith(b"\n\n") and not self._marked(data):
+        if self.spoke and not self._partial and _closed(data) and not self._marked(data):
             self.events += data.count(b"data:")
             self.size += len(data)
             return data
@@ -84,7 +84,7 @@ class EventStream:
         self.events += 1
         if self.done or self.error is not None:
             return False
-        if self.spoke and not self._marked(event):
+        if self.spoke and _closed(event) and not self._marked(event):
             return True
         payload = event_data(event)
         if not payload:  # a comment
@@ -112,6 +112,11 @@ class EventStream:
             self.finished = self.finished or dialect.finishes(chunk)
         self.done = dialect.ends(chunk)
         return self._keep_usage or not dialect.only_usage(chunk)
+
+
+def _closed(data: bytes) -> bool:
+    """Return whether data is whole events that each end an object: what breaks off within one is read."""
+    return data.endswith(b"}\n\n") and data.count(b"\n\n") == data.count(b"}\n\n")
 
 
 def _events(data: bytes) -> list[bytes]:

@@ -52,6 +52,14 @@ def test_carriage_returns_are_relayed_as_they_came() -> None:
     assert stream.usage == Usage(3, 5)
 
 
+@pytest.mark.parametrize("behind", [b"", piece("two")], ids=["alone", "before another"])
+def test_json_that_breaks_off_after_content_is_not_relayed_as_if_it_were_fine(behind: bytes) -> None:
+    stream = EventStream(keep_usage=False)
+    stream.feed(piece("one"))
+    with pytest.raises(BadStreamError):
+        stream.feed(piece("two")[:-10] + b"\n\n" + behind)
+
+
 def test_a_proxy_that_ends_its_lines_another_way_than_the_server_changes_nothing() -> None:
     text = STREAM.replace(b"\n", b"\r\n")
     mixed = b": wait\n\n" + text.replace(DONE.replace(b"\n", b"\r\n"), b": wait\n\n" + DONE)
