@@ -12,12 +12,11 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
-import uvicorn
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
@@ -40,7 +39,8 @@ from modelfleet_sidecar.plugins import load_plugin
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
 from modelfleet_sidecar.sockets import SocketError, claim, listening, remove, share
-from modelfleet_sidecar.telemetry import AdminApp, AsgiApp, Telemetry
+from modelfleet_sidecar.telemetry import AdminApp, Telemetry
+from modelfleet_sidecar.web_server import LAST_WORDS, WebServer
 
 if TYPE_CHECKING:
     from modelfleet_sidecar.standalone.assembly import Standalone
@@ -53,8 +53,6 @@ LEASE_PATIENCE = 3.0
 """Seconds for giving the lease back at the end, where an operator listens."""
 LAST_REPORT = 0.5
 """The same where something stays unsettled, so that it can not all go back."""
-LAST_WORDS = 1
-"""Seconds that connections get to take the end of their answers once all requests are done."""
 ROUTER_SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"].full_name
 
 
@@ -144,8 +142,8 @@ class Sidecar:
             settler=lambda: connected(self.grpc_address.port, settings.grpc_socket),
             draw=draw,
         )
-        self._http = _WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
-        self._admin = _WebServer(
+        self._http = WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
+        self._admin = WebServer(
             AdminApp(
                 telemetry=self.telemetry,
                 ready=lambda: self.router.ready,
@@ -253,36 +251,6 @@ class Sidecar:
             except (SocketError, RuntimeError) as error:
                 raise _no_socket("grpc_socket", path, str(error)) from None
         return server
-
-
-class _WebServer(uvicorn.Server):
-    """Uvicorn inside a program that handles signals itself and wants to know when it listens."""
-
-    def __init__(self, app: AsgiApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                loop="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=LAST_WORDS,
-            )
-        )
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def _bind(name: str, address: Address) -> socket.socket:

@@ -17,7 +17,7 @@ from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.request_fields import kind_of
 
 _BLANK = re.compile(r"[ \t\n\r]*")
-_scan_text = json.decoder.scanstring
+_scan_text = json.decoder.scanstring  # type: ignore[attr-defined]
 
 
 class Place(NamedTuple):
@@ -163,5 +163,5 @@ def _malformed(problem: str) -> Failure:
     return Failure(Fault.BAD_REQUEST, "MalformedJson", problem)
 
 
-_scan = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite).scan_once
+_scan = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite).scan_once  # type: ignore[attr-defined]
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
