@@ -1,12 +1,11 @@
 """The fleet and policy that the sidecar is measured with, and the estimator it routes by.
 
-In: the mock's addresses. Out: Kubernetes objects for an operator whose cluster is in memory. Four models of
-different price and quality share a budget; routing, metrics, accounts and learning are as shipped.
+In: the mock's addresses. Out: the file of a sidecar without a cluster, with the estimator beside it. Four
+models of different price and quality share a budget; routing, metrics, accounts and learning are as shipped.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +18,20 @@ from modelfleet_core.values import ModelName, TaskName
 
 from benchmarks.peers.prompts import prompts, tasks_of
 
-NAMESPACE, POD, POD_UID = "bench", "app-0", "00000000-0000-4000-9000-000000000000"
 MODELS = ("small", "medium", "large", "frontier")
 PRICES = (("0.05", "0.10"), ("0.20", "0.40"), ("0.50", "1.00"), ("2.00", "6.00"))
 """USD for a million tokens, in and out."""
 PRIORS = ("0.45", "0.58", "0.70", "0.82")
 API = "modelfleet.io/v1alpha1"
+ESTIMATOR = "estimator"
 TRAINING_TEXTS = 1_000
-_Manifest = dict[str, object]
 
 
-def manifests(upstreams: Sequence[str], *, slots: int, estimator: bytes | None) -> list[_Manifest]:
-    """Return a fleet of one model at each upstream (base URL) with so many slots, its policy and the pod."""
+def write_config(folder: Path, upstreams: Sequence[str], *, slots: int, estimator: bytes | None) -> Path:
+    """Write a fleet of one model at each upstream (base URL) with so many slots, and its policy.
+
+    `estimator`: the trained one that it routes by; None: the manifest's priors.
+    """
     models = [
         {
             "name": name,
@@ -51,43 +52,17 @@ def manifests(upstreams: Sequence[str], *, slots: int, estimator: bytes | None) 
     ]
     policy: dict[str, object] = {
         "fleetRef": {"name": "bench"},
-        "podSelector": {"matchLabels": {"app": "bench"}},
         "limits": {"maxOutputTokens": 4096, "maxRequest": "2m"},
         "budget": {"limit": "100000", "period": "Day"},
         "tiers": [{"name": "standard", "weight": 1}],
     }
-    found: list[_Manifest] = [
-        _manifest("ModelFleet", "bench", {"pools": [], "models": models}),
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": POD,
-                "namespace": NAMESPACE,
-                "uid": POD_UID,
-                "labels": {"app": "bench", "modelfleet.io/inject": "true"},
-            },
-            "spec": {"containers": [{"name": "app", "image": "app", "command": ["sleep", "86400"]}]},
-        },
-    ]
     if estimator is not None:
-        policy["estimator"] = {"ref": {"name": "estimator"}}
-        found.append(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": "estimator", "namespace": NAMESPACE},
-                "binaryData": {"estimator.npz": base64.b64encode(estimator).decode()},
-            }
-        )
-    found.append(_manifest("RoutingPolicy", "bench", policy))
-    return found
-
-
-def write_manifests(path: Path, objects: Sequence[_Manifest]) -> Path:
-    """Write objects as one stream of YAML (JSON is YAML)."""
-    path.write_text("---\n".join(json.dumps(one) + "\n" for one in objects), encoding="utf-8")
-    return path
+        policy["estimator"] = {"ref": {"name": ESTIMATOR}}
+        (folder / f"{ESTIMATOR}.npz").write_bytes(estimator)
+    kinds = (("ModelFleet", {"models": models}), ("RoutingPolicy", policy))
+    file = folder / "fleet.yaml"  # JSON is YAML
+    file.write_text("---\n".join(_manifest(kind, spec) for kind, spec in kinds), encoding="utf-8")
+    return file
 
 
 def trained_estimator(seed: int = 7) -> bytes:
@@ -109,10 +84,5 @@ def trained_estimator(seed: int = 7) -> bytes:
     return artifact.encode(train(tuple(ModelName(name) for name in MODELS), lambda: [batch]))
 
 
-def _manifest(kind: str, name: str, spec: dict[str, object]) -> _Manifest:
-    return {
-        "apiVersion": API,
-        "kind": kind,
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": spec,
-    }
+def _manifest(kind: str, spec: object) -> str:
+    return json.dumps({"apiVersion": API, "kind": kind, "metadata": {"name": "bench"}, "spec": spec}) + "\n"

@@ -38,7 +38,7 @@ class Effort:
     """Paced streams of a round in all, 64 at a time; each takes four seconds."""
 
 
-FULL, QUICK = Effort(3, 6.0, 192), Effort(1, 4.0, 128)
+FULL, QUICK = Effort(3, 6.0, 128), Effort(1, 4.0, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +58,17 @@ def http_figures(bench: Bench, target: Target) -> Figures:
     unary = load_of(bench, target, "unary", CONCURRENCY)
     run_load(bench.tools, replace(unary, seconds=2.0))
     requests = per_cpu(bench, target, unary, "requests_per_cpu_s", 1)
-    chunks = paced(bench, target, "stream")
+    chunks, in_turn = paced(bench, target, "stream"), paced(bench, target, "stream", spread=True)
     latency = added(bench, target)
     return {
         "requests_per_cpu_s": requests["per_cpu_s"],
         "chunks_per_cpu_s": chunks["per_cpu_s"],
         "added_p50_ms": latency["p50_ms"],
         "added_p99_ms": latency["p99_ms"],
-        "added_first_chunk_p50_ms": chunks["added_first_p50_ms"],
+        "added_first_chunk_p50_ms": in_turn["added_first_p50_ms"],
         "unary": requests,
         "streams": chunks,
+        "streams_in_turn": in_turn,
         "alone": latency,
     }
 
@@ -78,6 +79,7 @@ def grpc_figures(bench: Bench, target: Target) -> Figures:
     run_load(bench.tools, replace(complete, seconds=2.0))
     requests = per_cpu(bench, target, complete, "complete_per_cpu_s", 1)
     chunks = paced(bench, target, "grpc-stream")
+    in_turn = paced(bench, target, "grpc-stream", spread=True)
     latency = added(bench, target, "grpc")
     route = replace(complete, url=_method(target, "Route"), bodies=bench.bodies["route"])
     settled = replace(route, settle=_method(target, "Settle"))
@@ -91,9 +93,10 @@ def grpc_figures(bench: Bench, target: Target) -> Figures:
         "route_and_settle_per_cpu_s": both["per_cpu_s"],
         "added_p50_ms": latency["p50_ms"],
         "added_p99_ms": latency["p99_ms"],
-        "added_first_chunk_p50_ms": chunks["added_first_p50_ms"],
+        "added_first_chunk_p50_ms": in_turn["added_first_p50_ms"],
         "unary": requests,
         "streams": chunks,
+        "streams_in_turn": in_turn,
         "alone": latency,
         "route": routes,
     }
@@ -120,18 +123,18 @@ def per_cpu(bench: Bench, target: Target, load: Load, name: str, each: int) -> F
     }
 
 
-def paced(bench: Bench, target: Target, kind: str) -> Figures:
+def paced(bench: Bench, target: Target, kind: str, *, spread: bool = False) -> Figures:
     """Return chunks per CPU second, 64 paced streams at a time, and what the first chunk waits longer.
 
-    The streams begin one after the other, as those of users do, over the time that one takes.
+    The streams begin all at once, and stay in step; or one after the other over the time that one takes, as
+    those of users do.
     """
     bench.mock.behave(first_ms=FIRST_MS, between_ms=BETWEEN_MS, chunks=CHUNKS)
-    load = replace(
-        load_of(bench, target, kind, STREAMS, requests=bench.effort.streams, seconds=120.0),
-        spread=STREAM_SECONDS,
-    )
-    plain = run_load(bench.tools, replace(_direct(bench, "stream", STREAMS), spread=STREAM_SECONDS))
-    found = per_cpu(bench, target, load, "chunks_per_cpu_s", CHUNKS)
+    seconds = STREAM_SECONDS if spread else 0.0
+    load = load_of(bench, target, kind, STREAMS, requests=bench.effort.streams, seconds=120.0)
+    plain = run_load(bench.tools, replace(_direct(bench, "stream", STREAMS), spread=seconds))
+    name = "chunks_per_cpu_s, begun in turn" if spread else "chunks_per_cpu_s"
+    found = per_cpu(bench, target, replace(load, spread=seconds), name, CHUNKS)
     bench.mock.behave()
     found["added_first_p50_ms"] = round(found["first_p50_ms"] - plain["first_ms"]["p50"], 3)
     return found

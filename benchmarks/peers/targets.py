@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +21,7 @@ from typing import Protocol
 from modelfleet_lab.ports import free_ports
 
 from benchmarks.peers import fleet
-from benchmarks.peers.processes import CLIENT_CORE, SERVER_CORE, Program, program
+from benchmarks.peers.processes import SERVER_CORE, Program, program
 from benchmarks.peers.prompts import chat_body
 
 CHAT = "/v1/chat/completions"
@@ -64,43 +65,22 @@ class Start(Protocol):
 
 @contextlib.contextmanager
 def sidecar(place: Place, *, slots: int = MAIN_SLOTS) -> Iterator[Target]:
-    """Run the sidecar beside an operator whose cluster is in memory; the operator is on the clients' core."""
-    capacity, probes, http, grpc, admin = free_ports(5)
-    objects = fleet.manifests(place.upstreams, slots=slots, estimator=place.estimator)
-    settings = {
-        "MODELFLEET_CLUSTER": "embedded",
-        "MODELFLEET_MANIFESTS": str(fleet.write_manifests(place.folder / "manifests.yaml", objects)),
-        "MODELFLEET_NAMESPACE": fleet.NAMESPACE,
-        "MODELFLEET_CAPACITY_LISTEN": f"127.0.0.1:{capacity}",
-        "MODELFLEET_HTTP_LISTEN": f"127.0.0.1:{probes}",
-    }
-    command = [sys.executable, "-m", "modelfleet_operator"]
-    with program("operator", command, place.folder, core=CLIENT_CORE, environment=settings) as operator:
-        wait_until(operator, lambda: ok(f"http://127.0.0.1:{probes}/readyz"), 60.0)
-        settings = {
-            "MODELFLEET_OPERATOR": f"127.0.0.1:{capacity}",
-            "MODELFLEET_NAMESPACE": fleet.NAMESPACE,
-            "MODELFLEET_POD_NAME": fleet.POD,
-            "MODELFLEET_POD_UID": fleet.POD_UID,
-            "MODELFLEET_HTTP_LISTEN": f"127.0.0.1:{http}",
-            "MODELFLEET_GRPC_LISTEN": f"127.0.0.1:{grpc}",
-            "MODELFLEET_ADMIN_LISTEN": f"127.0.0.1:{admin}",
-        }
+    """Run the sidecar by a file, with its ledger and journal on disk."""
+    http, grpc, admin = (f"127.0.0.1:{port}" for port in free_ports(3))
+    with tempfile.TemporaryDirectory(dir=place.folder) as folder:
+        config = fleet.write_config(Path(folder), place.upstreams, slots=slots, estimator=place.estimator)
+        command = [
+            *(sys.executable, "-m", "modelfleet_sidecar", "--config", str(config)),
+            *("--http-listen", http, "--grpc-listen", grpc, "--admin-listen", admin),
+        ]
         began = time.monotonic()
-        command = [sys.executable, "-m", "modelfleet_sidecar"]
-        with program("sidecar", command, place.folder, core=SERVER_CORE, environment=settings) as running:
-            url = f"http://127.0.0.1:{http}"
+        with program("sidecar", command, place.folder, core=SERVER_CORE) as running:
+            url = f"http://{http}"
             wait_until(running, lambda: answers(url), 60.0)
             ready = time.monotonic() - began
             if place.estimator is not None:
                 wait_until(running, lambda: _trained(url), 30.0)
-            yield Target(
-                running,
-                url,
-                ready,
-                grpc=f"127.0.0.1:{grpc}",
-                admin=f"http://127.0.0.1:{admin}",
-            )
+            yield Target(running, url, ready, grpc=grpc, admin=f"http://{admin}")
 
 
 def wait_until(running: Program, true: Callable[[], bool], seconds: float) -> None:
@@ -111,13 +91,6 @@ def wait_until(running: Program, true: Callable[[], bool], seconds: float) -> No
         if time.monotonic() > until:
             raise running.error(f"was not ready after {seconds:g} s")
         time.sleep(0.01)
-
-
-def ok(url: str) -> bool:
-    """Return whether a page can be had."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-        return True
-    return False
 
 
 def answers(url: str, headers: Sequence[str] = (), path: str = CHAT) -> bool:
