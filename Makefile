@@ -54,7 +54,7 @@ cluster: $(READY) ## Open a shell in a real cluster with the product's images; C
 	@$(BIN)/python -m modelfleet_lab.cluster --install --images --gpus $(GPUS) $(if $(COMMAND),sh -c "$$COMMAND")
 
 control-plane: $(READY)
-	@$(BIN)/python -m modelfleet_lab.controlplane.binaries control-plane helm
+	@$(BIN)/python -m modelfleet_lab.controlplane.binaries control-plane helm grpcurl
 
 check: $(READY) ## Format, lint, types, import contracts, generated files, chart
 	@$(BIN)/ruff format --check $(wildcard $(SOURCES))

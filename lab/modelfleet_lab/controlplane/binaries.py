@@ -1,4 +1,4 @@
-"""Finds the programs of a control plane, of a node, and Helm, or builds them from Go modules into a cache.
+"""Finds programs of a control plane and of a node, Helm and grpcurl, or builds them from Go modules.
 
 In come the environment and the cache folder; out goes the path of each program, for `start` and `node`.
 Looked at: `$KUBEBUILDER_ASSETS`, if it has all that are asked for; then the cache; what is missing there Go
@@ -35,11 +35,13 @@ _PACKAGES = {
     "kube-proxy": ("kubernetes", "k8s.io/kubernetes/cmd/kube-proxy"),
     "coredns": ("coredns", "."),
     "pause": ("pause", "."),
+    "grpcurl": ("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl"),
 }
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 HELM = ("helm",)
 NODE = ("kube-scheduler", "kubelet", "kube-proxy", "coredns", "pause")
-GROUPS = {"control-plane": CONTROL_PLANE, "helm": HELM, "node": NODE}
+GRPCURL = ("grpcurl",)
+GROUPS = {"control-plane": CONTROL_PLANE, "helm": HELM, "node": NODE, "grpcurl": GRPCURL}
 
 _MAJOR, _MINOR, _ = VERSION.removeprefix("v").split(".")
 # What a program says of itself, and for Helm also which Kubernetes it renders charts for without a cluster.

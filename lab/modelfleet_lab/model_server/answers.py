@@ -19,12 +19,22 @@ NEUTRAL = "This is a simulated answer; the question is not among those that this
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A function that a model wants called; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     text: str
     output_tokens: int
     question: str | None = None
     correct: bool | None = None
     """Whether the text is right, as the question's checker found; None: not known."""
+    call: Call | None = None
+    """Wanted before the text, where the request offers that function and brings no result yet."""
 
 
 def message_key(text: str) -> str:

@@ -12,12 +12,12 @@ import itertools
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 from modelfleet_core.catalog import Pricing
 
-from modelfleet_lab.model_server.answers import Answer, find_answer
+from modelfleet_lab.model_server.answers import Answer, find_answer, text_tokens
 from modelfleet_lab.model_server.faults import FAULT_HEADER, Fault, FaultKind, FaultPlan, fault_of_header
 from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_lab.model_server.metrics import Metrics
@@ -44,6 +44,8 @@ class Course:
     request_id: str
     generation: Generation
     answer: Answer
+    function: str | None
+    """That the answer calls; None: it is text."""
     limit: int
     """Output tokens that it will generate."""
     fault: Fault | None
@@ -117,11 +119,16 @@ class Serving:
             text = f"The model `{generation.model}` does not exist; this server runs `{self._model}`."
             return _refusal(404, text, "invalid_request_error", "model_not_found")
         answer = find_answer(self._answers, generation.message)
+        function = None
+        if answer.call is not None and answer.call.name in generation.functions:
+            function, arguments = answer.call.name, answer.call.arguments
+            answer = replace(answer, text=arguments, output_tokens=text_tokens(arguments))
         limit = answer.output_tokens
         course = Course(
             request_id=self._request_id(request),
             generation=generation,
             answer=answer,
+            function=function,
             limit=min(limit, generation.max_tokens or limit),
             fault=fault,
             arrived=time.time(),
@@ -158,7 +165,11 @@ class Serving:
             await asyncio.sleep(course.fault.seconds * self._time_scale)
         await self._sleep_first(course)
         form = AnswerForm(
-            f"chatcmpl-{uuid.uuid4().hex[:24]}", int(course.arrived), self._model, course.generation.chat
+            f"chatcmpl-{uuid.uuid4().hex[:24]}",
+            int(course.arrived),
+            self._model,
+            course.generation.chat,
+            course.function,
         )
         if course.generation.stream:
             return await self._stream(request, course, form)

@@ -32,6 +32,8 @@ class Generation:
     include_usage: bool
     chat: bool
     """Whether the answer takes the form of chat completions (else of completions)."""
+    functions: frozenset[str] = frozenset()
+    """That it offers to be called, unless it ends with the result of a call."""
 
 
 def parse_generation(body: bytes, *, chat: bool) -> Generation:
@@ -55,7 +57,17 @@ def parse_generation(body: bytes, *, chat: bool) -> Generation:
         stream=row.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         chat=chat,
+        functions=_functions(row) if chat else frozenset(),
     )
+
+
+def _functions(row: Mapping[str, object]) -> frozenset[str]:
+    tools, messages = row.get("tools"), row.get("messages")
+    if not isinstance(tools, list) or not isinstance(messages, list) or messages[-1].get("role") == "tool":
+        return frozenset()
+    offered = [tool.get("function") for tool in tools if isinstance(tool, dict)]
+    names = [function.get("name") for function in offered if isinstance(function, dict)]
+    return frozenset(name for name in names if isinstance(name, str))
 
 
 def _max_tokens(row: Mapping[str, object]) -> int | None:
@@ -121,12 +133,18 @@ class AnswerForm:
     created: int
     model: str
     chat: bool
+    function: str | None = None
+    """What the answer calls, its texts being the arguments; None: it is text."""
 
     def whole(self, text: str, finish: str, usage: tuple[int, int]) -> bytes:
         """Return the body of an answer that is not streamed; `usage` = tokens in, out."""
         choice: dict[str, object] = {"index": 0, "finish_reason": finish, "logprobs": None}
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+            message: dict[str, object] = {"role": "assistant", "content": text, "refusal": None}
+            if self.function is not None:
+                message |= {"content": None, "tool_calls": [self._call(text, first=True)]}
+                choice["finish_reason"] = "tool_calls" if finish == "stop" else finish
+            choice["message"] = message
         else:
             choice["text"] = text
         return json.dumps(
@@ -138,7 +156,12 @@ class AnswerForm:
         """Return the event that carries `text`, the last one with its `finish` reason."""
         choice: dict[str, object] = {"index": 0, "finish_reason": finish, "logprobs": None}
         if self.chat:
-            choice["delta"] = ({"role": "assistant"} if first else {}) | ({"content": text} if text else {})
+            said: dict[str, object] = {"content": text} if text else {}
+            if self.function is not None and (first or text):
+                said = {"tool_calls": [{"index": 0} | self._call(text, first=first)]}
+            choice["delta"] = ({"role": "assistant"} if first else {}) | said
+            if self.function is not None and finish == "stop":
+                choice["finish_reason"] = "tool_calls"
         else:
             choice["text"] = text
         return event(json.dumps(self._frame(self._chunk_kind(), [choice])).encode())
@@ -146,6 +169,11 @@ class AnswerForm:
     def usage(self, usage: tuple[int, int]) -> bytes:
         """Return the event that carries the usage and no choices."""
         return event(json.dumps(self._frame(self._chunk_kind(), []) | {"usage": _usage(usage)}).encode())
+
+    def _call(self, arguments: str, *, first: bool) -> dict[str, object]:
+        named: dict[str, object] = {"id": f"call-{self.answer_id}", "type": "function"} if first else {}
+        name = {"name": self.function} if first else {}
+        return named | {"function": name | {"arguments": arguments}}
 
     def _chunk_kind(self) -> str:
         return "chat.completion.chunk" if self.chat else "text_completion"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from modelfleet_lab.model_server import (
     read_records,
 )
 from modelfleet_lab.model_server.__main__ import parse_pricing
-from modelfleet_lab.model_server.answers import read_answers
+from modelfleet_lab.model_server.answers import Call, read_answers
 from modelfleet_lab.model_server.latency import parse_latency
 from openai import AsyncOpenAI
 
@@ -94,6 +95,33 @@ async def test_a_stream_reports_usage_only_when_asked(
         got = await events(response)
     assert got[-1] == "[DONE]"
     assert all("usage" not in json.loads(part) for part in got[:-1])
+
+
+async def test_a_function_that_is_offered_is_called_before_its_result_is_talked_of(
+    session: aiohttp.ClientSession,
+) -> None:
+    arguments = '{"a": 17, "b": 25}'
+    answers = {message_key(QUESTION): replace(ANSWER, call=Call("add", arguments))}
+    made = ModelServer(ServerSettings(model="m", latency=FAST, answers=answers, chunk_seconds=0.0))
+    await made.start()
+    url = f"{made.url}/v1/chat/completions"
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    async with session.post(url, json=body(tools=tools)) as response:
+        (choice,) = (await response.json())["choices"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", None)
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "add", "arguments": arguments}
+    async with session.post(url, json=body(tools=tools, stream=True)) as response:
+        choices = [json.loads(part)["choices"][0] for part in (await events(response))[:-1]]
+    pieces = [piece for choice in choices for piece in choice["delta"].get("tool_calls", ())]
+    assert "".join(piece["function"]["arguments"] for piece in pieces) == arguments
+    assert [piece["function"].get("name") for piece in pieces if "id" in piece] == ["add"]
+    assert [choice["finish_reason"] for choice in choices][-1] == "tool_calls"
+    result = [*body()["messages"], {"role": "tool", "tool_call_id": call["id"], "content": "42"}]
+    for other in ({"messages": result}, {"tools": [{"type": "function", "function": {"name": "sub"}}]}):
+        async with session.post(url, json=body(tools=tools) | other) as response:
+            assert (await response.json())["choices"][0]["message"]["content"] == ANSWER.text
+    await made.stop()
 
 
 async def test_completions_answer_a_prompt(server: ModelServer, session: aiohttp.ClientSession) -> None:

@@ -1,0 +1,83 @@
+"""What runs the examples of `examples/clients`: an environment of their locked packages, made once.
+
+Python's packages are installed by uv, Node's by npm, each into a folder of the cache named by its lock file;
+grpcurl is built as the lab's other binaries are. A lock keeps two test runs from making one at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modelfleet_lab.controlplane import binaries
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "clients"
+PATIENCE = 600
+"""Seconds for one installation."""
+
+
+def report(line: str) -> None:
+    print(line, file=sys.__stderr__, flush=True)
+
+
+def python() -> Path:
+    """Return an interpreter that has what the Python examples import, besides the typed client."""
+    with _folder(EXAMPLES / "requirements.txt") as (folder, made):
+        interpreter = folder / "bin" / "python"
+        if not made:
+            uv = Path(sys.executable).parent / "uv"
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            _run(
+                uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder, name=f"Python {version}"
+            )
+            lock = EXAMPLES / "requirements.txt"
+            wanted = ("--require-hashes", "--requirement", lock)
+            _run(uv, "pip", "install", "--quiet", "--python", interpreter, *wanted, name="Python clients")
+        return interpreter
+
+
+def node_modules() -> Path:
+    """Return a folder of Node's packages."""
+    with _folder(EXAMPLES / "package-lock.json") as (folder, made):
+        if not made:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(EXAMPLES / name, folder / name)
+            _run("npm", "ci", "--silent", "--no-audit", "--no-fund", "--prefix", folder, name="Node clients")
+        return folder / "node_modules"
+
+
+def grpcurl() -> Path:
+    return binaries.find_or_build(report, ("grpcurl",))["grpcurl"]
+
+
+@contextmanager
+def _folder(lock: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folder of what `lock` names, and whether it is whole; it is once the body has ended."""
+    key = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelfleet" / "clients"
+    folder = base / key
+    base.mkdir(parents=True, exist_ok=True)
+    with (base / f"{key}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        whole = base / f"{key}.whole"
+        made = whole.exists() and folder.is_dir()
+        folder.mkdir(exist_ok=True)
+        yield folder, made
+        whole.touch()
+
+
+def _run(*command: str | Path, name: str) -> None:
+    started = time.monotonic()
+    report(f"installing {name} for the examples of clients, once")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"`{' '.join(map(str, command))}` failed:\n{done.stderr[-2000:]}")
+    report(f"installed {name} in {time.monotonic() - started:.0f} s")
