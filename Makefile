@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 SOURCES := core operator sidecar lab client tests tools benchmarks charts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration test-cluster cluster check format generate lock images bench control-plane clean
+.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration test-cluster cluster check format generate lock images bench peers soak control-plane clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -98,6 +98,13 @@ images: ## Build the images: make images [BUILDER=docker|podman|buildah] [BASE=.
 
 bench: $(READY) ## Run the benchmarks; each prints ratios to its own baseline
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+peers: $(READY) ## Measure the sidecar and other gateways side by side (Linux, Go, Node; some 20 minutes)
+	@$(BIN)/python -m benchmarks.peers --json out/peers.json
+
+REQUESTS ?= 1000000
+soak: $(READY) ## Soak a sidecar in failures and look for leaks (Linux, Go): make soak [REQUESTS=1000000]
+	@$(BIN)/python benchmarks/soak.py --requests $(REQUESTS) --json out/soak.json
 
 clean: ## Remove the virtual environment and outputs
 	@rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -90,7 +90,7 @@ class Sidecar:
     """One sidecar whose use, wants and demand change with every report. Its clock is the caller's."""
 
     def __init__(self, number: int, policy: Policy) -> None:
-        self.random = random.Random(number)  # noqa: S311 - a seeded load, not a secret
+        self.random = random.Random(number)
         self.holding = Holding(SidecarId("ml", f"assistant-{number}", f"uid-{number}", "1"))
         self.holding.adopt(1)
         self.holding.follow(policy)

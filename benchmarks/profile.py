@@ -41,7 +41,7 @@ CODE = ("def f(x):\n    return x + 1\n", "for (int i = 0; i < 10; i++) {\n", "SE
 def generated(count: int, seed: int) -> list[str]:
     """Return texts of words, of which most mean nothing, with numbers and code; every fourth one holds words
     and sentences in other scripts."""
-    rng = random.Random(seed)  # noqa: S311 - texts need no secrecy
+    rng = random.Random(seed)
     every = " ".join(WORDS.values()).split()
     plain = [word for word in every if word.isascii()]
     letters = "etaoinshrdlucmfwypvbgk"

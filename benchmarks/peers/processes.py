@@ -18,6 +18,7 @@ SERVER_CORE, CLIENT_CORE = 0, 1
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STOP_SECONDS = 10.0
 _SAMPLES_EVERY = 0.2
+_LISTENING = "0A"
 
 
 class ProgramError(RuntimeError):
@@ -161,6 +162,26 @@ def open_sockets(pid: int) -> int:
         with contextlib.suppress(OSError):
             count += os.readlink(f"{folder}/{name}").startswith("socket:")
     return count
+
+
+def caller_sockets(pid: int, ports: Sequence[int]) -> int:
+    """Return how many connections to its own `ports` a process has open."""
+    mine = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            mine.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    with open(f"/proc/{pid}/net/tcp", encoding="ascii") as file:
+        return sum(f"socket:[{inode}]" in mine for inode in connections(file.read(), ports))
+
+
+def connections(table: str, ports: Sequence[int]) -> list[str]:
+    """Return the inodes of the connections at local `ports`, listeners aside, as /proc/net/tcp has them."""
+    found = []
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1].rpartition(":")[2], 16) in ports and fields[3] != _LISTENING:
+            found.append(fields[9])
+    return found
 
 
 def _stat(pid: int) -> list[str]:

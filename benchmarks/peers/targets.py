@@ -64,13 +64,15 @@ class Start(Protocol):
 
 
 @contextlib.contextmanager
-def sidecar(place: Place, *, slots: int = MAIN_SLOTS) -> Iterator[Target]:
-    """Run the sidecar by a file, with its ledger and journal on disk."""
+def sidecar(
+    place: Place, *, slots: int = MAIN_SLOTS, module: Sequence[str] = ("modelfleet_sidecar",)
+) -> Iterator[Target]:
+    """Run the sidecar by a file, with its ledger and journal on disk; `module` is what Python runs."""
     http, grpc, admin = (f"127.0.0.1:{port}" for port in free_ports(3))
     with tempfile.TemporaryDirectory(dir=place.folder) as folder:
         config = fleet.write_config(Path(folder), place.upstreams, slots=slots, estimator=place.estimator)
         command = [
-            *(sys.executable, "-m", "modelfleet_sidecar", "--config", str(config)),
+            *(sys.executable, "-m", *module, "--config", str(config)),
             *("--http-listen", http, "--grpc-listen", grpc, "--admin-listen", admin),
         ]
         began = time.monotonic()
