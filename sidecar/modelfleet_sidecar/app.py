@@ -28,18 +28,21 @@ from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.callers import connected
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.former import JournalledLease
+from modelfleet_sidecar.gate import Gate, Keys, Tokens, in_cluster
 from modelfleet_sidecar.grpc_api import GrpcApi
 from modelfleet_sidecar.http_api import HttpApi
 from modelfleet_sidecar.keys import NO_ENVIRONMENT, ApiKeys
 from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.lease import Evidence, LeaseClient, boot_clock
 from modelfleet_sidecar.lease_stream import Leader
+from modelfleet_sidecar.listener_tls import ListenerCertificate, ListenerCertificateError
 from modelfleet_sidecar.operator_access import OperatorAccess
 from modelfleet_sidecar.plugins import load_plugin
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
 from modelfleet_sidecar.sockets import SocketError, claim, listening, remove, share
 from modelfleet_sidecar.telemetry import AdminApp, Telemetry
+from modelfleet_sidecar.token_reviews import TokenReviews
 from modelfleet_sidecar.web_server import LAST_WORDS, WebServer
 
 if TYPE_CHECKING:
@@ -142,7 +145,12 @@ class Sidecar:
             settler=lambda: connected(self.grpc_address.port, settings.grpc_socket),
             draw=draw,
         )
-        self._http = WebServer(HttpApi(router=self.router, telemetry=self.telemetry))
+        self._certificate = _certificate(settings)
+        self._gate = gate_of(settings, clock) if self._certificate is not None else None
+        self._http = WebServer(
+            HttpApi(router=self.router, telemetry=self.telemetry, gate=self._gate),
+            tls=self._certificate.context() if self._certificate is not None else None,
+        )
         self._admin = WebServer(
             AdminApp(
                 telemetry=self.telemetry,
@@ -212,6 +220,8 @@ class Sidecar:
             if path is not None:
                 remove(path)
         await self.router.close()
+        if self._gate is not None:
+            await self._gate.close()
         patience = LAST_REPORT if self.router.unsettled else LEASE_PATIENCE
         returned = await self._lease.drain(patience if self._lease.connected else 0.0)
         if not returned:
@@ -233,12 +243,18 @@ class Sidecar:
                 ("grpc.so_reuseport", 0),  # a second sidecar on the port must fail, not share it
             )
         )
-        GrpcApi(router=self.router, telemetry=self.telemetry).add_to(server)
+        GrpcApi(router=self.router, telemetry=self.telemetry, gate=self._gate).add_to(server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-        reflection.enable_server_reflection((ROUTER_SERVICE, health_name, reflection.SERVICE_NAME), server)
+        if self._gate is None:  # which asks nobody who calls
+            names = (ROUTER_SERVICE, health_name, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        address = str(self._settings.grpc_listen)
         try:
-            port = server.add_insecure_port(str(self._settings.grpc_listen))
+            if self._certificate is not None:
+                port = server.add_secure_port(address, self._certificate.credentials())
+            else:
+                port = server.add_insecure_port(address)
         except RuntimeError:
             port = 0
         if port == 0:
@@ -251,6 +267,30 @@ class Sidecar:
             except (SocketError, RuntimeError) as error:
                 raise _no_socket("grpc_socket", path, str(error)) from None
         return server
+
+
+def _certificate(settings: Settings) -> ListenerCertificate | None:
+    if settings.tls is None:
+        return None
+    try:
+        return ListenerCertificate(settings.tls)
+    except ListenerCertificateError as error:
+        raise SettingsError(f"{variable('tls')} can not be used: {error}") from error
+
+
+def gate_of(settings: Settings, clock: Callable[[], float]) -> Gate:
+    """Return who may call, by settings that name keys, an audience or both. Raises SettingsError."""
+    tokens = None
+    if settings.auth_audience:
+        server = in_cluster()
+        if server is None:
+            raise SettingsError(
+                f"{variable('auth_audience')} is set, but KUBERNETES_SERVICE_HOST is not: tokens can be "
+                f"reviewed in a pod only; use {variable('auth_keys')} elsewhere"
+            )
+        reviews = TokenReviews(server, settings.auth_audience, clock=clock)
+        tokens = Tokens(reviews, settings.auth_namespaces, clock)
+    return Gate(Keys(settings.auth_keys, clock) if settings.auth_keys is not None else None, tokens)
 
 
 def _bind(name: str, address: Address) -> socket.socket:

@@ -19,6 +19,7 @@ class Fault(Enum):
     """What kind of thing went wrong, as callers must tell them apart."""
 
     BAD_REQUEST = "BadRequest"
+    UNAUTHENTICATED = "Unauthenticated"
     NOT_FOUND = "NotFound"
     WRONG_METHOD = "WrongMethod"
     TOO_LARGE = "TooLarge"
@@ -41,6 +42,7 @@ class Status:
 
 TABLE: dict[Fault, Status] = {
     Fault.BAD_REQUEST: Status("INVALID_ARGUMENT", 400, "invalid_request_error"),
+    Fault.UNAUTHENTICATED: Status("UNAUTHENTICATED", 401, "authentication_error"),
     Fault.NOT_FOUND: Status("NOT_FOUND", 404, "invalid_request_error"),
     Fault.WRONG_METHOD: Status("UNIMPLEMENTED", 405, "invalid_request_error"),
     Fault.TOO_LARGE: Status("RESOURCE_EXHAUSTED", 413, "invalid_request_error"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import grpc
@@ -24,6 +25,7 @@ from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
 from modelfleet_sidecar.feedback import Source, feedback
 from modelfleet_sidecar.forward import Exchange, Receipt
+from modelfleet_sidecar.gate import Gate
 from modelfleet_sidecar.grpc_answers import (
     answer_message,
     certificate_message,
@@ -42,6 +44,8 @@ from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.telemetry import Telemetry
 
 Context = grpc.aio.ServicerContext[object, object]
+_ADMITTED: ContextVar[dict[str, str]] = ContextVar("admitted")
+"""Headers of the call that is served, as its gate lets them be seen."""
 SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"]
 DOMAIN = "modelfleet.io"
 MAX_BATCH = 10_000
@@ -52,9 +56,11 @@ MAX_MESSAGE = 1_500
 class GrpcApi(router_pb2_grpc.RouterServicer):
     """The servicer. What its methods raise is told by `add_to`, which is how a server must get it."""
 
-    def __init__(self, *, router: Router, telemetry: Telemetry) -> None:
+    def __init__(self, *, router: Router, telemetry: Telemetry, gate: Gate | None = None) -> None:
+        """`gate`: who may call; None: whoever reaches it."""
         self._router = router
         self._telemetry = telemetry
+        self._gate = gate
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Let `server` serve the API, with requests bounded and every failure as one rich status."""
@@ -181,6 +187,8 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                         f"the request is over {self._router.max_body} bytes; send less or raise"
                         " limits.maxBody",
                     )
+                if self._gate is not None:
+                    _ADMITTED.set(await self._gate.admit(_metadata(context)))
                 return await method(_parsed(raw, parse), context)
             except Failure as failure:
                 code = failure.status.grpc
@@ -199,12 +207,14 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
 
     def _ask(self, chat: router_pb2.ChatRequest, context: Context, *, routed: bool = False) -> Ask:
         headers = {name.lower(): value for name, value in chat.headers.items()}
-        for name, value in context.invocation_metadata() or ():
-            if isinstance(value, str):
-                headers[name] = value
+        headers |= _metadata(context) if self._gate is None else _ADMITTED.get()
         # Without a deadline grpc says None, whatever its types promise.
         remaining: float | None = context.time_remaining()
         return self._router.ask(chat_call(chat), headers, remaining=remaining, routed=routed)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    return {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _parsed(raw: bytes, parse: Callable[[bytes], object]) -> object:

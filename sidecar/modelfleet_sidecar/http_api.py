@@ -21,6 +21,7 @@ from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import DRAINING, Failure, Fault, internal, late
 from modelfleet_sidecar.feedback import parse_feedback
 from modelfleet_sidecar.forward import Exchange
+from modelfleet_sidecar.gate import Gate
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
 
@@ -88,15 +89,19 @@ class Caller:
 class HttpApi:
     """The ASGI app."""
 
-    def __init__(self, *, router: Router, telemetry: Telemetry) -> None:
+    def __init__(self, *, router: Router, telemetry: Telemetry, gate: Gate | None = None) -> None:
+        """`gate`: who may call; None: whoever reaches it."""
         self._router = router
         self._telemetry = telemetry
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"no {scope['type']} is served here")
         caller = Caller(scope, receive, send)
         try:
+            if self._gate is not None:
+                caller.headers = await self._gate.admit(caller.headers)
             await self._route(scope["method"], scope["path"], caller)
         except DisconnectedError:
             caller.status = 499
@@ -207,6 +212,8 @@ class HttpApi:
                 if failure.attempts:
                     headers.append((ATTEMPTS, str(failure.attempts).encode()))
                     headers.append((DECISION_ID, failure.decision_id.encode()))
+                if failure.fault is Fault.UNAUTHENTICATED:
+                    headers.append((b"www-authenticate", b"Bearer"))
                 if failure.retry_after is not None:
                     headers.append((b"retry-after", str(math.ceil(failure.retry_after)).encode()))
                 await caller.reply(failure.status.http, envelope, headers)

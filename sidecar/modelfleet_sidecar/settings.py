@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
+from modelfleet_sidecar.gate import namespaces_of
 from modelfleet_sidecar.operator_access import AccessError, check_authority, is_pem
 
 LOG_FORMATS = ("text", "json")
@@ -57,9 +58,9 @@ class Settings:
     pod_name: str
     pod_uid: str
     grpc_listen: Address
-    """The Router API; plaintext, so loopback only."""
+    """The Router API; loopback only, but with `tls`."""
     http_listen: Address
-    """The OpenAI-compatible API; plaintext, so loopback only."""
+    """The OpenAI-compatible API; loopback only, but with `tls`."""
     grpc_socket: Path | None
     """Unix socket that serves the Router API as well; None: none does."""
     http_socket: Path | None
@@ -82,6 +83,14 @@ class Settings:
     """File with a fleet and a policy, to go by without an operator; None: an operator grants."""
     state: Path | None = None
     """Folder where that keeps ledgers and what it learned; None: nothing outlives the process."""
+    tls: Path | None = None
+    """Folder with tls.crt and tls.key, by which both APIs speak TLS; None: plaintext, on loopback."""
+    auth_keys: Path | None = None
+    """Folder with API keys of callers, a file for each; None: there are none."""
+    auth_audience: str = ""
+    """Audience of ServiceAccounts' tokens that callers may send; empty: none are accepted."""
+    auth_namespaces: frozenset[str] | None = frozenset()
+    """Namespaces whose ServiceAccounts may call; None: all."""
 
 
 class _Setting(NamedTuple):
@@ -111,8 +120,18 @@ SETTINGS: dict[str, _Setting] = {
     "namespace": _Setting(None, "namespace of this pod"),
     "pod_name": _Setting(None, "name of this pod"),
     "pod_uid": _Setting(None, "UID of this pod"),
-    "grpc_listen": _Setting("127.0.0.1:17070", "address of the gRPC Router API (loopback)"),
-    "http_listen": _Setting("127.0.0.1:18080", "address of the OpenAI-compatible API (loopback)"),
+    "grpc_listen": _Setting("127.0.0.1:17070", "address of the gRPC Router API (loopback, but with tls)"),
+    "http_listen": _Setting(
+        "127.0.0.1:18080", "address of the OpenAI-compatible API (loopback, but with tls)"
+    ),
+    "tls": _Setting(
+        "", "folder with tls.crt and tls.key, so that other pods may call, with auth_keys or auth_audience"
+    ),
+    "auth_keys": _Setting("", "folder with API keys of callers: a file for each, named after the caller"),
+    "auth_audience": _Setting("", "audience of ServiceAccounts' tokens that callers may send"),
+    "auth_namespaces": _Setting(
+        "", "namespaces whose ServiceAccounts may call, with commas between; its own if empty, or *"
+    ),
     "grpc_socket": _Setting("", "path of a Unix socket for the Router API as well, mode 0660"),
     "http_socket": _Setting("", "path of a Unix socket for the OpenAI-compatible API as well, mode 0660"),
     "admin_listen": _Setting("127.0.0.1:19090", "address of /healthz, /readyz and /metrics"),
@@ -178,12 +197,7 @@ def _settings(text: Mapping[str, str]) -> Settings:
     addresses = {
         name: parse_address(name, text[name]) for name in text if name == "operator" or "listen" in name
     }
-    for name in ("grpc_listen", "http_listen"):
-        if not addresses[name].is_loopback:
-            raise SettingsError(
-                f"{variable(name)}={addresses[name]} is reachable from outside the pod, but this API is"
-                " plaintext and has no authentication; use 127.0.0.1 or [::1]"
-            )
+    _check_gate(addresses, text)
     _check_operator(addresses["operator"], text["operator_ca"], text["operator_token"])
     try:
         grace = float(text["drain_grace"])
@@ -199,6 +213,10 @@ def _settings(text: Mapping[str, str]) -> Settings:
     settings = Settings(
         config=Path(text["config"]) if text["config"] else None,
         state=_state(text),
+        tls=Path(text["tls"]) if text["tls"] else None,
+        auth_keys=Path(text["auth_keys"]) if text["auth_keys"] else None,
+        auth_audience=text["auth_audience"],
+        auth_namespaces=namespaces_of(text["auth_namespaces"], text["namespace"]),
         operator=addresses["operator"],
         operator_ca=text["operator_ca"],
         operator_token=Path(text["operator_token"]) if text["operator_token"] else None,
@@ -219,6 +237,29 @@ def _settings(text: Mapping[str, str]) -> Settings:
     )
     assert {field.name for field in fields(settings)} == set(SETTINGS)  # noqa: S101 - a flag for each field
     return settings
+
+
+def _check_gate(addresses: Mapping[str, Address], text: Mapping[str, str]) -> None:
+    """Whoever can be reached from outside the pod speaks TLS and asks who calls; a secret needs TLS."""
+    known = text["auth_keys"] or text["auth_audience"]
+    if text["tls"] and not known:
+        raise SettingsError(
+            f"{variable('tls')} is set, but nothing tells callers apart: set {variable('auth_keys')} or "
+            f"{variable('auth_audience')} too"
+        )
+    if known and not text["tls"]:
+        given = "auth_keys" if text["auth_keys"] else "auth_audience"
+        raise SettingsError(
+            f"{variable(given)} is set without {variable('tls')}, so secrets of callers would travel in "
+            "plaintext: set both"
+        )
+    for name in ("grpc_listen", "http_listen"):
+        if not addresses[name].is_loopback and not text["tls"]:
+            raise SettingsError(
+                f"{variable(name)}={addresses[name]} is reachable from outside the pod, but this API is"
+                f" plaintext and has no authentication; use 127.0.0.1 or [::1], or set {variable('tls')} and"
+                f" {variable('auth_keys')} or {variable('auth_audience')}"
+            )
 
 
 def _check_alone(given: Mapping[str, str]) -> None:

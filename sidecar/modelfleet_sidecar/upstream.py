@@ -324,7 +324,15 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Idle connections by origin; opens new ones as needed. The lease's slots bound how many are in use."""
 
-    def __init__(self, *, connect_timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        clock: Callable[[], float],
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+    ) -> None:
+        """`tls`: makes what connections by TLS go by; as it is, the system's CAs. May raise OSError."""
+        self._make_tls = tls
         self._connect_timeout = connect_timeout
         self._clock = clock
         self._idle: dict[Origin, deque[Connection]] = {}
@@ -385,7 +393,7 @@ class Pool:
     async def _connect(self, origin: Origin, within: float) -> Connection:
         loop = asyncio.get_running_loop()
         if origin.secure and self._tls is None:
-            self._tls = ssl.create_default_context()  # the system's CAs; the certificate must name the host
+            self._tls = self._make_tls()  # the certificate must name the host
             self._tls.set_alpn_protocols(["http/1.1"])
         try:
             async with asyncio.timeout(within):

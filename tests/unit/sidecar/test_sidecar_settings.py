@@ -116,3 +116,24 @@ def test_plaintext_stays_on_the_machine_or_in_a_network_of_its_own(monkeypatch: 
     assert read_settings([], POD).operator_ca == ""
     monkeypatch.setattr(settings, "_own_network", lambda: True)
     assert read_settings([], FAR).operator_ca == ""
+
+
+def test_other_pods_are_listened_to_only_with_tls_and_a_way_to_tell_callers_apart() -> None:
+    outside = {"MODELFLEET_HTTP_LISTEN": "0.0.0.0:18080"}
+    keys, tls = {"MODELFLEET_AUTH_KEYS": "/keys"}, {"MODELFLEET_TLS": "/tls"}
+    assert read_settings([], POD | outside | keys | tls).tls == Path("/tls")
+    with pytest.raises(SettingsError, match="set MODELFLEET_TLS and MODELFLEET_AUTH_KEYS or"):
+        read_settings([], POD | outside)
+    with pytest.raises(SettingsError, match="nothing tells callers apart"):
+        read_settings([], POD | outside | tls)
+    with pytest.raises(SettingsError, match="secrets of callers would travel in plaintext"):
+        read_settings([], POD | keys)
+
+
+def test_a_config_file_needs_no_pod_and_takes_no_operator() -> None:
+    settings = read_settings(["--config", "fleet.yaml"], {})
+    assert (settings.config, settings.state) == (Path("fleet.yaml"), Path("fleet.yaml.state"))
+    assert read_settings(["--config=fleet.yaml", "--state=none"], {}).state is None
+    assert read_settings(["--config=fleet.yaml", "--state=kept"], {}).state == Path("kept")
+    with pytest.raises(SettingsError, match="MODELFLEET_OPERATOR and MODELFLEET_CONFIG are both set"):
+        read_settings(["--config=fleet.yaml"], {"MODELFLEET_OPERATOR": "operator:7443"})
