@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.peers import fleet, messages, prompts
 from benchmarks.peers.__main__ import CACHE, SEED, say
 from benchmarks.peers.about import about
-from benchmarks.peers.processes import caller_sockets
+from benchmarks.peers.processes import caller_sockets, end_with_us
 from benchmarks.peers.targets import CHAT, Place, Target, sidecar
 from benchmarks.peers.tools import Load, Mock, Tools, build, run_load, running_mock
 
@@ -86,6 +86,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=50_000, help="in all (50000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     options = parser.parse_args()
+    end_with_us()
     found = soak(max(options.requests, 2 * WARM_UP))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.peers import fleet, hardships, messages, phases, prompts, rivals, table, targets
 from benchmarks.peers.about import about
 from benchmarks.peers.behaviours import behaviours
-from benchmarks.peers.processes import Peak, ProgramError
+from benchmarks.peers.processes import Peak, ProgramError, end_with_us
 from benchmarks.peers.slow import slow_clients
 from benchmarks.peers.targets import Place, Start
 from benchmarks.peers.tools import build, running_mock
@@ -57,6 +57,7 @@ def main() -> int:
     if options.print:
         sys.stdout.write(table.page(json.loads(options.print.read_text(encoding="utf-8"))))
         return 0
+    end_with_us()
     say("building the mock model server and the load generator")
     tools = build(CACHE / "bin")
     with tempfile.TemporaryDirectory(prefix="modelfleet-peers-") as scratch:

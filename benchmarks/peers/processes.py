@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ def _end(running: Program) -> None:
             if os.getsid(pid) == running.process.pid:
                 os.kill(pid, signal.SIGKILL)
     running.process.wait()
+
+
+def end_with_us() -> None:
+    """Let SIGTERM leave all blocks, so that no program outlives this one."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
 class Peak:
