@@ -33,6 +33,7 @@ from modelfleet_sidecar.eligible import CONTEXT, MINIMUM_QUALITY, NO_KEY, barred
 from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.repeats import asked_as
+from modelfleet_sidecar.sessions import Cached
 
 LOW_CONFIDENCE = "LowConfidence"
 """Why a variant is left out where estimates are not trusted."""
@@ -119,11 +120,13 @@ def prospect(
     estimator: Estimator,
     lacks_key: Callable[[Variant], bool] = no_key_lacks,
     used: Mapping[VariantKey, Used] = NO_USE,
+    cached: Cached | None = None,
 ) -> Prospect:
     """Profile a request and estimate every variant. Raises Failure when none could ever serve it.
 
     What `lacks_key` is left out, unless the caller sends the request itself, with a key of its own. `used`:
-    what this sidecar uses of variants; absent ones it does not use.
+    what this sidecar uses of variants; absent ones it does not use. `cached`: what is expected to be cached
+    of its prompt, which lowers what is expected of its cost and time there, but not the bound of the cost.
     """
     call = ask.call
     known_model(call.model, fleet)
@@ -168,6 +171,9 @@ def prospect(
     low_confidence = known.estimates.confidence < policy.estimator.min_confidence and _distrust(
         rows, rule, policy, named=call.model != AUTO
     )
+    lean = _lean(rows, rule, known.kappa if policy.estimator.kappa is None else policy.estimator.kappa)
+    if cached is not None:
+        lean = _stay(rows, fleet, cached, lean)
     _aim(rows, ask.tier)
     candidate = Candidate(
         variants=tuple(rows.variants),
@@ -191,10 +197,11 @@ def prospect(
         if accounts
         else (),
         rates=tuple(rows.rates) if any(rows.rates) else (),
-        lean=_lean(rows, rule, known.kappa if policy.estimator.kappa is None else policy.estimator.kappa),
+        lean=lean,
         avoided=ask.avoided,
         caller=ask.caller,
         sheds=ask.tier.on_overload is OnOverload.SHED and not ask.earlier,
+        preferred=None if cached is None else cached.endpoint,
         within=math.inf if ask.tier.latency.total is None else ask.tier.latency.total,
     )
     return Prospect(
@@ -223,6 +230,21 @@ def _distrust(rows: _Rows, rule: Rule | None, policy: Policy, *, named: bool) ->
         if variant.model not in left:
             rows.excluded_by[j] = rows.excluded_by[j] or LOW_CONFIDENCE
     return True
+
+
+def _stay(rows: _Rows, fleet: Fleet, cached: Cached, lean: tuple[float, ...]) -> tuple[float, ...]:
+    """Let the variant that has the prompt cached count as so much cheaper, faster and better."""
+    model = fleet.model(cached.variant.model)
+    if model is None or cached.variant not in rows.variants:
+        return lean
+    j = rows.variants.index(cached.variant)
+    rows.cost[j] = max(0.0, rows.cost[j] - cached.saved_cost(model.pricing))
+    saved = cached.saved_seconds(rows.first_token[j])
+    rows.first_token[j] -= saved
+    rows.service_time[j] -= saved
+    leant = list(lean or (0.0,) * len(rows.variants))
+    leant[j] += cached.lean
+    return tuple(leant)
 
 
 def _aim(rows: _Rows, tier: Tier) -> None:

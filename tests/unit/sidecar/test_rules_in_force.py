@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelfleet_core.estimation.learning import ExperienceLog
-from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import (
     Budget,
     EstimatorChoice,
@@ -23,68 +19,22 @@ from modelfleet_core.policy import (
     Tenant,
     Tenants,
 )
-from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName
+from modelfleet_core.values import ModelName, NanoUsd, TaskName
 from modelfleet_sidecar.calls import with_params
 from modelfleet_sidecar.chat import parse_fields
-from modelfleet_sidecar.decision import Ask, Decision, Reason
+from modelfleet_sidecar.decision import Reason
 from modelfleet_sidecar.failures import Failure, Fault
-from modelfleet_sidecar.keys import ApiKeys
-from modelfleet_sidecar.learning import Learning
-from modelfleet_sidecar.lease import boot_clock
-from modelfleet_sidecar.prospect import Prospect, offers, prospect
-from modelfleet_sidecar.router import Router
-from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.prospect import offers
 from modelfleet_sidecar.upstream_body import upstream_body
-from support.sidecars import GivenLease, Spec, fleet_of, live_estimator, never, policy_of
+from support.desks import BIG, SMALL, Desk
+from support.sidecars import fleet_of, policy_of
 
-SMALL, BIG = Spec("small", 0.5), Spec("big", 0.8)
 S, B = ModelName("small"), ModelName("big")
 LEGAL = RuleMatch(any_keyword=("contract",))
 
 
 def ruled(*rules: Rule) -> Policy:
     return replace(policy_of(budget=NanoUsd(10**12)), rules=rules)
-
-
-class Desk:
-    """A router over a granted lease of two models; no server is ever called."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.lease = GivenLease()
-        self.lease.fleet, self.lease.policy = fleet_of([SMALL, BIG]), policy
-        self.lease.grant(
-            {EndpointUrl(f"http://{spec.name}"): SlotGrant(spec.key, 4) for spec in (SMALL, BIG)},
-            money=NanoUsd(10**12),
-        )
-        telemetry, experience = Telemetry(), ExperienceLog()
-        self.estimator = live_estimator(telemetry, experience)
-        self.router = Router(
-            lease=self.lease,
-            estimator=self.estimator,
-            learning=Learning(experience=experience, clock=boot_clock, telemetry=telemetry),
-            keys=ApiKeys(None, boot_clock),
-            telemetry=telemetry,
-            clock=boot_clock,
-            draw=never,
-        )
-
-    def ask(
-        self, text: str, headers: Mapping[str, str] | None = None, *, model: str = "auto", **fields: object
-    ) -> Ask:
-        request = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
-        return self.router.ask(parse_fields(request), headers or {}, remaining=None)
-
-    def prospect(self, text: str, headers: Mapping[str, str] | None = None, **fields: object) -> Prospect:
-        assert self.lease.fleet is not None
-        assert self.lease.policy is not None
-        asked = self.ask(text, headers, **fields)  # type: ignore[arg-type]
-        return prospect(asked, self.lease.fleet, self.lease.policy, self.estimator)
-
-    def decide(self, text: str, **fields: object) -> Decision:
-        async def decided() -> Decision:
-            return await self.router.decide(self.ask(text, **fields))  # type: ignore[arg-type]
-
-        return asyncio.run(decided())
 
 
 def test_a_rules_task_holds_unless_the_caller_names_one() -> None:
