@@ -254,6 +254,18 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "s",
             ),
             Panel(
+                "Time to decide",
+                "From a request's arrival, without the wait for a slot that is free.",
+                _percentiles("modelfleet_sidecar_decide_seconds"),
+                "s",
+            ),
+            Panel(
+                "Event loop lag",
+                "By how much the sidecars' event loops are late.",
+                _percentiles("modelfleet_sidecar_loop_lag_seconds"),
+                "s",
+            ),
+            Panel(
                 "Decisions by model",
                 "Per second: who answers.",
                 (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -51,6 +52,10 @@ UNTOLD = Batching(max_size=1, max_wait=0.0)
 class Waiting:
     prospect: Prospect
     future: asyncio.Future[Decision]
+    since: float
+    """When it began to wait."""
+    free_at: float
+    """When what it got came free."""
 
 
 class Batcher:
@@ -85,6 +90,8 @@ class Batcher:
         self._solving: asyncio.Task[None] | None = None
         self._telling = False
         self._repeats = Repeats(clock)
+        self._freed_at = -math.inf
+        """When something came free last."""
         self._usual_seconds = 1.0
         """That a request is expected to hold its slot, in the mean of the last ones."""
         self._closed: Callable[[], Failure] | None = None
@@ -102,7 +109,8 @@ class Batcher:
     def look_again(self) -> None:
         """Something may have come free: try what waits."""
         if self._waiting:
-            self._queue.changed(self._clock())
+            self._freed_at = self._clock()
+            self._queue.changed(self._freed_at)
             self._follow()
         self.tell()
 
@@ -146,13 +154,18 @@ class Batcher:
         ticket, now = next(self._tickets), self._clock()
         seen = self._explored(seen, now)
         if (decision := self._at_once(ticket, seen, now)) is not None:
+            if not again:
+                self._telemetry.deciding(self._clock() - ask.arrived)
             return decision
-        waiting = Waiting(seen, asyncio.get_running_loop().create_future())
+        waiting = Waiting(seen, asyncio.get_running_loop().create_future(), since=now, free_at=now)
         self._waiting[ticket] = waiting
         self._queue.arrive(ticket, seen.candidate, now)
         self._follow()
         try:
-            return await waiting.future
+            decision = await waiting.future
+            if not again:
+                self._telemetry.deciding(self._clock() - ask.arrived - (waiting.free_at - waiting.since))
+            return decision
         except asyncio.CancelledError:
             future = waiting.future
             if future.done() and not future.cancelled() and future.exception() is None:
@@ -311,6 +324,7 @@ class Batcher:
             return
         waiting = self._waiting[outcome.ticket]
         decision = self._decision(outcome, waiting.prospect, now)
+        waiting.free_at = max(waiting.since, min(now, self._freed_at))
         del self._waiting[outcome.ticket]
         waiting.future.set_result(decision)
 

@@ -29,6 +29,7 @@ from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.offline import OfflineBatches
+from modelfleet_sidecar.loop_lag import watch
 from modelfleet_sidecar.plugins import JudgePlugins
 from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
@@ -236,6 +237,7 @@ class Router:
             tasks.create_task(self._keep_house())
             tasks.create_task(self._estimator.run(self._lease))
             tasks.create_task(self._judging.run())
+            tasks.create_task(watch(self._clock, self._telemetry.loop_lag))
 
     async def drain(self, grace: float) -> bool:
         """Accept nothing more and wait until nothing is in flight or unsettled; False: time was up.

@@ -67,6 +67,7 @@ LABELS = {
 """What each label means, for all metrics or for one (`metric/label`)."""
 STAGES = ("assign", "http", "grpc", "judge")
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+DELAYS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SOLVES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -123,6 +124,18 @@ class Telemetry:
         )
         self._refusals = Counter(
             f"{name}refusals", "Requests that got no decision, by reason.", ["reason"], registry=registry
+        )
+        self._deciding = Histogram(
+            f"{name}decide_seconds",
+            "Seconds from a request's arrival to its decision, less those in which nothing was free for it.",
+            buckets=DELAYS,
+            registry=registry,
+        )
+        self._loop_lag = Histogram(
+            f"{name}loop_lag_seconds",
+            "By how much the event loop was late with a timer, twenty times a second.",
+            buckets=DELAYS,
+            registry=registry,
         )
         self._batches = Counter(
             f"{name}batches", "Solved batches, by how the solver ended.", ["termination"], registry=registry
@@ -309,6 +322,12 @@ class Telemetry:
         self._batch_size.observe(size)
         self._solve_seconds.observe(certificate.seconds)
         self._gap.observe(certificate.gap)
+
+    def deciding(self, seconds: float) -> None:
+        self._deciding.observe(seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
 
     def queue(self, length: int) -> None:
         self._queue.set(length)
