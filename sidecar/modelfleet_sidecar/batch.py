@@ -20,6 +20,7 @@ from modelfleet_core.batching.room import LeaveAlone
 from modelfleet_core.batching.solving import Batch, Solved, solve
 from modelfleet_core.batching.wanting import Wanted, claim
 from modelfleet_core.catalog import Fleet
+from modelfleet_core.health import Health
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.policy import Batching, Policy
 from modelfleet_core.values import VariantKey
@@ -68,12 +69,14 @@ class Batcher:
         estimator: Estimator,
         keys: ApiKeys,
         leave_alone: LeaveAlone,
+        health: Health | None = None,
         release: Callable[[Decision], None],
         clock: Callable[[], float],
         telemetry: Telemetry,
         draw: Callable[[], float],
     ) -> None:
-        """`draw` returns random numbers, uniform in [0, 1), for exploration."""
+        """`health` says what to use of the lease, None: all of it; `draw` returns random numbers, uniform in
+        [0, 1), for exploration."""
         self._draw = draw
         self._lease = lease
         self._estimator = estimator
@@ -81,7 +84,7 @@ class Batcher:
         self._release = release
         self._clock = clock
         self._telemetry = telemetry
-        self._queue = Queue(lease.holding, UNTOLD, leave_alone=leave_alone)
+        self._queue = Queue(lease.holding, UNTOLD, leave_alone=leave_alone, health=health)
         self._tickets = itertools.count(1)
         self._waiting: dict[int, Waiting] = {}
         self._following: tuple[Fleet | None, Policy | None] = (None, None)
@@ -130,10 +133,11 @@ class Batcher:
         """Return whether the lease has an endpoint that could serve a request and has not failed it."""
         candidate = self.look(ask).candidate
         possible = {candidate.variants[j] for j in candidate.possible}
-        holding = self._lease.holding
+        holding, now = self._lease.holding, self._clock()
+        possible -= self._queue.placer.shut(now).keys()
         return any(
             holding.variant_of(endpoint) in possible and not candidate.avoids(endpoint)
-            for endpoint in holding.free(self._clock(), ask.tier.name)
+            for endpoint in holding.free(now, ask.tier.name)
         )
 
     def count(self, seen: Prospect) -> None:

@@ -15,6 +15,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from modelfleet_core.policy import RetryOn, Timeouts
 from modelfleet_core.values import NanoUsd
@@ -57,6 +58,16 @@ Settle = Callable[[Decision, NanoUsd | None], NanoUsd]
 """Book a decision's cost (None: its reserve), free its slot and return what was charged. Idempotent."""
 
 
+class Hearing(Protocol):
+    """Who hears how attempts end, before they are settled. `began` is when they did."""
+
+    def answered(self, decision: Decision, began: float) -> None:
+        """The server began to answer."""
+
+    def failed(self, decision: Decision, began: float, failure: Failure) -> None:
+        """The attempt failed before its answer was whole."""
+
+
 class Exchange:
     """One request at a model server. `begin`, then `answer` or `events` to the end: `receipt` is there."""
 
@@ -73,14 +84,19 @@ class Exchange:
         sent_at: float,
         clock: Callable[[], float],
         noted: Noted,
+        began: Callable[[], None],
         spoken: Spoken | None = None,
     ) -> None:
         """`stream` reads the events; None: the answer comes whole. `vigil` ends an attempt that takes too
-        long. `spoken` collects what is said; None: nobody wants to know."""
+        long. `began` is called with the first content, before anything is settled. `spoken` collects what is
+        said; None: nobody wants to know."""
         self._spoken = spoken
         self.decision = decision
         self._clock = clock
         self._noted = noted
+        self._began = began
+        self.through = False
+        """Whether the whole answer has come; what fails then is not the server's fault."""
         self._sent_at = sent_at
         self._first_at: float | None = None
         self.answer_id = ""
@@ -183,6 +199,7 @@ class Exchange:
                 if self._first_at is None and stream.spoke:
                     self._first_at = self._clock()
                     self._vigil.spoke()
+                    self._began()
                 if self._spoken is not None:
                     self._spoken.events(relay)
                 if stream.done:
@@ -224,6 +241,9 @@ class Exchange:
     def _finish(self, guessed_output: int, whole: float | None = None) -> None:
         """Settle an answer that was whole at that time, by the clock; None: now."""
         decision = self.decision
+        self.through = True
+        if self._first_at is None:
+            self._began()
         if self.usage is not None:
             usage = self.usage
             actual: NanoUsd | None = cost_of(decision, usage)
@@ -253,8 +273,10 @@ class Forwarder:
         keys: ApiKeys,
         clock: Callable[[], float],
         noted: Noted,
+        attempts: Hearing,
     ) -> None:
-        """`release` gives back all that decisions hold that were not sent."""
+        """`release` gives back all that decisions hold that were not sent; `attempts` hears how each ends."""
+        self._attempts = attempts
         self._clock = clock
         self._noted = noted
         self._keys = keys
@@ -320,9 +342,14 @@ class Forwarder:
                 sent_at=sent_at,
                 clock=self._clock,
                 noted=self._noted,
+                began=lambda: self._attempts.answered(decision, begun),
                 spoken=spoken,
             )
             yield exchange
+        except Failure as failure:
+            if exchange is None or not exchange.through:
+                self._attempts.failed(decision, begun, failure)
+            raise
         finally:
             if vigil is not None:
                 vigil.end()

@@ -26,7 +26,7 @@ from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure
-from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.forward import Exchange, Forwarder, Hearing
 from modelfleet_sidecar.judge_prompt import MAX_ANSWER, ends_of, grading, score_in
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.plugins import JudgePlugin
@@ -94,6 +94,7 @@ class Judging:
         release: Callable[[Iterable[Decision]], None],
         plugin: Callable[[str], JudgePlugin | None],
         scored: Callable[[Decision, float], None],
+        attempts: Hearing,
         clock: Callable[[], float],
         telemetry: Telemetry,
         draw: Callable[[], float],
@@ -103,7 +104,13 @@ class Judging:
         self._lease = lease
         self._batcher = batcher
         self._forwarder = Forwarder(
-            pool=pool, settle=self._settle, release=release, keys=keys, clock=clock, noted=_unheard
+            pool=pool,
+            settle=self._settle,
+            release=release,
+            keys=keys,
+            clock=clock,
+            noted=_unheard,
+            attempts=attempts,
         )
         self._plugin = plugin
         self._scored = scored

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from modelfleet_core.batching.outcome import GivenUp, Why
 from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT
+from modelfleet_core.health import RATE_LIMITED
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.values import AccountName, VariantKey, usd
 
@@ -38,6 +39,8 @@ def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
             return Failure(
                 Fault.EXHAUSTED, "NoFreeSlot", lacks, retry_after=_comes_free(given_up, lease, now)
             )
+        case Why.SHUT:
+            return _shut(given_up, now)
         case Why.NO_MONEY:
             return _no_money(given_up, lease, now)
 
@@ -57,6 +60,19 @@ def _comes_free(given_up: GivenUp, lease: Lease, now: float) -> float:
         slots[held.variant] = slots.get(held.variant, 0) + held.slots
     able = [(candidate.service_time[j], slots.get(candidate.variants[j], 0)) for j in candidate.possible]
     return min([MOST_AWAY, *(max(1.0, seconds / leased) for seconds, leased in able if leased)])
+
+
+def _shut(given_up: GivenUp, now: float) -> Failure:
+    after = max(0.0, (given_up.until or now) - now)
+    if given_up.short == RATE_LIMITED:
+        said = f"every model server that could answer wants no request for {after:.3g} s"
+        return Failure(Fault.EXHAUSTED, RATE_LIMITED, said, retry_after=after)
+    return Failure(
+        Fault.UNAVAILABLE,
+        given_up.short,
+        f"every model that could answer failed too often lately; one is tried again in {after:.3g} s",
+        retry_after=after,
+    )
 
 
 def _no_money(given_up: GivenUp, lease: Lease, now: float) -> Failure:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from modelfleet_core.batching.outcome import Certificate
+from modelfleet_core.health import Health
 
 from modelfleet_sidecar.asking import Asker
 from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.attempts import Attempts
 from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.books import Books, Counted, Settled
 from modelfleet_sidecar.calls import AUTO, Call
@@ -73,12 +75,14 @@ class Router:
         self._books = Books(
             lease=lease, learning=learning, telemetry=telemetry, clock=clock, freed=self._freed
         )
-        unreachable = Unreachable(clock)
+        unreachable, health = Unreachable(clock), Health()
+        self._attempts = Attempts(lease=lease, health=health, clock=clock, telemetry=telemetry)
         self._batcher = Batcher(
             lease=lease,
             estimator=estimator,
             keys=keys,
             leave_alone=unreachable.leave_alone,
+            health=health,
             release=lambda decision: self.release([decision]),
             clock=clock,
             telemetry=telemetry,
@@ -101,6 +105,7 @@ class Router:
             release=self.release,
             plugin=JudgePlugins().find,
             scored=self._books.judged,
+            attempts=self._attempts,
             clock=clock,
             telemetry=telemetry,
             draw=draw,
@@ -119,6 +124,7 @@ class Router:
             decide=self.decide,
             pool=self._pool,
             unreachable=unreachable,
+            attempts=self._attempts,
             judging=self._judging,
             in_flight=self._in_flight,
             telemetry=telemetry,
@@ -266,6 +272,7 @@ class Router:
             await asyncio.sleep(HOUSEKEEPING)
             self._pool.sweep()
             self._books.expire()
+            self._attempts.look()
             self._in_flight.look()
             self._telemetry.lease(self._lease.holding, self._clock())
             self._learning.tell()

@@ -14,6 +14,7 @@ from modelfleet_core.policy import Timeouts
 from modelfleet_core.values import TaskName
 
 from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.attempts import Attempts
 from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.books import Books
 from modelfleet_sidecar.decision import Ask, Decision
@@ -49,6 +50,7 @@ class Serving:
         decide: Callable[[Ask], Awaitable[Decision]],
         pool: Pool,
         unreachable: Unreachable,
+        attempts: Attempts,
         judging: Judging,
         in_flight: InFlight,
         telemetry: Telemetry,
@@ -63,6 +65,7 @@ class Serving:
         self._decide = decide
         self._pool = pool
         self._unreachable = unreachable
+        self._attempts = attempts
         self._judging = judging
         self._in_flight = in_flight
         self._telemetry = telemetry
@@ -74,6 +77,7 @@ class Serving:
             keys=keys,
             clock=clock,
             noted=self._answered,
+            attempts=attempts,
         )
 
     @asynccontextmanager
@@ -152,6 +156,7 @@ class Serving:
         self._books.answered(decision, exchange.answer_id)
         self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
         if exchange.usage is not None:
+            self._attempts.whole(decision, timing.whole, exchange.usage.output_tokens)
             self._estimator.answered(
                 TaskName(decision.task),
                 decision.variant,

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from modelfleet_core.batching.outcome import Certificate
+from modelfleet_core.breaker import State
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.values import NanoUsd, usd
+from modelfleet_core.values import NanoUsd, VariantKey, usd
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -65,6 +66,7 @@ LABELS = {
     "modelfleet_sidecar_responses/status": "Status code of that protocol, such as `200` or `OK`.",
 }
 """What each label means, for all metrics or for one (`metric/label`)."""
+BREAKER_STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 STAGES = ("assign", "http", "grpc", "judge")
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 DELAYS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -243,6 +245,22 @@ class Telemetry:
         self._judge_queue = Gauge(
             f"{name}judge_queue", "Answers that wait for the policy's judge.", registry=registry
         )
+        self._breaker = Gauge(
+            f"{name}breaker_state",
+            "What a variant's breaker lets through: 0 everything (closed), 1 one probe at a time (half open), "
+            "2 nothing (open).",
+            ["model", "variant"],
+            registry=registry,
+        )
+        self._concurrency = Gauge(
+            f"{name}concurrency_limit",
+            "Leased slots of a variant that are used at a time: fewer where answers became slow or status 429"
+            " came.",
+            ["model", "variant"],
+            registry=registry,
+        )
+        self._health: frozenset[VariantKey] = frozenset()
+        """Variants that these tell of."""
         self._bugs = Counter(
             f"{name}internal_errors",
             "Faults of the sidecar itself, by where they happened.",
@@ -368,6 +386,16 @@ class Telemetry:
         money = holding.money(now)
         self._money.set(usd(money) if money is not None else 0.0)
         self._lines.sum_up(now)
+
+    def health(self, states: Mapping[VariantKey, tuple[State, int]]) -> None:
+        """Tell each leased variant's breaker and limit."""
+        for gone in self._health - states.keys():
+            self._breaker.remove(gone.model, gone.variant)
+            self._concurrency.remove(gone.model, gone.variant)
+        self._health = frozenset(states)
+        for variant, (state, usable) in states.items():
+            self._breaker.labels(variant.model, variant.variant).set(BREAKER_STATES[state])
+            self._concurrency.labels(variant.model, variant.variant).set(usable)
 
     def bug(self, stage: str, error: BaseException) -> None:
         """Count and log a failure of our own: where it happened, not its text, which may quote a request."""

@@ -110,6 +110,7 @@ async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
         keys=ApiKeys(None, boot_clock),
         clock=boot_clock,
         noted=lambda _exchange, _timing: None,
+        attempts=Unheard(),
     )
     try:
         yield forwarder, books, server.sockets[0].getsockname()[1]
@@ -117,6 +118,16 @@ async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
         await forwarder.close()
         server.close()
         await server.wait_closed()
+
+
+class Unheard:
+    """Nobody asks how attempts end."""
+
+    def answered(self, decision: Decision, began: float) -> None:
+        pass
+
+    def failed(self, decision: Decision, began: float, failure: Failure) -> None:
+        pass
 
 
 CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "ok"}}]

@@ -16,13 +16,15 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.policy import Breaker, Fallback
 from modelfleet_core.values import EndpointUrl
-from support.sidecars import Rig, Spec, fleet_of, running_sidecar
+from support.sidecars import Rig, Spec, fleet_of, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
 HALF = "\ud83d"
 """Half of a letter beyond 16 bits, as servers write that cut texts at such halves."""
+PATIENT = Fallback(breaker=Breaker(failures=1000))
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1}
 
 
@@ -42,7 +44,7 @@ async def sidecar_before(answer: bytes) -> AsyncIterator[Rig]:
     port = server.sockets[0].getsockname()[1]
     try:
         spec = Spec("big")
-        async with running_sidecar(spec) as rig:
+        async with running_sidecar(spec, policy=policy_of(fallback=PATIENT)) as rig:
             rig.lease.grant({EndpointUrl(f"http://127.0.0.1:{port}"): SlotGrant(spec.key, 4)})
             yield rig
     finally:

@@ -15,7 +15,7 @@ import pytest
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_core.leasing.accounts import accounts_of
 from modelfleet_core.leasing.messages import SlotGrant
-from modelfleet_core.policy import Fallback, Period, Quota, RetryOn
+from modelfleet_core.policy import Breaker, Fallback, Period, Quota, RetryOn
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd
 from modelfleet_sidecar import retry, unreachable
 from modelfleet_sidecar.lease import boot_clock
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.integration
 CHAT = "/v1/chat/completions"
 MONEY = NanoUsd(10**12)
 COST = PRICING.cost(INPUT, OUTPUT)
+PATIENT = Fallback(breaker=Breaker(failures=1000))
 NOWHERE = EndpointUrl("http://127.0.0.1:1")
 RETRIED = (Act.RESET, Act.CUT, Act.EARLY, Act.BUSY, Act.BROKEN, Act.NONSENSE)
 FREE = (Act.BUSY, Act.BROKEN, Act.REFUSE)
@@ -362,7 +363,7 @@ async def test_every_sequence_of_faults_ends_once_and_books_each_attempt_once(
     plan: list[Act] = []
     script = lambda: plan.pop(0)  # noqa: E731 - one script for all servers
     acts = (Act.ANSWER, Act.RESET, Act.EARLY if stream else Act.CUT, Act.BUSY, Act.REFUSE)
-    async with bench(script, script, script) as it:
+    async with bench(script, script, script, fallback=PATIENT) as it:
         reserve = 0
         for sequence in itertools.product(acts, repeat=3):
             plan[:] = sequence

@@ -75,6 +75,8 @@ class Why(Enum):
     NO_SLOT = "NoSlot"
     NO_MONEY = "NoMoney"
     """Not even what is reserved now, if all of it came back, covers its cheapest variant."""
+    SHUT = "Shut"
+    """All that could serve it is shut, and for longer than it is to wait."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +87,10 @@ class GivenUp:
     candidate: Candidate
     why: Why
     short: str
-    """What it lacked: `worth.NO_SLOT`, `worth.NO_MONEY`, another account or a limit by the minute."""
+    """What it lacked: `worth.NO_SLOT`, `worth.NO_MONEY`, another account or a limit by the minute; or why it
+    is shut out (`health.Shut`)."""
+    until: float | None = None
+    """When something that is shut may be tried again; None: nothing is."""
 
 
 Outcome = Placed | GivenUp

@@ -20,17 +20,25 @@ from modelfleet_core.batching.room import LeaveAlone, Room, all_reached, room_of
 from modelfleet_core.batching.solving import Batch, Carried, Solved, by_prices, weighed
 from modelfleet_core.batching.turns import Turns
 from modelfleet_core.batching.worth import FAILED, NO_SLOT, Look, look, paced, worth
+from modelfleet_core.health import Health, Shut
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.pacing import Pacing
 from modelfleet_core.values import AccountName, TierName, VariantKey, account_parts
 
+LENT_WITHIN = 1.0
+"""Seconds in which a leader that has free slots of another variant has lent some."""
+
 
 class Placer:
     """Places requests within one lease."""
 
-    def __init__(self, holding: Holding, *, leave_alone: LeaveAlone = all_reached) -> None:
+    def __init__(
+        self, holding: Holding, *, leave_alone: LeaveAlone = all_reached, health: Health | None = None
+    ) -> None:
+        """`health` says what to use of the lease; None: all of it."""
         self._holding = holding
+        self._health = health
         self._leave_alone = leave_alone
         self._published: Mapping[VariantKey, float] = {}
         self._published_money = 0.0
@@ -92,10 +100,18 @@ class Placer:
         return look(candidate, prices, money_price, now, waits=waits, spare=self._pacing.limit)
 
     def _left(self, candidate: Candidate, now: float) -> Candidate:
-        """Return the candidate without variants that have failed it wherever they are leased.
+        """Return the candidate without variants that are shut, or have failed it wherever they are leased.
 
-        It would wait for them in vain. Where nothing else is left it waits for another endpoint of theirs.
+        It would wait for them in vain. Where nothing else is left it waits for them, or another endpoint.
         """
+        shut = self.shut(now)
+        if shut:
+            whys = [
+                why or (shut[variant].why if variant in shut else "")
+                for variant, why in zip(candidate.variants, candidate.excluded_by, strict=True)
+            ]
+            if not all(whys):
+                candidate = replace(candidate, excluded_by=tuple(whys))
         if not candidate.avoided:
             return candidate
         leased: dict[VariantKey, bool] = {}
@@ -109,13 +125,40 @@ class Placer:
         ]
         return candidate if all(failed) else replace(candidate, excluded_by=tuple(failed))
 
+    def shut(self, now: float) -> Mapping[VariantKey, Shut]:
+        """Return the leased variants that nothing may be sent to now."""
+        if self._health is None or self._health.calm:
+            return {}
+        return self._health.shut(self._holding.lease.slots, now)
+
+    def shut_until(self, candidate: Candidate, now: float) -> Shut | None:
+        """Return the variant that a request may use first, where all that are leased are shut; None: not all
+        are."""
+        shut = self.shut(now)
+        if not shut:
+            return None
+        leased = {held.variant for held in self._holding.lease.slots.values() if held.slots}
+        theirs = [candidate.variants[j] for j in candidate.possible if candidate.variants[j] in leased]
+        if not theirs or not all(variant in shut for variant in theirs):
+            return None
+        if len(theirs) < len(candidate.possible) and now - candidate.arrived < LENT_WITHIN:
+            return None  # the leader may lend something else
+        return min([shut[variant] for variant in theirs], key=lambda one: one.until)
+
     def room(self, now: float, candidate: Candidate | None = None) -> Room:
         """Return what may be used now; after the lease what its floor leaves to the candidate's tier."""
         self.pace(now)
         return self._room(now, candidate.tier if candidate is not None else None)
 
     def _room(self, now: float, tier: TierName | None) -> Room:
-        return room_of(self._holding, now, tier, self._leave_alone, self._pacing.limit)
+        leaves = self.turns.leaves(self._leased, now)
+        return room_of(self._holding, now, tier, self._leave_alone, self._pacing.limit, self._health, leaves)
+
+    def _leased(self) -> Mapping[VariantKey, int]:
+        slots: dict[VariantKey, int] = {}
+        for held in self._holding.lease.slots.values():
+            slots[held.variant] = slots.get(held.variant, 0) + held.slots
+        return slots
 
     def placeable(self, seen: Sequence[tuple[Candidate, Look]], now: float) -> list[bool]:
         """Return for each request whether the lease could take it now, looking at it alone."""
@@ -236,7 +279,7 @@ class Placer:
         """Take a slot where most are free, and what it charges; None: something is gone meanwhile."""
         variant = candidate.variants[column]
         free = room.spots.get(variant)
-        if free is None:
+        if free is None or room.kept_for_others(candidate, variant):
             return None
         open_to = [one for one in free if not candidate.avoids(one)] if candidate.avoided else free
         if not open_to:
@@ -255,7 +298,9 @@ class Placer:
         )
         if not isinstance(held, Reservation):
             return None
-        self.turns.took(candidate.caller, candidate.service_time[column])
+        if self._health is not None:
+            self._health.took(variant, endpoint, held.id, now)
+        self.turns.took(candidate.caller, variant, candidate.service_time[column], now)
         free[endpoint] -= 1
         if not free[endpoint]:
             del free[endpoint]

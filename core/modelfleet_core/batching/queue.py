@@ -18,6 +18,7 @@ from modelfleet_core.batching.turns import in_turn, several, to_push_out
 from modelfleet_core.batching.wanting import Claim, Joint, Wanted, claim
 from modelfleet_core.batching.window import Step, Window
 from modelfleet_core.batching.worth import NO_SLOT, Look
+from modelfleet_core.health import Health
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.policy import Batching
@@ -27,6 +28,8 @@ DEADLINE_MARGIN = 0.02
 """Seconds that assigning and forwarding need before a request's latest start."""
 LOOK_AGAIN = 0.25
 """Seconds between looks at what waits, since the loss of waiting grows with time."""
+SHUT_PATIENCE = 10.0
+"""Seconds that a request waits at most while all that could serve it is shut."""
 BUDGET_PATIENCE = 2.0
 """Seconds that a request waits for money before it is told that the budget is exhausted."""
 
@@ -59,11 +62,12 @@ class Queue:
         batching: Batching,
         *,
         leave_alone: LeaveAlone = all_reached,
+        health: Health | None = None,
     ) -> None:
         self._holding = holding
         self._batching = batching
         self._window = _window(batching)
-        self.placer = Placer(holding, leave_alone=leave_alone)
+        self.placer = Placer(holding, leave_alone=leave_alone, health=health)
         self._step = _IDLE
         self._looked = 0.0
         """When what waits was last looked at."""
@@ -178,19 +182,20 @@ class Queue:
         self._step = _IDLE
         for _ in range(self._window.waiting):
             self._window.leave(now)  # it came after the window called for the batch, and is in it
-        seen: list[tuple[Candidate, Look]] = []
         for waiting in self._waiting.values():
             waiting.counted = False
-            waiting.look = self._look(waiting.candidate, now)
-            seen.append((waiting.candidate, waiting.look))
-        # One that is alone need not be looked at twice: solving finds out whether it has a place.
-        placeable = self.placer.placeable(seen, now) if len(seen) > 1 else [True] * len(seen)
-        ready = [ticket for ticket, could in zip(self._waiting, placeable, strict=True) if could]
-        # After the lease each tier has a floor of its own, so requests are placed one by one.
-        chosen = self._first(ready, now, self._batching.max_size if self._holding.live(now) else 1)
+        tickets, candidates = list(self._waiting), [one.candidate for one in self._waiting.values()]
+        if (live := self._holding.live(now)) and several(candidates):
+            chosen = self._in_turn(tickets, candidates, now)
+            self._more = bool(chosen)
+        else:
+            ready = self._placeable(now)
+            ready.sort(key=lambda ticket: self._order(self._waiting[ticket].candidate))
+            # After the lease each tier has a floor of its own, so requests are placed one by one.
+            chosen = ready[: self._batching.max_size if live else 1]
+            self._more = len(ready) > len(chosen)
         self._out = {ticket: self._waiting.pop(ticket) for ticket in chosen}
         self._left = tuple(self._waiting)
-        self._more = len(ready) > len(chosen)
         return self.placer.pose(
             chosen,
             [waiting.candidate for waiting in self._out.values()],
@@ -198,17 +203,29 @@ class Queue:
             looks=[waiting.look for waiting in self._out.values() if waiting.look is not None],
         )
 
-    def _first(self, ready: list[int], now: float, most: int) -> list[int]:
-        """Return those of `ready` that go first: callers in turn where there are several."""
-        waiting = self._waiting
-        if several([waiting[ticket].candidate for ticket in ready]):
-            seen = [
-                (one.candidate, one.look) for one in map(waiting.__getitem__, ready) if one.look is not None
-            ]
-            room = self.placer.room(now, None if self._holding.live(now) else seen[0][0])
-            return [ready[i] for i in in_turn(seen, self.placer.turns, room, most)]
-        ready.sort(key=lambda ticket: (-waiting[ticket].candidate.weight, waiting[ticket].candidate.arrived))
-        return ready[:most]
+    def _placeable(self, now: float) -> list[int]:
+        """Look at all that wait, and return the tickets of what could be placed alone."""
+        seen: list[tuple[Candidate, Look]] = []
+        for waiting in self._waiting.values():
+            waiting.look = self._look(waiting.candidate, now)
+            seen.append((waiting.candidate, waiting.look))
+        # One that is alone need not be looked at twice: solving finds out whether it has a place.
+        placeable = self.placer.placeable(seen, now) if len(seen) > 1 else [True] * len(seen)
+        return [ticket for ticket, could in zip(self._waiting, placeable, strict=True) if could]
+
+    def _in_turn(self, tickets: list[int], candidates: list[Candidate], now: float) -> list[int]:
+        """Return the tickets of those that go first where several callers wait; only they are looked at."""
+
+        def look(i: int) -> Look:
+            waiting = self._waiting[tickets[i]]
+            waiting.look = self._look(waiting.candidate, now)
+            return waiting.look
+
+        room, most = self.placer.room(now), self._batching.max_size
+        return [tickets[i] for i in in_turn(candidates, look, self.placer.turns, room, most)]
+
+    def _order(self, candidate: Candidate) -> tuple[float, float, float]:
+        return -candidate.weight, self.placer.turns.start(candidate.caller), candidate.arrived
 
     def commit(
         self, solved: Solved, now: float, wanted: Callable[[int], bool] = lambda _ticket: True
@@ -261,9 +278,14 @@ class Queue:
 
     def _given_up(self, ticket: int, candidate: Candidate, now: float, room: Room | None) -> GivenUp | None:
         """Return why a request that found no place must not wait longer; None: it may."""
+        patient = now - candidate.arrived < BUDGET_PATIENCE or not candidate.charges
+        if room is not None and patient and now < candidate.latest_start:
+            return None  # whatever it lacks, and most do not come further
+        shut = self.placer.shut_until(candidate, now)
+        if shut is not None and shut.until > min(candidate.latest_start, candidate.arrived + SHUT_PATIENCE):
+            return GivenUp(ticket, candidate, Why.SHUT, shut.why, shut.until)
         why, short = self.placer.no_place(candidate, now, room)
         if why is not Why.NO_LEASE:
-            patient = now - candidate.arrived < BUDGET_PATIENCE
             if now >= candidate.latest_start:
                 why = why if candidate.sheds else Why.TOO_LATE
             elif patient or why is not Why.NO_MONEY or not self._hopeless(candidate, now):

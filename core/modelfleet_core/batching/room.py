@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from modelfleet_core.batching.candidate import Candidate
-from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT
+from modelfleet_core.batching.worth import FAIR_SHARE, NO_MONEY, NO_SLOT
+from modelfleet_core.health import Health
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.values import AccountName, EndpointUrl, TierName, VariantKey
 
+Leaves = Mapping[str, Mapping[VariantKey, int]]
+NONE_LEFT: Leaves = MappingProxyType({})
 LeaveAlone = Callable[[Collection[EndpointUrl], float], Collection[EndpointUrl]]
 """Tells which of these endpoints can not be reached just now."""
 
@@ -36,6 +40,8 @@ class Room:
     """USD that may be spent above the cheapest way to answer; infinite: no pacing."""
     leased: Collection[VariantKey]
     """Variants that the lease gives any slot of, free or not."""
+    leaves: Leaves = field(default_factory=dict)
+    """Of a variant's free slots how many a caller leaves to others."""
 
     def slots(self, variant: VariantKey) -> int:
         free = self.spots.get(variant)
@@ -44,9 +50,21 @@ class Room:
     def places(self, candidate: Candidate, variant: VariantKey) -> bool:
         """Return whether `variant` has a free slot where the candidate may go."""
         free = self.spots.get(variant)
-        if free is None or not candidate.avoided:
-            return free is not None
-        return not all(candidate.avoids(endpoint) for endpoint in free)
+        if free is None or self.kept_for_others(candidate, variant):
+            return False
+        return not candidate.avoided or not all(candidate.avoids(endpoint) for endpoint in free)
+
+    def kept_for_others(self, candidate: Candidate, variant: VariantKey) -> bool:
+        """Return whether what is free of `variant` is kept for other callers."""
+        left = self.left(candidate.caller, variant)
+        return left > 0 and self.slots(variant) <= left
+
+    def left(self, caller: str, variant: VariantKey) -> int:
+        """Return how many free slots of `variant` are not for `caller`."""
+        if not self.leaves:
+            return 0
+        there = self.leaves.get(caller)
+        return there.get(variant, 0) if there is not None else 0
 
     def short(self, candidate: Candidate, j: int, coming: Mapping[AccountName, int] | None = None) -> str:
         """Return the account or the limit by the minute that variant `j` exceeds, if `coming` came back to
@@ -65,12 +83,16 @@ class Room:
     def excluded(self, candidate: Candidate, known: Sequence[str]) -> tuple[str, ...]:
         """Return why each variant can not be chosen now, where it is not `known` yet; empty: it can."""
         whys = [
-            why or ("" if self.places(candidate, variant) else NO_SLOT)
+            why or ("" if self.places(candidate, variant) else self._no_place(candidate, variant))
             for variant, why in zip(candidate.variants, known, strict=True)
         ]
         if candidate.charges or candidate.rates:
             return tuple([why or self.short(candidate, j) for j, why in enumerate(whys)])
         return tuple(whys)
+
+    def _no_place(self, candidate: Candidate, variant: VariantKey) -> str:
+        kept = variant in self.spots and self.kept_for_others(candidate, variant)
+        return FAIR_SHARE if kept else NO_SLOT
 
 
 def room_of(
@@ -79,8 +101,11 @@ def room_of(
     tier: TierName | None,
     leave_alone: LeaveAlone,
     pacing: float = math.inf,
+    health: Health | None = None,
+    leaves: Leaves = NONE_LEFT,
 ) -> Room:
-    """Return what requests of `tier` (None: of any, while the lease is live) may use.
+    """Return what requests of `tier` (None: of any, while the lease is live) may use, as far as `health` lets
+    them (None: wholly).
 
     Endpoints that can not be reached count only when there is no other endpoint at all.
     """
@@ -88,24 +113,33 @@ def room_of(
     alone = leave_alone(free.keys(), now)
     if len(alone) == len(free):
         alone = ()
+    limited = None if health is None or health.calm else health
     spots: dict[VariantKey, dict[EndpointUrl, int]] = {}
     leased: set[VariantKey] = set()
     endpoints = holding.lease.slots
     for endpoint, slots in free.items():
-        variant = endpoints[endpoint].variant
+        held = endpoints[endpoint]
+        variant = held.variant
         leased.add(variant)
+        if limited is not None and slots > 0:
+            slots = limited.usable(variant, endpoint, slots, held.in_flight, now)
         if slots > 0 and endpoint not in alone:
             there = spots.get(variant)
             if there is None:
                 spots[variant] = {endpoint: slots}
             else:
                 there[endpoint] = slots
+    if limited is not None:
+        for variant, there in spots.items():
+            if limited.one_at_a_time(variant, now):
+                spots[variant] = {max(there, key=there.__getitem__): 1}
     return Room(
         spots=spots,
         accounts=holding.room(now),
         units=holding.free_units(now, tier),
         pacing=pacing,
         leased=leased,
+        leaves=leaves,
     )
 
 

@@ -128,7 +128,7 @@ def _problem(batch: Batch, looks: tuple[Look, ...]) -> AssignmentProblem:
     kept = np.array([batch.looks is None or paced(one, now) for one in candidates], dtype=np.bool_)
     eligible = np.array([[not why for why in seen.excluded] for seen in looks], dtype=np.bool_)
     for i, one in enumerate(candidates):
-        if one.avoided:
+        if one.avoided or batch.room.leaves:
             eligible[i] &= [batch.room.places(one, variant) for variant in batch.variants]
     cost = np.array([one.cost for one in candidates], dtype=np.float64)
     return AssignmentProblem(

@@ -19,6 +19,8 @@ NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR, PACING = "NoFreeSlot", "Budget", "TooLate
 """Why a variant can not be chosen now; other words in `excluded_by` hold however long a request waits."""
 FAILED = "EndpointFailed"
 """The same: every endpoint of it that is leased has failed this very request."""
+FAIR_SHARE = "FairShare"
+"""Why it can not be chosen now: what is free of it is kept for callers who had less than their share."""
 LATENCY = "LatencyObjective"
 """Why a variant is left out which is expected to answer later than it should, while others are not."""
 

@@ -311,6 +311,10 @@ class Holding:
         """Return whether nothing is reserved."""
         return not self._open
 
+    def holds(self, reservation_id: int) -> bool:
+        """Return whether a reservation is not settled yet."""
+        return reservation_id in self._open
+
     def has_money(self) -> bool:
         """Return whether any account has something free."""
         return any(account.free for account in self._money)

@@ -1,0 +1,65 @@
+"""Stage forward, how attempts end, as told to what places requests: breakers and limits of concurrency.
+
+In: answers and failures of `forward`, with when they began. Out: `Health`, which the queue goes by, and its
+metrics. Times are on the sidecar's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from modelfleet_core.health import Health
+from modelfleet_core.policy import RetryOn
+
+from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.failures import Failure
+from modelfleet_sidecar.telemetry import Telemetry
+
+BLAMED = frozenset({RetryOn.CONNECT, RetryOn.TIMEOUT, RetryOn.SERVER_ERROR})
+"""Failures that open breakers; a caller's own fault, or 429, does not."""
+
+
+class Attempts:
+    """What became of attempts at model servers."""
+
+    def __init__(
+        self, *, lease: Lease, health: Health, clock: Callable[[], float], telemetry: Telemetry
+    ) -> None:
+        self._lease = lease
+        self._health = health
+        self._clock = clock
+        self._telemetry = telemetry
+
+    def answered(self, decision: Decision, began: float) -> None:
+        """The server began to answer."""
+        self._health.works(decision.variant, decision.slot, decision.reservation, began, self._clock())
+
+    def failed(self, decision: Decision, began: float, failure: Failure) -> None:
+        """The attempt failed; call it before the decision is settled."""
+        now = self._clock()
+        if failure.retry_on in BLAMED:
+            if (policy := self._lease.policy) is not None:
+                self._health.follow(policy.fallback.breaker)
+            self._health.failed(decision.variant, decision.slot, decision.reservation, began, now)
+            return
+        self._health.works(decision.variant, decision.slot, decision.reservation, began, now)
+        if failure.retry_on is RetryOn.RATE_LIMITED:
+            held = self._lease.holding.lease.slots.get(decision.slot)
+            in_flight = held.in_flight if held is not None else 1
+            self._health.refused(decision.slot, began, now, in_flight, failure.back_off)
+
+    def whole(self, decision: Decision, seconds: float, tokens: int) -> None:
+        """A whole answer of so many tokens came, and its slot is free again."""
+        held = self._lease.holding.lease.slots.get(decision.slot)
+        if held is not None:
+            now = self._clock()
+            self._health.answered(decision.slot, now - seconds, now, tokens, held.in_flight + 1, held.slots)
+
+    def look(self) -> None:
+        """Forget what is not needed and tell metrics; call it now and then."""
+        now, holding = self._clock(), self._lease.holding
+        if (policy := self._lease.policy) is not None:
+            self._health.follow(policy.fallback.breaker)
+        self._health.tidy(holding.lease.slots, holding.holds, now)
+        self._telemetry.health(self._health.states(holding.lease.slots, now))
