@@ -34,6 +34,7 @@ from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.prospect import NOTHING_USED, Estimator, Prospect, Used, cluster, offers, prospect
 from modelfleet_sidecar.refusals import no_lease, overloaded, refused
 from modelfleet_sidecar.repeats import Repeats
+from modelfleet_sidecar.sessions import Sessions
 from modelfleet_sidecar.telemetry import Telemetry
 
 MAX_WAITING = 1_000
@@ -93,6 +94,7 @@ class Batcher:
         self._solving: asyncio.Task[None] | None = None
         self._telling = False
         self._repeats = Repeats(clock)
+        self._sessions = Sessions()
         self._freed_at = -math.inf
         """When something came free last."""
         self._usual_seconds = 1.0
@@ -122,12 +124,34 @@ class Batcher:
         fleet, policy = self._lease.fleet, self._lease.policy
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
-        seen = prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used_of(self._lease.holding))
+        seen = self._prospect(ask, fleet, policy)
         if not ask.earlier and not ask.judging:
             self._estimator.saw(seen.profile)
         if seen.low_confidence:
             self._telemetry.low_confidence()
         return seen
+
+    def _prospect(self, ask: Ask, fleet: Fleet, policy: Policy) -> Prospect:
+        cached = None
+        holding = self._lease.holding
+        if ask.session:
+            cached = self._sessions.cached(ask.caller, ask.session, ask.reading.input_tokens, self._clock())
+            if cached is not None and holding.variant_of(cached.endpoint) != cached.variant:
+                cached = None  # it is leased no more
+        return prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used_of(holding), cached)
+
+    def decided(self, seen: Prospect, decision: Decision, now: float) -> Decision:
+        """Remember where a session went; returns the decision."""
+        if session := seen.ask.session:
+            self._sessions.went(
+                seen.ask.caller,
+                session,
+                decision.variant,
+                decision.slot,
+                seen.profile.input_tokens,
+                now,
+            )
+        return decision
 
     def elsewhere(self, ask: Ask) -> bool:
         """Return whether the lease has an endpoint that could serve a request and has not failed it."""
@@ -336,7 +360,7 @@ class Batcher:
         seconds = placed.candidate.service_time[placed.column]
         self._usual_seconds += NEWEST * (seconds - self._usual_seconds)
         try:
-            return decision_of(placed, seen, now)
+            return self.decided(seen, decision_of(placed, seen, now), now)
         except BaseException:
             self._lease.holding.cancel(placed.reservation.id, now)
             raise
@@ -371,9 +395,7 @@ class Batcher:
                 self._end(ticket, no_lease(self._lease.refusal))
                 continue
             try:
-                new = prospect(
-                    seen.ask, fleet, policy, self._estimator, self._keys.lacks, used_of(self._lease.holding)
-                )
+                new = self._prospect(seen.ask, fleet, policy)
             except Failure as failure:
                 self._end(ticket, failure)
                 continue

@@ -143,7 +143,7 @@ class OfflineBatches:
                 if placed is None:
                     outcomes[place] = self._no_place(place, seen, now, room)
                 else:
-                    decision = decision_of(placed, seen, now)
+                    decision = self._batcher.decided(seen, decision_of(placed, seen, now), now)
                     outcomes[place] = decision
                     self._note(decision)
                     # What found no place will come again; ten thousand at once are no rate for prices.

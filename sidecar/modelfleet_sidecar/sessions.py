@@ -1,7 +1,7 @@
 """Stage assign, its memory of sessions: where a conversation's prompt is cached, and what that is worth.
 
 In: each decision on a request of a session. Out: `Cached`, for the next one of it. Next: `prospect` takes it
-off cost and time of the variant, and the core's placer prefers the endpoint. Holds hashes and numbers, no text.
+off cost and time of the variant, and the placer prefers the endpoint. Holds hashes and numbers, no text.
 
 A conversation grows at its end, so what the server has seen of it is a prefix of the next prompt. Servers
 keep prompts until others push them out; how long nobody tells, so that what is expected of it fades.
