@@ -18,7 +18,7 @@ from benchmarks.peers.targets import Target
 from benchmarks.peers.tools import run_load
 
 BURST, BURST_SLOTS, SERVICE_MS = 500, 100, 100
-CANCELS = 20
+CANCELS = 10
 LOOK_SECONDS = 2.5
 """For which a caller's leaving is waited for at the mock."""
 DECIDE, LOOP_LAG = "modelfleet_sidecar_decide_seconds", "modelfleet_sidecar_loop_lag_seconds"
@@ -65,24 +65,24 @@ def loop_lag(bench: Bench, target: Target, most_per_s: float) -> Figures:
     }
 
 
-def cancels(bench: Bench, target: Target) -> Figures:
+def cancels(bench: Bench, target: Target, *, times: int = CANCELS) -> Figures:
     """Return the milliseconds until the mock sees that a caller left: the median and the most.
 
     None: the mock went on until its own end.
     """
     return {
-        "unary": _cancelled(bench, target, stream=False),
-        "stream": _cancelled(bench, target, stream=True),
+        "unary": _cancelled(bench, target, times, stream=False),
+        "stream": _cancelled(bench, target, times, stream=True),
     }
 
 
-def _cancelled(bench: Bench, target: Target, *, stream: bool) -> Figures | None:
+def _cancelled(bench: Bench, target: Target, times: int, *, stream: bool) -> Figures | None:
     if stream:
         bench.mock.behave(record=True, between_ms=20, chunks=100)
     else:
         bench.mock.behave(record=True, first_ms=2_000)
     took = []
-    for _ in range(CANCELS if target.admin else 5):
+    for _ in range(times):
         bench.mock.events()
         with asked(target, chat_body("a long story", model="auto", stream=stream)) as connection:
             if stream:

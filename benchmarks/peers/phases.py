@@ -102,12 +102,25 @@ def grpc_figures(bench: Bench, target: Target) -> Figures:
     }
 
 
+def costed(bench: Bench, server: Program, load: Load) -> Figures:
+    """Run a load; return its figures with the server's CPU seconds and how many cores others kept busy."""
+    mock = bench.mock.program
+    spent, beside = server.cpu_seconds(), mock.cpu_seconds()
+    busy, began = busy_seconds(), time.monotonic()
+    figures = run_load(bench.tools, load)
+    elapsed = time.monotonic() - began
+    figures["server_cpu_s"] = server.cpu_seconds() - spent
+    own = figures["server_cpu_s"] + mock.cpu_seconds() - beside + figures["cpu_seconds"]
+    figures["others_cores"] = round(max(0.0, busy_seconds() - busy - own) / elapsed, 2)
+    return figures
+
+
 def per_cpu(bench: Bench, target: Target, load: Load, name: str, each: int) -> Figures:
     """Return what is done by CPU second of the server, `each` for a good answer: the median of the rounds.
 
     What begins in turn takes long and is measured once.
     """
-    rounds = [_costed(bench, target.program, load) for _ in range(1 if load.spread else bench.effort.rounds)]
+    rounds = [costed(bench, target.program, load) for _ in range(1 if load.spread else bench.effort.rounds)]
     rates = [each * one["ok"] / one["server_cpu_s"] for one in rounds]
     bench.say(f"{name}: {', '.join(f'{rate:,.0f}' for rate in rates)}")
     failed: dict[str, int] = {}
@@ -146,7 +159,7 @@ def paced(bench: Bench, target: Target, kind: str, *, spread: bool = False) -> F
 def added(bench: Bench, target: Target, kind: str = "unary") -> Figures:
     """Return what one request at a time waits longer than at the mock itself, as differences of quantiles."""
     plain = run_load(bench.tools, _direct(bench, "unary", 1))
-    alone = _costed(bench, target.program, load_of(bench, target, kind, 1))
+    alone = costed(bench, target.program, load_of(bench, target, kind, 1))
     found = {
         f"{name}_ms": round(alone["whole_ms"][name] - plain["whole_ms"][name], 3) for name in ("p50", "p99")
     }
@@ -196,16 +209,3 @@ def _direct(bench: Bench, kind: str, concurrency: int) -> Load:
 
 def _method(target: Target, name: str) -> str:
     return f"http://{target.grpc}/{SERVICE}/{name}"
-
-
-def _costed(bench: Bench, server: Program, load: Load) -> Figures:
-    """Run a load; return its figures with the server's CPU seconds and how many cores others kept busy."""
-    mock = bench.mock.program
-    spent, beside = server.cpu_seconds(), mock.cpu_seconds()
-    busy, began = busy_seconds(), time.monotonic()
-    figures = run_load(bench.tools, load)
-    elapsed = time.monotonic() - began
-    figures["server_cpu_s"] = server.cpu_seconds() - spent
-    own = figures["server_cpu_s"] + mock.cpu_seconds() - beside + figures["cpu_seconds"]
-    figures["others_cores"] = round(max(0.0, busy_seconds() - busy - own) / elapsed, 2)
-    return figures

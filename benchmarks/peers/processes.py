@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SERVER_CORE, CLIENT_CORE = 0, 1
+SERVER_CORE, *_, CLIENT_CORE = 2 * sorted(os.sched_getaffinity(0))
+"""The first core that we may use and the last; figures mean little where they are one."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STOP_SECONDS = 10.0
 _SAMPLES_EVERY = 0.2
