@@ -388,6 +388,8 @@ SWITCHED_ON: dict[str, Any] = {
     "injector": {"mode": "policy"},
     "monitoring": {part: {"enabled": True} for part in ("podMonitor", "prometheusRule", "dashboard")},
     "networkPolicy": {"enabled": True},
+    "gateway": {"enabled": True},
+    "tls": {"existing": {"gatewaySecret": "gateway"}},
 }
 CHANGED_ONCE_SWITCHED_ON: tuple[dict[str, Any], ...] = (
     {"injector": {"policy": {"apiKeys": [{"name": "frontier", "key": "token"}]}}},
@@ -401,6 +403,21 @@ CHANGED_ONCE_SWITCHED_ON: tuple[dict[str, Any], ...] = (
     {"networkPolicy": {"monitoringNamespaces": {"matchLabels": {"a": "b"}}}},
     {"networkPolicy": {"apiServer": {"ports": [6443]}}},
     {"networkPolicy": {"apiServer": {"cidrs": ["10.96.0.1/32"]}}},
+    {"gateway": {"namespace": "models"}},
+    {"gateway": {"policy": "assistant"}},
+    {"gateway": {"replicas": 3}},
+    {"gateway": {"auth": {"audience": "another"}}},
+    {"gateway": {"auth": {"namespaces": ["models"]}}},
+    {"gateway": {"auth": {"keysSecret": "callers"}}},
+    {"gateway": {"apiKeys": [{"name": "frontier", "key": "token"}]}},
+    {"gateway": {"resources": {"limits": {"memory": "2Gi"}}}},
+    {"gateway": {"serviceAccountAnnotations": {"example.com/role": "a"}}},
+    {"gateway": {"podLabels": {"a": "b"}}},
+    {"gateway": {"podAnnotations": {"a": "b"}}},
+    {"gateway": {"nodeSelector": {"a": "b"}}},
+    {"gateway": {"tolerations": [{"operator": "Exists"}]}},
+    {"gateway": {"affinity": {"nodeAffinity": {}}}},
+    {"tls": {"existing": {"gatewaySecret": "another"}}},
 )
 SHOWN_ELSEWHERE = frozenset(
     [
@@ -411,6 +428,7 @@ SHOWN_ELSEWHERE = frozenset(
         "crds.install",
         "rbac.create",
         "injector.mode",
+        "gateway.enabled",
         "injector.excludedNamespaces",
         "tls.source",
         "tls.caBundle",

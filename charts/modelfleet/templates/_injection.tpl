@@ -2,6 +2,11 @@
 {{- define "modelfleet.injectedPods" -}}
 objectSelector:
   matchLabels: {modelfleet.io/inject: "true"}
+  {{- if .Values.gateway.enabled }}
+  # The gateway is such a pod to the operator, but has its sidecar by itself.
+  matchExpressions:
+    - {key: modelfleet.io/gateway, operator: DoesNotExist}
+  {{- end }}
 namespaceSelector:
   matchExpressions:
     {{- if .Values.watchNamespace }}

@@ -71,6 +71,11 @@ labels:
 {{- printf "%s-capacity.%s.svc" (include "modelfleet.fullname" .) .Release.Namespace -}}
 {{- end -}}
 
+{{/* Where the gateway runs. */}}
+{{- define "modelfleet.gatewayNamespace" -}}
+{{- .Values.gateway.namespace | default .Values.watchNamespace | default .Release.Namespace -}}
+{{- end -}}
+
 {{/* The address to listen on, as it stands before a port. */}}
 {{- define "modelfleet.listen" -}}
 {{- eq .Values.listenAddress "::" | ternary "[::]" .Values.listenAddress -}}

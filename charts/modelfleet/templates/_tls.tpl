@@ -15,9 +15,29 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Names in the certificate of a service as JSON, first the one that clients verify. Takes dict "root" and "service". */}}
+{{- define "modelfleet.gatewaySecret" -}}
+{{- if eq .Values.tls.source "existing" -}}
+{{- required "tls.source is existing and gateway.enabled: set tls.existing.gatewaySecret to the Secret with tls.crt, tls.key and ca.crt of the gateway" .Values.tls.existing.gatewaySecret -}}
+{{- else -}}
+{{- include "modelfleet.fullname" . }}-gateway-tls
+{{- end -}}
+{{- end -}}
+
+{{/* The Secrets with certificates that the chart has made, by service. */}}
+{{- define "modelfleet.certificates" -}}
+{{- $made := dict "capacity" (dict "secret" (include "modelfleet.capacitySecret" .) "namespace" .Release.Namespace) -}}
+{{- if eq .Values.injector.mode "webhook" -}}
+{{- $_ := set $made "injector" (dict "secret" (include "modelfleet.injectorSecret" .) "namespace" .Release.Namespace) -}}
+{{- end -}}
+{{- if .Values.gateway.enabled -}}
+{{- $_ := set $made "gateway" (dict "secret" (include "modelfleet.gatewaySecret" .) "namespace" (include "modelfleet.gatewayNamespace" .)) -}}
+{{- end -}}
+{{- $made | toJson -}}
+{{- end -}}
+
+{{/* Names in the certificate of a service as JSON, first the one that clients verify. Takes dict "root", "service" and "namespace". */}}
 {{- define "modelfleet.certificateNames" -}}
-{{- $host := printf "%s-%s.%s.svc" (include "modelfleet.fullname" .root) .service .root.Release.Namespace -}}
+{{- $host := printf "%s-%s.%s.svc" (include "modelfleet.fullname" .root) .service .namespace -}}
 {{- list $host (printf "%s.%s" $host .root.Values.clusterDomain) (printf "%s-%s" (include "modelfleet.fullname" .root) .service) | toJson -}}
 {{- end -}}
 
