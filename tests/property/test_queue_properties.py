@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -64,6 +66,9 @@ class Sidecar(RuleBasedStateMachine):
         weight=st.sampled_from([1.0, 4.0]),
         possible=st.sampled_from([(True, True, True), (True, False, False), (False, False, True)]),
         solve=st.booleans(),
+        caller=st.sampled_from(["", "", "a", "b"]),
+        sheds=st.booleans(),
+        objective=st.sampled_from([math.inf, math.inf, 1.0]),
     )
     def arrive(
         self,
@@ -73,6 +78,9 @@ class Sidecar(RuleBasedStateMachine):
         weight: float,
         possible: tuple[bool, bool, bool],
         solve: bool,
+        caller: str,
+        sheds: bool,
+        objective: float,
     ) -> None:
         charges = tuple(
             {BUDGET: amount} | ({SHARE: amount} if j == 2 else {}) for j, amount in enumerate(cost)
@@ -91,11 +99,29 @@ class Sidecar(RuleBasedStateMachine):
             reserve=tuple(NanoUsd(amount) for amount in cost),
             excluded_by=tuple("" if could else "Pinned" for could in possible),
             charges=charges,
+            caller=caller,
+            sheds=sheds,
+            within=objective,
         )
         self.tickets += 1
         self.open[self.tickets] = candidate
         self.queue.arrive(self.tickets, candidate, self.now)
         self.turn(solve=solve)
+
+    @rule(caller=st.sampled_from(["a", "b", "new"]))
+    def crowd_out(self, caller: str) -> None:
+        """Whoever makes room has more waiting than the one it makes room for."""
+        out = set(self.batch.tickets) if self.batch is not None else set()
+        waiting = {ticket: one for ticket, one in self.open.items() if ticket not in out}
+        ticket = self.queue.push_out(caller)
+        callers = [one.caller for one in waiting.values()]
+        if ticket is None:
+            assert all(callers.count(name) <= callers.count(caller) + 1 for name in callers)
+            return
+        assert callers.count(waiting[ticket].caller) > callers.count(caller) + 1
+        del self.open[ticket]
+        assert self.queue.leave(ticket, self.now)
+        self.turn(solve=False)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -184,4 +210,4 @@ class Sidecar(RuleBasedStateMachine):
 
 
 TestQueue = Sidecar.TestCase
-TestQueue.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestQueue.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -24,11 +24,14 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.room import NONE_LEFT, Leaves, Room
 from modelfleet_core.batching.worth import Look
-from modelfleet_core.values import AccountName, VariantKey
+from modelfleet_core.values import VariantKey
+
+Name = TypeVar("Name")
 
 MOST_CALLERS = 1024
 """Told apart at a time; beyond them callers share `CROWDS` turns."""
@@ -154,7 +157,7 @@ def in_turn(
     if not room.spots:
         return []
     free = {variant: room.slots(variant) for variant in room.spots}
-    accounts = dict(room.accounts)
+    accounts, units = dict(room.accounts), dict(room.units)
     chosen: list[int] = []
     for i in _order(candidates, turns):
         if not free or len(chosen) == most:
@@ -162,17 +165,20 @@ def in_turn(
         candidate = candidates[i]
         for j in look(i).worthwhile:
             variant = candidate.variants[j]
-            charged = candidate.charged(j)
+            charged, rated = candidate.charged(j), candidate.rated(j)
             if (
                 free.get(variant, 0) > room.left(candidate.caller, variant)
                 and room.places(candidate, variant)
                 and _covered(charged, accounts)
+                and _covered(rated, units)
             ):
                 free[variant] -= 1
                 if not free[variant]:
                     del free[variant]
                 for name, charge in charged.items():
                     accounts[name] -= charge
+                for limit, amount in rated.items():
+                    units[limit] -= amount
                 chosen.append(i)
                 break
     return chosen
@@ -191,8 +197,8 @@ def _order(candidates: Sequence[Candidate], turns: Turns) -> list[int]:
     return [i for _, _, _, i in sorted(keyed)]
 
 
-def _covered(charges: Mapping[AccountName, int], accounts: Mapping[AccountName, int]) -> bool:
-    return all(charge <= accounts.get(name, 0) for name, charge in charges.items())
+def _covered(charges: Mapping[Name, int], left: Mapping[Name, int]) -> bool:
+    return all(name in left and charge <= left[name] for name, charge in charges.items())
 
 
 def to_push_out(waiting: Mapping[int, Candidate], caller: str) -> int | None:
