@@ -14,6 +14,7 @@ from functools import partial
 
 from modelfleet_core.values import usd
 
+from modelfleet_sidecar.attended import Attended, DisconnectedError
 from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.chat import parse_json
 from modelfleet_sidecar.decision import About, Decision
@@ -35,16 +36,14 @@ LAST_WORDS = 0.5
 """Seconds that a caller whose deadline has passed gets to take its error."""
 
 
-class DisconnectedError(Exception):
-    """The caller went away."""
-
-
 class Caller:
     """One HTTP exchange with a caller."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.started = False
+        self.done = False
+        """Whether the last of the answer was handed to the connection."""
         self.status = 0
         self._receive = receive
         self._send = send
@@ -79,6 +78,7 @@ class Caller:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, *, more: bool) -> None:
+        self.done = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def reply(self, status: int, body: bytes, headers: Headers) -> None:
@@ -145,18 +145,9 @@ class HttpApi:
 
     async def _chat(self, caller: Caller) -> None:
         call = parse_json(await self._body(caller, self._router.max_body))
-        # The handler stays free to be cancelled: whoever goes away ends the model's work.
-        work = asyncio.ensure_future(self._answer(caller, call))
-        gone = asyncio.ensure_future(caller.gone())
-        try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise DisconnectedError
-            await work
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+        # Whoever goes away ends the model's work.
+        async with Attended(caller.gone, lambda: caller.done):
+            await self._answer(caller, call)
 
     async def _answer(self, caller: Caller, call: Call) -> None:
         ask = self._router.ask(call, caller.headers, remaining=None)
