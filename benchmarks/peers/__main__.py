@@ -7,7 +7,8 @@
 The measured program has one core for itself; the mock model server and the load generator have another. The
 sidecar routes for real: four models, a trained estimator, a lease, a budget, metrics, 10,000 different
 prompts of about 500 tokens. Figures by CPU second are of the server's own CPU time. What others did to the
-machine meanwhile is written down.
+machine meanwhile is written down. A file that is there already keeps its other targets, each with its date
+and commit.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def main() -> int:
         say(f"writing {PROMPTS:,} prompts, training an estimator on {fleet.TRAINING_TEXTS:,} others")
         bodies, estimator = write_bodies(folder), fleet.trained_estimator()
         effort = phases.QUICK if options.quick else phases.FULL
-        found: dict[str, Any] = {"about": about(quick=options.quick, prompts=PROMPTS), "targets": {}}
+        found: dict[str, Any] = {"targets": {}}
+        if options.json.exists():
+            found = json.loads(options.json.read_text(encoding="utf-8"))
         for name in options.targets:
             own = folder / name
             own.mkdir()
@@ -80,11 +83,13 @@ def main() -> int:
             except (ProgramError, OSError, RuntimeError) as error:
                 figures = {"error": str(error)}
                 said(str(error))
-            found["targets"][name] = figures
+            found["about"] = about(quick=options.quick, prompts=PROMPTS)
+            when = {key: found["about"][key] for key in ("date", "commit", "quick")}
+            found["targets"][name] = when | figures
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(table.page(found))
-    return int(any("error" in figures for figures in found["targets"].values()))
+    return int(any("error" in found["targets"][name] for name in options.targets))
 
 
 def measure(name: str, bench: phases.Bench, place: Place, *, quick: bool) -> phases.Figures:

@@ -67,7 +67,7 @@ BEHAVIOURS = (
 def page(found: Figures) -> str:
     """Return all tables of a run."""
     parts = [main_table(found), goals_table(found), behaviours_table(found)]
-    return "\n".join(["", _words(found["about"]), "", *parts])
+    return "\n".join(["", _words(found), "", *parts])
 
 
 def main_table(found: Figures) -> str:
@@ -132,7 +132,13 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _words(about: Figures) -> str:
+def _words(found: Figures) -> str:
+    about, targets = found["about"], found["targets"].values()
+    dates = sorted({figures["date"] for figures in targets})
+    commits = sorted({figures["commit"] or "unknown" for figures in targets})
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    machine = f"{about['machine']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}"
-    return f"{about['date']}, commit {about['commit'] or 'unknown'}; {machine}; {versions}."
+    return (
+        f"{' to '.join(dates if len(dates) < 2 else (dates[0], dates[-1]))}, commit {', '.join(commits)}; "
+        f"{about['machine']}, {about['cores']} cores, Linux {about['kernel']}, Python {about['python']}; "
+        f"{versions}."
+    )
