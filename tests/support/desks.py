@@ -60,7 +60,9 @@ class Desk:
         return prospect(asked, self.lease.fleet, self.lease.policy, self.estimator)
 
     def decide(self, text: str, headers: Mapping[str, str] | None = None, **fields: object) -> Decision:
-        async def decided() -> Decision:
-            return await self.router.decide(self.ask(text, headers, **fields))  # type: ignore[arg-type]
+        return asyncio.run(self.decided(text, headers, **fields))
 
-        return asyncio.run(decided())
+    async def decided(
+        self, text: str, headers: Mapping[str, str] | None = None, **fields: object
+    ) -> Decision:
+        return await self.router.decide(self.ask(text, headers, **fields))  # type: ignore[arg-type]

@@ -57,46 +57,46 @@ def two_replicas(desk: Desk, *, one: int = 8, two: int = 4) -> None:
     desk.lease.grant({ONE: SlotGrant(BIG.key, one), TWO: SlotGrant(BIG.key, two)}, money=NanoUsd(10**12))
 
 
-def test_a_session_stays_at_its_endpoint_while_a_slot_is_free_there() -> None:
+async def test_a_session_stays_at_its_endpoint_while_a_slot_is_free_there() -> None:
     desk = Desk(policy_of(), [BIG])
     two_replicas(desk, one=2, two=1)
-    first = desk.decide("hello there", SESSION)
+    first = await desk.decided("hello there", SESSION)
     assert first.endpoint == ONE
     desk.router.release([first])
     two_replicas(desk, one=1, two=8)
-    again = desk.decide("hello there, and more", SESSION)
+    again = await desk.decided("hello there, and more", SESSION)
     assert again.endpoint == ONE
     # The slot is in use: stickiness is given up.
-    assert desk.decide("hello there, and more yet", SESSION).endpoint == TWO
-    assert desk.decide("hello there").endpoint == TWO
+    assert (await desk.decided("hello there, and more yet", SESSION)).endpoint == TWO
+    assert (await desk.decided("hello there")).endpoint == TWO
 
 
-def test_a_session_stays_with_its_model_among_equals_and_leaves_it_for_a_better_one() -> None:
+async def test_a_session_stays_with_its_model_among_equals_and_leaves_it_for_a_better_one() -> None:
     twin = replace(BIG, name="twin")
     desk = Desk(policy_of(), [BIG, twin])
-    first = desk.decide("hello there", SESSION, model="twin")
+    first = await desk.decided("hello there", SESSION, model="twin")
     desk.router.release([first])
-    assert desk.decide("hello there").variant.model == "big"
-    assert desk.decide("hello there, and more", SESSION).variant.model == "twin"
+    assert (await desk.decided("hello there")).variant.model == "big"
+    assert (await desk.decided("hello there, and more", SESSION)).variant.model == "twin"
     desk = Desk(policy_of(), [SMALL, BIG])
-    desk.router.release([desk.decide("hello there", SESSION, model="small")])
-    assert desk.decide("hello there, and more", SESSION).variant.model == "big"
+    desk.router.release([await desk.decided("hello there", SESSION, model="small")])
+    assert (await desk.decided("hello there, and more", SESSION)).variant.model == "big"
 
 
-def test_the_bound_of_the_cost_stays_that_without_a_cache() -> None:
+async def test_the_bound_of_the_cost_stays_that_without_a_cache() -> None:
     priced = replace(BIG, pricing=Pricing(10**9, 10**9, 0))
     desk = Desk(policy_of(), [priced])
     text = "hello there " * 50
-    plain = desk.decide(text, SESSION)
+    plain = await desk.decided(text, SESSION)
     desk.router.release([plain])
-    stuck = desk.decide(text, SESSION)
+    stuck = await desk.decided(text, SESSION)
     assert stuck.reserved == plain.reserved
     assert stuck.expected_cost < plain.expected_cost
 
 
-def test_sessions_of_callers_are_their_own() -> None:
+async def test_sessions_of_callers_are_their_own() -> None:
     twin = replace(BIG, name="twin")
     desk = Desk(replace(policy_of(), tenants=Tenants("x-tenant")), [BIG, twin])
-    desk.router.release([desk.decide("hello", SESSION | {"x-tenant": "a"}, model="twin")])
-    assert desk.decide("hello", SESSION | {"x-tenant": "b"}).variant.model == "big"
-    assert desk.decide("hello", SESSION | {"x-tenant": "a"}).variant.model == "twin"
+    desk.router.release([await desk.decided("hello", SESSION | {"x-tenant": "a"}, model="twin")])
+    assert (await desk.decided("hello", SESSION | {"x-tenant": "b"})).variant.model == "big"
+    assert (await desk.decided("hello", SESSION | {"x-tenant": "a"})).variant.model == "twin"
