@@ -13,6 +13,7 @@ from modelfleet_client.errors import (
     Overloaded,
     SidecarBroke,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Unreachable,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "TooLarge",
     "ToolCall",
     "ToolCallPiece",
+    "Unauthenticated",
     "Unavailable",
     "Unreachable",
     "Usage",

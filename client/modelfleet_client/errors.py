@@ -74,6 +74,10 @@ class Cancelled(ModelfleetError):
     """The call was cancelled."""
 
 
+class Unauthenticated(ModelfleetError):
+    """A shared gateway does not know the key or the token."""
+
+
 class SidecarBroke(ModelfleetError):
     """The sidecar failed; its log has the details."""
 
@@ -83,6 +87,8 @@ def error_class(code: str, reason: str) -> type[ModelfleetError]:
     match code:
         case "INVALID_ARGUMENT" | "FAILED_PRECONDITION" | "OUT_OF_RANGE":
             return BadRequest
+        case "UNAUTHENTICATED":
+            return Unauthenticated
         case "NOT_FOUND":
             return NotFound
         case "RESOURCE_EXHAUSTED" if reason in ("BodyTooLarge", "UpstreamRejected", ""):

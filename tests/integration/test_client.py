@@ -118,6 +118,21 @@ async def test_an_answer_tells_its_decision_usage_and_cost(client_of: Run) -> No
         assert (counted.score, counted.repeated, again.score, again.repeated) == (1.0, False, 1.0, True)
 
 
+async def test_wishes_hold_over_grpc_as_over_http(client_of: Run) -> None:
+    specs = (Spec("small", 0.5), Spec("mid", 0.7), Spec("big", 0.8))
+    async with running_sidecar(*specs) as rig, client_of(rig.grpc) as call:
+        assert (await call("complete", "hello", exclude=["big"])).model == "mid"
+        silent = await call("complete", "hello", explain="none", session="s-1")
+        assert (await call("explain", silent.decision.id)).decision == silent.decision
+        with pytest.raises(mf.BadRequest, match="QualityBelowLimit"):
+            await call("complete", "hello", min_quality=0.999)
+        with pytest.raises(mf.BadRequest, match="CostAboveLimit"):
+            await call("route", "hello", max_cost_usd=1e-9)
+        with pytest.raises(mf.BadRequest) as caught:
+            await call("complete", "hello", headers={"x-modelfleet-max-cost-usd": "cheap"})
+        assert (caught.value.reason, caught.value.field) == ("InvalidHeader", "x-modelfleet-max-cost-usd")
+
+
 async def test_a_stream_is_text_and_then_the_bill(client_of: Run) -> None:
     async with running_sidecar(Spec("big")) as rig, client_of(rig.grpc) as call:
         whole = await call("complete", "hello")

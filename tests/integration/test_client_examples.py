@@ -16,7 +16,6 @@ from support.sidecars import Rig, Spec, running_sidecar
 
 pytestmark = pytest.mark.integration
 
-ROOT = EXAMPLES.parents[1]
 QUESTION = "What is the weather in Paris?"
 SUNNY = "It is sunny in Paris today."
 ANSWERS = {
@@ -84,11 +83,11 @@ async def test_the_unchanged_node_client_gets_answers_streams_and_tools(tmp_path
         await rig.settled()
 
 
-async def test_the_typed_client_needs_nothing_else_of_the_product(tmp_path: Path) -> None:
+async def test_the_typed_clients_own_distribution_needs_nothing_else_of_the_product(tmp_path: Path) -> None:
     python = await asyncio.to_thread(client_programs.python)
+    wheel = await asyncio.to_thread(client_programs.client_wheel, tmp_path)
     async with running_sidecar(*SPECS) as rig:
-        roots = os.pathsep.join(str(ROOT / root) for root in ("client", "proto/gen"))
-        env = injected(rig) | {"PYTHONPATH": roots}
+        env = injected(rig) | {"PYTHONPATH": str(wheel)}
         text = await printed(python, EXAMPLES / "typed_client.py", env=env, cwd=tmp_path)
         check_openai(text)
         assert re.search(r"^model: large because: BestValue cost: 0\.\d{9} USD$", text, re.MULTILINE)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from modelfleet_lab.controlplane import binaries
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "clients"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "clients"
 PATIENCE = 600
 """Seconds for one installation."""
 
@@ -54,6 +55,14 @@ def node_modules() -> Path:
         return folder / "node_modules"
 
 
+def client_wheel(folder: Path) -> Path:
+    """Return the typed client's own distribution, built into `folder`; Python imports from it as it is."""
+    uv = Path(sys.executable).parent / "uv"
+    _run(uv, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT / "client", name="the client's wheel")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
 def grpcurl() -> Path:
     return binaries.find_or_build(report, ("grpcurl",))["grpcurl"]
 
@@ -76,8 +85,8 @@ def _folder(lock: Path) -> Iterator[tuple[Path, bool]]:
 
 def _run(*command: str | Path, name: str) -> None:
     started = time.monotonic()
-    report(f"installing {name} for the examples of clients, once")
+    report(f"making {name} for the examples of clients")
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"`{' '.join(map(str, command))}` failed:\n{done.stderr[-2000:]}")
-    report(f"installed {name} in {time.monotonic() - started:.0f} s")
+    report(f"made {name} in {time.monotonic() - started:.0f} s")

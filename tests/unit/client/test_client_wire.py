@@ -89,6 +89,7 @@ def test_a_feedback_has_exactly_one_verdict() -> None:
     ("code", "reason", "raised"),
     [
         ("INVALID_ARGUMENT", "InvalidField", errors.BadRequest),
+        ("UNAUTHENTICATED", "Unauthenticated", errors.Unauthenticated),
         ("NOT_FOUND", "ModelNotFound", errors.NotFound),
         ("RESOURCE_EXHAUSTED", "BodyTooLarge", errors.TooLarge),
         ("RESOURCE_EXHAUSTED", "", errors.TooLarge),

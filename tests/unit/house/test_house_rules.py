@@ -59,6 +59,16 @@ def test_every_direct_dependency_is_pinned_in_the_lock_file() -> None:
     assert missing == []
 
 
+def test_the_clients_own_distribution_has_the_products_version_and_the_extras_dependencies() -> None:
+    whole, own = (
+        tomllib.loads((ROOT / path).read_text(encoding="utf-8"))["project"]
+        for path in ("pyproject.toml", "client/pyproject.toml")
+    )
+    assert own["version"] == whole["version"]
+    extra = {name for name in own["dependencies"] if not name.startswith("protobuf")}
+    assert extra == set(whole["optional-dependencies"]["client"])
+
+
 def test_the_licence_is_the_apache_licence() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
