@@ -228,7 +228,7 @@ class ChatRequest(_message.Message):
 
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """x-modelfleet-task, tier headers; call metadata wins over it"""
+        """x-modelfleet-*, tier, tenant headers; call metadata wins over it"""
 
     def __init__(
         self,
@@ -951,8 +951,10 @@ class Candidate(_message.Message):
     value: _builtins.float
     """weighted quality less published prices"""
     excluded_by: _builtins.str
-    """Empty when eligible: Pinned, ContextLength, NoFreeSlot, Budget, TooLate, TooDear, Pacing, the name of a
-    share, tenant or quota, or a limit by the minute.
+    """Why it could not be chosen, by the first that holds: Pinned, Policy, Tier, rule:NAME, Capability:NAME,
+    Excluded, ContextLength, MaxCost, MinQuality, NoApiKey, LowConfidence, MinimumQuality, LatencyObjective,
+    BreakerOpen, RateLimited, EndpointFailed, TooLate, TooDear, Pacing, NoFreeSlot, FairShare, Budget, or share:,
+    quota:, tenant:, rate: and its name. Empty: it could.
     """
     batch_price: _builtins.float
     """weighted quality it would have paid for limits of its batch"""
