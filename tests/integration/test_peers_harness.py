@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks.peers import hardships, messages, phases, prompts
 from benchmarks.peers.targets import Place, sidecar
-from benchmarks.peers.tools import build, run_load, running_mock
+from benchmarks.peers.tools import SOURCES, build, run_load, running_mock
 
 pytestmark = pytest.mark.integration
 ASKED, CHUNKS = 12, 7
 EFFORT = phases.Effort(rounds=1, seconds=30.0, streams=ASKED)
+
+
+@pytest.mark.parametrize("command", [["gofmt", "-l", "."], ["go", "vet", "./..."], ["go", "test", "./..."]])
+def test_the_go_programs_are_formatted_vetted_and_tested(command: list[str]) -> None:
+    done = subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert command[0] != "gofmt" or not done.stdout
 
 
 def _bodies(folder: Path) -> dict[str, Path]:
