@@ -14,7 +14,7 @@ from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.journal import Ended, Entry
 from modelfleet_core.leasing.messages import SlotGrant
-from modelfleet_core.policy import Batching, Policy
+from modelfleet_core.policy import Batching, OnOverload, Policy, Tenants, Tier
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, TierName, VariantKey
 from modelfleet_sidecar import batch, offline
 from modelfleet_sidecar.assign import decision_of
@@ -68,10 +68,18 @@ class Bench:
         await self.router.close()
 
     def ask(
-        self, *, gold: bool = False, model: str = "auto", within: float | None = None, routed: bool = False
+        self,
+        *,
+        gold: bool = False,
+        model: str = "auto",
+        within: float | None = None,
+        routed: bool = False,
+        tenant: str = "",
     ) -> Ask:
         fields = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
         headers = {"x-tier": "gold"} if gold else {}
+        if tenant:
+            headers["x-tenant"] = tenant
         return self.router.ask(parse_fields(fields), headers, remaining=within, routed=routed)
 
     def decide(self, **how: object) -> asyncio.Task[Decision]:
@@ -242,6 +250,44 @@ async def test_a_full_queue_refuses_with_a_time_to_come_back(monkeypatch: pytest
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
+
+
+async def test_a_caller_with_a_full_queue_of_its_own_makes_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "MAX_WAITING", 3)
+    async with Bench(BIG) as bench:
+        bench.lease.policy = replace(policy_of(), tenants=Tenants("x-tenant"))
+        bench.lease.grant({})
+        hot = [bench.decide(tenant="hot") for _ in range(3)]
+        await bench.until(lambda: bench.router.waiting == 3)
+        other = bench.decide(tenant="a")
+        await bench.until(lambda: hot[2].done())
+        with pytest.raises(Failure, match="Overloaded: 3 requests wait") as caught:
+            await hot[2]
+        assert caught.value.retry_after is not None
+        with pytest.raises(Failure, match="Overloaded"):
+            await bench.decide(tenant="hot")
+        bench.lease.grant(slots_of((BIG, 1)))
+        decision = await asyncio.wait_for(asyncio.wait({other, *hot[:2]}, return_when="FIRST_COMPLETED"), 5)
+        assert len(decision[0]) == 1
+        for call in (other, *hot):
+            call.cancel()
+        await asyncio.wait({other, *hot})
+
+
+async def test_refusals_for_want_of_a_slot_say_when_one_comes_free() -> None:
+    slow = replace(BIG, declared=replace(BIG.declared, ttft=30_000.0))
+    tiers = (Tier(TierName("batch"), 1.0, {}, on_overload=OnOverload.SHED),)
+    async with Bench(slow) as bench:
+        bench.lease.policy = replace(policy_of(max_request=90.0), tiers=tiers)
+        bench.lease.grant(slots_of((slow, 2)))
+        held = [await bench.decide() for _ in range(2)]
+        with pytest.raises(Failure, match="NoFreeSlot") as caught:
+            await bench.decide()
+        assert caught.value.retry_after is not None
+        assert 15.0 <= caught.value.retry_after <= 16.0  # half a minute, of two slots
+        bench.router.release(held)
 
 
 async def test_a_lease_that_runs_out_ends_what_waits() -> None:
