@@ -321,8 +321,32 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                         f"sum by (model) (rate(modelfleet_sidecar_cut_streams_total{{{N}}}[{R}]))",
                         "cut {{model}}",
                     ),
+                    (
+                        f"sum by (reason) (rate(modelfleet_sidecar_retries_withheld_total{{{N}}}[{R}]))",
+                        "withheld {{reason}}",
+                    ),
                 ),
                 "reqps",
+            ),
+            Panel(
+                "Breakers",
+                "The worst of any sidecar: 0 closed, 1 half open, 2 open.",
+                (
+                    (
+                        f"max by (model, variant) (modelfleet_sidecar_breaker_state{{{N}}})",
+                        "{{model}}/{{variant}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Slots used at a time, at most",
+                "Leased slots less what slow answers and status 429 keep back, over all sidecars.",
+                (
+                    (
+                        f"sum by (model, variant) (modelfleet_sidecar_concurrency_limit{{{N}}})",
+                        "{{model}}/{{variant}}",
+                    ),
+                ),
             ),
             Panel(
                 "Answers by status",

@@ -72,11 +72,15 @@ class Breaker:
             if attempt == self.probe:
                 self._change(now, opens=failed)
             return
-        if began < self._changed:
+        if self.outdates(attempt, began):
             return
         self._ends.append((now, failed, at))
         if failed and sum(bad for when, bad, _ in self._ends if when > now - WINDOW) >= self._bounds.failures:
             self._change(now, opens=True)
+
+    def outdates(self, attempt: int, began: float) -> bool:
+        """Return whether it changed since an attempt began, so that its end says nothing any more."""
+        return began < self._changed and attempt != self.probe
 
     def eventful(self, now: float) -> bool:
         """Return whether there is anything to know: it is open, or something failed there lately."""
@@ -163,6 +167,8 @@ class Breakers:
             self._variants.setdefault(variant, Breaker(self._bounds))
         theirs, own = self._endpoints.get(endpoint), self._variants.get(variant)
         if theirs is not None:
+            if theirs.outdates(attempt, began):
+                return
             before = theirs.state(now)
             theirs.ended(attempt, began, now, failed=failed, at=endpoint)
             if own is not None and before is State.CLOSED and theirs.state(now) is State.OPEN:

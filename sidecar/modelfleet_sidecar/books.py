@@ -192,5 +192,10 @@ class Books:
             )
         return entry
 
+    def cost_bound(self, decision: Decision) -> NanoUsd:
+        """Return what a decision cost, or will at most while it is not settled."""
+        entry = self._decisions.find(decision.id)
+        return decision.reserved if entry is None or entry.cost is None else entry.cost
+
     def _close(self, reservation: int) -> Decision | None:
         return self._open.pop(reservation, None)

@@ -25,7 +25,7 @@ from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.learning import Learning
-from modelfleet_sidecar.retry import GONE, anywhere, next_attempt, pause_after
+from modelfleet_sidecar.retry import GONE, RetryBudget, anywhere, next_attempt, pause_after
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool, Target
@@ -66,6 +66,7 @@ class Serving:
         self._pool = pool
         self._unreachable = unreachable
         self._attempts = attempts
+        self._retries = RetryBudget(clock())
         self._judging = judging
         self._in_flight = in_flight
         self._telemetry = telemetry
@@ -88,6 +89,7 @@ class Serving:
         """
         outcome = "InternalError"
         decision: Decision | None = None
+        self._retries.asked(ask.arrived)
         judge = self._judging.choose()
         try:
             with self._in_flight.busy():
@@ -157,13 +159,14 @@ class Serving:
         self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
         if exchange.usage is not None:
             self._attempts.whole(decision, timing.whole, exchange.usage.output_tokens)
-            self._estimator.answered(
-                TaskName(decision.task),
-                decision.variant,
-                decision.grounds.load,
-                exchange.usage.output_tokens,
-                timing,
-            )
+            if decision.max_output_tokens:  # embeddings tell nothing of the pace and length of texts
+                self._estimator.answered(
+                    TaskName(decision.task),
+                    decision.variant,
+                    decision.grounds.load,
+                    exchange.usage.output_tokens,
+                    timing,
+                )
 
     def _failed(self, ask: Ask, decision: Decision, failure: Failure) -> None:
         """Remember how an attempt ended, and tell the caller which one it was."""
@@ -175,7 +178,9 @@ class Serving:
     async def _decide_again(self, ask: Ask, failed: Decision, failure: Failure) -> tuple[Ask, Decision]:
         """Return what to try next after a failure, decided; raises that failure where there is nothing."""
         policy = self._lease.policy
-        again = next_attempt(ask, failed, failure, policy.fallback) if policy is not None else None
+        if policy is None:
+            raise failure
+        again = next_attempt(ask, failed, failure, policy.fallback, self._books.cost_bound(failed))
         if again is None:
             raise failure
         try:
@@ -184,6 +189,9 @@ class Serving:
             raise failure from None
         pause = pause_after(again, failure)
         if not elsewhere and pause is None:
+            raise failure
+        if not self._retries.take(failure, self._clock()):
+            self._telemetry.retry_withheld(failure)
             raise failure
         self._telemetry.retried(failure)
         try:

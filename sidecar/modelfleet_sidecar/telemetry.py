@@ -44,6 +44,7 @@ LABELS = {
         "`Draining` and others."
     ),
     "modelfleet_sidecar_retries/reason": "Reason of the failure that the next attempt follows.",
+    "modelfleet_sidecar_retries_withheld/reason": "Reason of the failure.",
     "modelfleet_sidecar_batches/termination": (
         "`Optimal`, `Feasible` (time was up with a certified assignment) or `Fallback` (greedy)."
     ),
@@ -89,6 +90,13 @@ class Telemetry:
         self._retries = Counter(
             f"{name}retries",
             "Attempts that failed before the first byte of an answer and were followed by another.",
+            ["reason"],
+            registry=registry,
+        )
+        self._withheld = Counter(
+            f"{name}retries_withheld",
+            "Failures that no other attempt followed because a fifth of the requests had been tried again "
+            "already.",
             ["reason"],
             registry=registry,
         )
@@ -247,7 +255,7 @@ class Telemetry:
         )
         self._breaker = Gauge(
             f"{name}breaker_state",
-            "What a variant's breaker lets through: 0 everything (closed), 1 one probe at a time (half open), "
+            "What a variant's breaker lets through: 0 everything (closed), 1 a probe at a time (half open), "
             "2 nothing (open).",
             ["model", "variant"],
             registry=registry,
@@ -310,6 +318,9 @@ class Telemetry:
     def retried(self, failure: Failure) -> None:
         self._retries.labels(failure.reason).inc()
         self._lines.retried(failure.reason)
+
+    def retry_withheld(self, failure: Failure) -> None:
+        self._withheld.labels(failure.reason).inc()
 
     def keys_missing(self, count: int) -> None:
         self._keys.set(count)
