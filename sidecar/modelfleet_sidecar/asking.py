@@ -19,6 +19,7 @@ from modelfleet_sidecar.calls import Call, with_params
 from modelfleet_sidecar.decision import Ask
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.failures import Failure, Fault, late
+from modelfleet_sidecar.passing import passed
 from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
 from modelfleet_sidecar.wishes import TIER_HEADER, bad_header, wishes
@@ -95,6 +96,8 @@ class Asker:
             exclude=wished.exclude,
             session=wished.session,
             caller=policy.caller_of(headers),
+            explained=wished.explained,
+            passed=passed(headers),
         )
 
     def _rules_of(self, policy: Policy) -> Rules:

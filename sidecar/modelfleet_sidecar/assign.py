@@ -28,7 +28,7 @@ from modelfleet_core.values import (
     base_url,
 )
 
-from modelfleet_sidecar.decision import About, Considered, Decision, Grounds
+from modelfleet_sidecar.decision import NOTHING_KEPT, About, Considered, Decision, Grounds
 from modelfleet_sidecar.prospect import Prospect
 from modelfleet_sidecar.reasons import reason_of
 
@@ -72,14 +72,16 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         weighed.values,
         weighed.paid,
     )
-    considered = Considered(
-        variants=candidate.variants,
-        figures=np.array(figures, dtype=np.float64),
-        evidence=seen.evidence,
-        money_price=weighed.money_price,
-        excluded_by=weighed.excluded_by,
-        stopped_by=weighed.stopped_by,
-    )
+    considered = NOTHING_KEPT
+    if seen.ask.explained:
+        considered = Considered(
+            variants=candidate.variants,
+            figures=np.array(figures, dtype=np.float64),
+            evidence=seen.evidence,
+            money_price=weighed.money_price,
+            excluded_by=weighed.excluded_by,
+            stopped_by=weighed.stopped_by,
+        )
     return Decision(
         id=f"d-{secrets.token_hex(12)}",
         reservation=held.id,
@@ -124,4 +126,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         waited=now - seen.ask.arrived,
         earlier=seen.ask.earlier,
         api_key=placement.api_key if isinstance(placement, ExternalPlacement) else None,
+        changes=model.request,
+        explained=seen.ask.explained,
+        passed=seen.ask.passed,
     )

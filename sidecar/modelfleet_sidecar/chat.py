@@ -77,9 +77,11 @@ def _held(messages: object) -> Held:
     return held
 
 
-def _needs(fields: Mapping[str, object]) -> list[str]:
-    needs = ["tools"] if fields.get("tools") or fields.get("functions") else []
-    wanted = fields.get("response_format")
-    if isinstance(wanted, dict) and wanted.get("type") in JSON_FORMATS:
-        needs.append("json")
-    return needs
+def format_needs(wanted: object) -> tuple[str, ...]:
+    """Return what a format of answers needs a model to be capable of."""
+    return ("json",) if isinstance(wanted, dict) and wanted.get("type") in JSON_FORMATS else ()
+
+
+def _needs(fields: Mapping[str, object]) -> tuple[str, ...]:
+    tools = ("tools",) if fields.get("tools") or fields.get("functions") else ()
+    return (*tools, *format_needs(fields.get("response_format")))

@@ -58,7 +58,6 @@ class Held:
                 texts.append(part["text"])
             elif kind in IMAGE:
                 self._image(part)
-                self.unbounded = self.unbounded or at
             elif kind == "refusal":
                 self.hidden_tokens += template_tokens(part)
             else:

@@ -5,13 +5,15 @@ In: `Ask` from the API modules through `router`. Out: `Decision` (forward, settl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+import numpy as np
 from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.outcome import Certificate
-from modelfleet_core.catalog import Pricing, SecretKey
+from modelfleet_core.catalog import Pricing, RequestMapping, SecretKey
 from modelfleet_core.estimation.profile import Reading
 from modelfleet_core.estimation.subject import Subject
 from modelfleet_core.estimation.urgency import Urgency
@@ -92,7 +94,9 @@ class Ask:
     caller: str = ""
     """The tenant header's value, declared or not, by which a sidecar shares fairly; empty: none."""
     explained: bool = True
-    """Whether the candidates are kept for `Explain`."""
+    """Whether the candidates are kept for `Explain`, and headers tell of the decision."""
+    passed: Mapping[str, str] = field(default_factory=dict)
+    """Headers that go along to the model server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,10 @@ class Considered:
     stopped_by: tuple[str, ...]
     """(m,) what kept the request from the variant: the above, or the limit of the batch of which others
     took the rest; empty: nothing, it is the one chosen or worth less."""
+
+
+NOTHING_KEPT = Considered((), np.empty((6, 0)), np.empty((3, 0)), 0.0, (), ())
+"""Of a request whose caller wants nothing explained."""
 
 
 class Grounds(NamedTuple):
@@ -194,3 +202,9 @@ class Decision:
     """Attempts at the same request that failed, oldest first."""
     api_key: SecretKey | None = None
     """What the endpoint asks for; None: no key."""
+    changes: RequestMapping = field(default_factory=RequestMapping)
+    """What the model needs to have changed in the request."""
+    explained: bool = True
+    """As its caller wants it (`Ask.explained`); if not, nothing is in `considered`."""
+    passed: Mapping[str, str] = field(default_factory=dict)
+    """Headers that go along to the model server."""

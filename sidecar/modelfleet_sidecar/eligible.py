@@ -21,6 +21,8 @@ from modelfleet_sidecar.wishes import EXCLUDE_HEADER, MAX_COST_HEADER, MIN_QUALI
 
 PINNED, POLICY, TIER, EXCLUDED, CONTEXT = "Pinned", "Policy", "Tier", "Excluded", "ContextLength"
 MAX_COST, MIN_QUALITY, NO_KEY = "MaxCost", "MinQuality", "NoApiKey"
+UNBOUNDED_IMAGE = "UnboundedImage"
+"""Why a model is left out that does not say how many tokens an image has, where a budget needs a bound."""
 RULE = "rule:"
 """Before the name of the rule that keeps its requests from a model."""
 CAPABILITY = "Capability:"
@@ -95,6 +97,14 @@ def nothing_left(
             CONTEXT,
             f"about {ask.reading.input_tokens} input tokens and {limit} output tokens do not fit the context"
             f" of {whose}; shorten messages or max_tokens",
+            field="messages",
+        )
+    if UNBOUNDED_IMAGE in left:
+        return Failure(
+            Fault.BAD_REQUEST,
+            UNBOUNDED_IMAGE,
+            f"{whose} does not say how many tokens an image has at most, which the budget of policy"
+            f" {policy.key} needs; set imageTokens of the model",
             field="messages",
         )
     if EXCLUDED in left:

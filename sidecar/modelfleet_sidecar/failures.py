@@ -23,6 +23,7 @@ class Fault(Enum):
     NOT_FOUND = "NotFound"
     WRONG_METHOD = "WrongMethod"
     TOO_LARGE = "TooLarge"
+    WRONG_MEDIA = "WrongMedia"
     EXHAUSTED = "Exhausted"
     UNAVAILABLE = "Unavailable"
     DEADLINE = "Deadline"
@@ -45,6 +46,7 @@ TABLE: dict[Fault, Status] = {
     Fault.UNAUTHENTICATED: Status("UNAUTHENTICATED", 401, "authentication_error"),
     Fault.NOT_FOUND: Status("NOT_FOUND", 404, "invalid_request_error"),
     Fault.WRONG_METHOD: Status("UNIMPLEMENTED", 405, "invalid_request_error"),
+    Fault.WRONG_MEDIA: Status("INVALID_ARGUMENT", 415, "invalid_request_error"),
     Fault.TOO_LARGE: Status("RESOURCE_EXHAUSTED", 413, "invalid_request_error"),
     Fault.EXHAUSTED: Status("RESOURCE_EXHAUSTED", 429, "rate_limit_error"),
     Fault.UNAVAILABLE: Status("UNAVAILABLE", 503, "service_unavailable"),

@@ -26,6 +26,7 @@ from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.estimates import Timing
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
+from modelfleet_sidecar.passing import REQUEST_ID
 from modelfleet_sidecar.patience import Vigil
 from modelfleet_sidecar.spoken import Spoken
 from modelfleet_sidecar.sse import BadStreamError, EventStream
@@ -310,6 +311,7 @@ class Forwarder:
                 served_name=decision.served_name,
                 max_output_tokens=decision.max_output_tokens,
                 stream=stream,
+                changes=decision.changes,
             )
             key = self._key(decision)
             try:
@@ -322,7 +324,8 @@ class Forwarder:
             vigil = Vigil(timeouts, begun, connection, events, self._clock)
             sent_at = self._clock()
             try:
-                await connection.send(target, dialect.path, body, decision.id, bearer=key)
+                named = {REQUEST_ID: decision.id, **decision.passed}
+                await connection.send(target, dialect.path, body, named, bearer=key)
                 status, headers = await connection.head()
             except CutError as error:
                 raise cut(decision, error) from None

@@ -27,9 +27,18 @@ from modelfleet_core.policy import OnOverload, Policy, Rule, Tier
 from modelfleet_core.rules import decides
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
+from modelfleet_sidecar.added_input import added_input, with_input
 from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask
-from modelfleet_sidecar.eligible import CONTEXT, MINIMUM_QUALITY, NO_KEY, barred, nothing_left, unwanted
+from modelfleet_sidecar.eligible import (
+    CONTEXT,
+    MINIMUM_QUALITY,
+    NO_KEY,
+    UNBOUNDED_IMAGE,
+    barred,
+    nothing_left,
+    unwanted,
+)
 from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.repeats import asked_as
@@ -139,14 +148,25 @@ def prospect(
         max_output_tokens=most * call.choices,
         seen_output_tokens=estimator.output_tokens(),
     )
-    seen = replace(seen, input_tokens_bound=seen.input_tokens_bound + call.hidden_tokens)
+    seen = replace(
+        seen,
+        input_tokens=seen.input_tokens + call.told_tokens,
+        input_tokens_bound=seen.input_tokens_bound + call.told_tokens + call.hidden_tokens,
+    )
     accounts = accounts_of(policy)
     rule = ask.matched.rule if ask.matched is not None else None
     known = estimator.estimate(Question(seen, ask.task, ask.features), fleet)
     rows = _Rows()
     for model, estimate in zip(fleet.models, known.estimates.models, strict=True):
-        room = _output_room(model, seen, limit, call.asked_output_tokens is not None)
-        why = barred(model, ask, policy) or ("" if room else CONTEXT) or unwanted(estimate, ask)
+        there = seen
+        added = added_input(call, model)
+        if added:
+            there, estimate = with_input(seen, estimate, model, added)
+        room = _output_room(model, there, limit, call.asked_output_tokens is not None)
+        why = barred(model, ask, policy)
+        if not why and added is None and policy.budget is not None:
+            why = UNBOUNDED_IMAGE
+        why = why or (CONTEXT if room is None else "") or unwanted(estimate, ask)
         for variant in model.variants:
             unkeyed = NO_KEY if not why and not ask.routed and lacks_key(variant) else ""
             in_flight, endpoints = used.get(variant.key, NOTHING_USED)
@@ -163,8 +183,8 @@ def prospect(
             rows.load.append(load)
             rows.paced.append(pace.samples)
             rows.reserve.append(estimate.reserve)
-            rows.output_limit.append(room)
-            rows.rates.append(rate_uses(variant, seen.input_tokens_bound + room * call.choices))
+            rows.output_limit.append(room or 0)
+            rows.rates.append(rate_uses(variant, there.input_tokens_bound + (room or 0) * call.choices))
             rows.excluded_by.append(why or unkeyed)
     if all(rows.excluded_by):
         raise nothing_left(ask, fleet, policy, rows.excluded_by, known.estimates.models, limit=limit)
@@ -314,14 +334,14 @@ def offers(seen: Prospect) -> Mapping[ModelName, ModelOffer]:
     return best
 
 
-def _output_room(model: Model, seen: RequestProfile, limit: int, asked: bool) -> int:
-    """Return how many output tokens per choice fit the model's context; 0: the request does not fit."""
+def _output_room(model: Model, seen: RequestProfile, limit: int, asked: bool) -> int | None:
+    """Return how many output tokens per choice fit the model's context; None: the request does not fit."""
     if model.context_tokens is None:
         return limit
     if asked:
-        return limit if seen.input_tokens + limit <= model.context_tokens else 0
+        return limit if seen.input_tokens + limit <= model.context_tokens else None
     # The caller leaves the length open: ask for what is left, surely or at least likely.
     room = model.context_tokens - seen.input_tokens_bound
     if room < min(limit, 256):
         room = model.context_tokens - seen.input_tokens * 5 // 4
-    return max(0, min(limit, room))
+    return min(limit, room) if room > 0 else None

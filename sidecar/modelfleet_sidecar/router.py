@@ -23,7 +23,7 @@ from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.explain import Entry
-from modelfleet_sidecar.failures import Failure, shutting_down
+from modelfleet_sidecar.failures import Failure, Fault, shutting_down
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.forward import Exchange
 from modelfleet_sidecar.in_flight import InFlight
@@ -163,16 +163,20 @@ class Router:
 
     def models(self) -> tuple[str, ...]:
         """Return what a request may name as its model. Raises Failure without a lease."""
-        if self._lease.fleet is None:
+        fleet, policy = self._lease.fleet, self._lease.policy
+        if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
-        return (AUTO, *(model.name for model in self._lease.fleet.models))
+        permitted = [model.name for model in fleet.models if policy.models.permits(model.name)]
+        return (AUTO, *policy.aliases, *[name for name in permitted if name not in policy.aliases])
 
     def model(self, name: str) -> str:
         """Return `name` if a request may name it. Raises Failure without a lease or such a model."""
-        if self._lease.fleet is None:
-            raise no_lease(self._lease.refusal)
+        if name in self.models():
+            return name
+        assert self._lease.fleet is not None  # noqa: S101 - `models` has looked
         known_model(name, self._lease.fleet)
-        return name
+        problem = f"the policy keeps requests from the model {name!r}; use {AUTO!r}"
+        raise Failure(Fault.NOT_FOUND, "ModelNotAllowed", problem, field="model")
 
     def ask(
         self, call: Call, headers: Mapping[str, str], *, remaining: float | None, routed: bool = False

@@ -13,7 +13,7 @@ import select
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
@@ -154,19 +154,22 @@ class Connection(asyncio.Protocol):
         return not waiting.poll(0)
 
     async def send(
-        self, target: Target, path: str, body: bytes, request_id: str, *, bearer: str = ""
+        self, target: Target, path: str, body: bytes, passed: Mapping[str, str], *, bearer: str = ""
     ) -> None:
         """POST `body`; waits while the server does not take it. A lost connection shows in `head`.
 
-        `bearer`: what authorises it, without any character that a header can not hold; empty: nothing.
+        `passed`: headers that go along; `bearer`: what authorises it, empty: nothing. Neither holds any
+        character that a header can not hold.
         """
         assert self._transport is not None  # noqa: S101 - set before the pool hands it out
         self._begin()
         authorization = f"authorization: Bearer {bearer}\r\n" if bearer else ""
+        along = "".join([f"{name}: {value}\r\n" for name, value in passed.items()])
         head = (
             f"POST {target.path}{path} HTTP/1.1\r\nhost: {target.authority}\r\n"
             "content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
-            f"accept-encoding: identity\r\nuser-agent: modelfleet\r\nx-request-id: {request_id}\r\n"
+            f"accept-encoding: identity\r\nuser-agent: modelfleet\r\n"
+            f"{along}"
             f"{authorization}"
             f"content-length: {len(body)}\r\n\r\n"
         )

@@ -18,7 +18,8 @@ from modelfleet_sidecar.failures import Failure, Fault
 PREFIX = "x-modelfleet-"
 TIER_HEADER, TASK_HEADER, SESSION_HEADER = f"{PREFIX}tier", f"{PREFIX}task", f"{PREFIX}session"
 MAX_COST_HEADER, MIN_QUALITY_HEADER = f"{PREFIX}max-cost-usd", f"{PREFIX}min-quality"
-EXCLUDE_HEADER = f"{PREFIX}exclude"
+EXCLUDE_HEADER, EXPLAIN_HEADER = f"{PREFIX}exclude", f"{PREFIX}explain"
+EXPLAIN_FULL, EXPLAIN_NONE = "full", "none"
 LONGEST_SESSION, LONGEST_NAME, MOST_EXCLUDED = 256, 128, 64
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SHOWN = 40
@@ -36,6 +37,8 @@ class Wishes:
     min_quality: float = 0.0
     exclude: frozenset[ModelName] = frozenset()
     session: str = ""
+    explained: bool = True
+    """Whether its decision is told and kept."""
 
 
 NO_WISHES = Wishes()
@@ -62,6 +65,7 @@ def wishes(headers: Mapping[str, str]) -> Wishes:
         min_quality=least,
         exclude=_excluded(headers.get(EXCLUDE_HEADER, "")),
         session=session,
+        explained=_explained(headers.get(EXPLAIN_HEADER, "")),
     )
 
 
@@ -93,6 +97,14 @@ def _excluded(value: str) -> frozenset[ModelName]:
     if any(len(name) > LONGEST_NAME for name in names):
         raise bad_header(EXCLUDE_HEADER, f"has a name of more than {LONGEST_NAME} characters")
     return frozenset([ModelName(name) for name in names if name])
+
+
+def _explained(value: str) -> bool:
+    if value not in ("", EXPLAIN_FULL, EXPLAIN_NONE):
+        raise bad_header(
+            EXPLAIN_HEADER, f"{_shown(value)} is refused; write {EXPLAIN_FULL} or {EXPLAIN_NONE}"
+        )
+    return value != EXPLAIN_NONE
 
 
 def _shown(value: str | None) -> str:

@@ -338,13 +338,13 @@ async def test_a_request_over_every_context_is_refused_and_a_roomier_model_is_fo
 
 
 async def test_a_cost_without_bound_is_refused_under_a_budget_only() -> None:
-    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]
+    messages = [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "UklGRg=="}}]}]
     async with running_sidecar(Spec("big"), money=NanoUsd(10**9)) as rig, client_of(rig) as client:
-        response = await ask(client, messages=messages)
+        response = await ask(client, messages=messages, model="big")
         assert response.status == 400
         assert (await error_of(response))["code"] == "UnboundedCost"
     async with running_sidecar(Spec("big")) as rig, client_of(rig) as client:
-        assert (await ask(client, messages=messages)).status == 200
+        assert (await ask(client, messages=messages, model="big")).status == 200
 
 
 async def test_an_exhausted_budget_is_429_with_a_time_to_come_back() -> None:

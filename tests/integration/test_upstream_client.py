@@ -66,7 +66,7 @@ async def take_request(reader: asyncio.StreamReader) -> bytes:
 
 async def post(pool: Pool, target: Target, body: bytes = b"{}") -> Connection:
     connection = await pool.acquire(target)
-    await connection.send(target, "/v1/x", body, "d-1")
+    await connection.send(target, "/v1/x", body, {"x-request-id": "d-1"})
     return connection
 
 
