@@ -18,7 +18,7 @@ from typing import Any
 
 from modelfleet_lab.ports import free_ports
 
-from benchmarks.peers.processes import CLIENT_CORE, Program, program
+from benchmarks.peers.processes import CLIENT_CORE, Program, pinned, program
 
 SOURCES = Path(__file__).with_name("go")
 UPSTREAMS = 4
@@ -132,7 +132,7 @@ class Load:
 def run_load(tools: Tools, load: Load) -> dict[str, Any]:
     """Return the load generator's figures; raise RuntimeError where it fails."""
     command = [
-        *("taskset", "--cpu-list", str(CLIENT_CORE), str(tools.load)),
+        *(*pinned(CLIENT_CORE), str(tools.load)),
         *("-kind", load.kind, "-url", load.url, "-bodies", str(load.bodies)),
         *("-concurrency", str(load.concurrency), "-duration", f"{load.seconds}s"),
         *("-requests", str(load.requests), "-cancel", str(load.cancel), "-keep", load.keep),
