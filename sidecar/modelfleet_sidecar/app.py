@@ -26,6 +26,7 @@ from modelfleet_core.leasing.messages import SidecarId
 
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.callers import connected
+from modelfleet_sidecar.dialing import Dialer, Proxies, UpstreamTls
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.former import JournalledLease
 from modelfleet_sidecar.gate import Gate, Keys, Tokens, in_cluster
@@ -143,6 +144,7 @@ class Sidecar:
             telemetry=self.telemetry,
             clock=clock,
             settler=lambda: connected(self.grpc_address.port, settings.grpc_socket),
+            dialer=_dialer(settings),
             draw=draw,
         )
         self._certificate = _certificate(settings)
@@ -267,6 +269,21 @@ class Sidecar:
             except (SocketError, RuntimeError) as error:
                 raise _no_socket("grpc_socket", path, str(error)) from None
         return server
+
+
+def _dialer(settings: Settings) -> Dialer:
+    """Return how model servers are reached, by settings and the environment. Raises SettingsError."""
+    tls = UpstreamTls(settings.upstream_ca, settings.upstream_tls)
+    try:
+        if settings.upstream_ca is not None or settings.upstream_tls is not None:
+            tls.context()
+    except OSError as error:
+        names = " or ".join(variable(name) for name in ("upstream_ca", "upstream_tls"))
+        raise SettingsError(f"{names} can not be used: {error}") from error
+    try:
+        return Dialer(tls=tls.context, proxies=Proxies.of(os.environ))
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def _certificate(settings: Settings) -> ListenerCertificate | None:

@@ -21,6 +21,7 @@ from modelfleet_sidecar.books import Books, Counted, Settled
 from modelfleet_sidecar.calls import AUTO, Call
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.dialect import Usage
+from modelfleet_sidecar.dialing import Dialer
 from modelfleet_sidecar.estimates import LiveEstimator
 from modelfleet_sidecar.explain import Entry
 from modelfleet_sidecar.failures import Failure, Fault, shutting_down
@@ -61,10 +62,11 @@ class Router:
         telemetry: Telemetry,
         clock: Callable[[], float],
         settler: Callable[[], bool] = lambda: True,
+        dialer: Dialer | None = None,
         draw: Callable[[], float],
     ) -> None:
         """`settler` tells whether anyone is left who could settle routed decisions, for the end; `draw`
-        returns random numbers, uniform in [0, 1), for exploration."""
+        returns random numbers, uniform in [0, 1), for exploration; `dialer` connects with model servers."""
         self._lease = lease
         self._estimator = estimator
         self._learning = learning
@@ -96,7 +98,7 @@ class Router:
             clock=clock,
             telemetry=telemetry,
         )
-        self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock)
+        self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock, dialer=dialer)
         self._judging = Judging(
             lease=lease,
             batcher=self._batcher,

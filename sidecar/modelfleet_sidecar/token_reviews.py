@@ -13,6 +13,7 @@ from pathlib import Path
 
 from modelfleet_core.values import EndpointUrl
 
+from modelfleet_sidecar.dialing import Dialer
 from modelfleet_sidecar.gate import ReviewError
 from modelfleet_sidecar.upstream import ConnectError, CutError, Pool, Target
 
@@ -34,7 +35,7 @@ class TokenReviews:
         self._target = Target.parse(EndpointUrl(server))
         self._audience = audience
         self._account = account
-        self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock, tls=self._context)
+        self._pool = Pool(connect_timeout=CONNECT_TIMEOUT, clock=clock, dialer=Dialer(tls=self._tls))
 
     async def review(self, token: str) -> str | None:
         """Return the ServiceAccount of a token; None: it is none for this audience. Raises ReviewError."""
@@ -85,5 +86,5 @@ class TokenReviews:
             return None
         return user.removeprefix(_USER).replace(":", "/")
 
-    def _context(self) -> ssl.SSLContext:
+    def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self._account / "ca.crt")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,12 +20,16 @@ from urllib.parse import urlsplit
 import httptools
 from modelfleet_core.values import EndpointUrl
 
+from modelfleet_sidecar.dialing import Dialer, Origin, Proxy
+
 MAX_HEAD = 64 * 1024
 OVER_HEAD = f"the response's headers are over {MAX_HEAD} bytes"
 HIGH_WATER = 256 * 1024
 """Bytes read ahead of the caller before the server is held back."""
 KEEP_ALIVE = 4.0
 """Seconds. Servers commonly close an idle connection after 5: ours goes first, or a request meets that."""
+MAX_AGE = 300.0
+"""Seconds after which a connection takes no further request: its name may have other addresses by then."""
 MAX_IDLE = 256
 SILENCE = {
     socket.TCP_KEEPIDLE: 5,
@@ -51,15 +54,6 @@ class CutError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What connections are pooled by."""
-
-    secure: bool
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """An endpoint's parsed URL."""
 
@@ -80,16 +74,29 @@ class Target:
         secure = url.scheme == "https"
         authority = url.netloc.rpartition("@")[2]
         return cls(
-            Origin(secure, url.hostname, port or (443 if secure else 80)), authority, url.path.rstrip("/")
+            # Slots of external endpoints are counted by URL#MODEL/VARIANT, those of pods by their URL.
+            Origin(secure, url.hostname, port or (443 if secure else 80), outside=bool(url.fragment)),
+            authority,
+            url.path.rstrip("/"),
         )
 
 
 class Connection(asyncio.Protocol):
     """One connection; `send`, `head`, then `read` until it returns b""."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        origin: Origin,
+        *,
+        opened_at: float = 0.0,
+        proxy: Proxy | None = None,
+    ) -> None:
+        """`proxy`: what requests are sent to instead of the server, which then are in the clear."""
         self.origin = origin
+        self.opened_at = opened_at
         self.idle_since = 0.0
+        self._proxy = proxy
         self.closed = loop.create_future()
         self._loop = loop
         self._transport: asyncio.Transport | None = None
@@ -165,8 +172,13 @@ class Connection(asyncio.Protocol):
         self._begin()
         authorization = f"authorization: Bearer {bearer}\r\n" if bearer else ""
         along = "".join([f"{name}: {value}\r\n" for name, value in passed.items()])
+        where = ""
+        if self._proxy is not None:
+            where = f"http://{target.authority}"
+            if self._proxy.authorization:
+                authorization += f"proxy-authorization: {self._proxy.authorization}\r\n"
         head = (
-            f"POST {target.path}{path} HTTP/1.1\r\nhost: {target.authority}\r\n"
+            f"POST {where}{target.path}{path} HTTP/1.1\r\nhost: {target.authority}\r\n"
             "content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
             f"accept-encoding: identity\r\nuser-agent: modelfleet\r\n"
             f"{along}"
@@ -332,15 +344,14 @@ class Pool:
         *,
         connect_timeout: float,
         clock: Callable[[], float],
-        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        dialer: Dialer | None = None,
     ) -> None:
-        """`tls`: makes what connections by TLS go by; as it is, the system's CAs. May raise OSError."""
-        self._make_tls = tls
+        """`dialer`: None: directly, and by the system's CAs."""
+        self._dialer = dialer if dialer is not None else Dialer()
         self._connect_timeout = connect_timeout
         self._clock = clock
         self._idle: dict[Origin, deque[Connection]] = {}
         self._open: set[Connection] = set()
-        self._tls: ssl.SSLContext | None = None
 
     @property
     def open_connections(self) -> int:
@@ -357,7 +368,8 @@ class Pool:
         idle = self._idle.get(target.origin)
         while idle:
             connection = idle.pop()
-            fresh = self._clock() - connection.idle_since < KEEP_ALIVE
+            now = self._clock()
+            fresh = now - connection.idle_since < KEEP_ALIVE and now - connection.opened_at < MAX_AGE
             if fresh and connection.usable and connection.quiet:
                 return connection
             connection.abort()
@@ -395,17 +407,13 @@ class Pool:
 
     async def _connect(self, origin: Origin, within: float) -> Connection:
         loop = asyncio.get_running_loop()
-        if origin.secure and self._tls is None:
-            self._tls = self._make_tls()  # the certificate must name the host
-            self._tls.set_alpn_protocols(["http/1.1"])
+
+        def made(proxy: Proxy | None) -> Connection:
+            return Connection(loop, origin, opened_at=self._clock(), proxy=proxy)
+
         try:
             async with asyncio.timeout(within):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop, origin),
-                    origin.host,
-                    origin.port,
-                    ssl=self._tls if origin.secure else None,
-                )
+                connection = cast(Connection, await self._dialer.dial(origin, made))
         except TimeoutError:
             raise ConnectError(f"no connection within {within:g} s", late=True) from None
         except UnicodeError:

@@ -62,6 +62,16 @@ CASES: dict[str, dict[str, object]] = {
             "apiServer": {"ports": [6443], "cidrs": ["192.0.2.1/32", "2001:db8::/64"]},
         },
     },
+    "a gateway": {
+        "gateway": {
+            "enabled": True,
+            "namespace": "models",
+            "policy": "assistant",
+            "auth": {"namespaces": ["*"], "keysSecret": "callers"},
+            "apiKeys": [{"name": "frontier", "key": "token"}],
+        },
+        "networkPolicy": {"enabled": True},
+    },
     "everything that a pod can be told": {
         "priorityClassName": "system-cluster-critical",
         "commonLabels": {"team": "inference", "app.kubernetes.io/name": "not-this"},
