@@ -61,7 +61,7 @@ class TokenReviews:
     async def _post(self, body: bytes, own: str) -> tuple[int, bytes]:
         connection = await self._pool.acquire(self._target)
         try:
-            await connection.send(self._target, PATH, body, "token-review", bearer=own)
+            await connection.send(self._target, PATH, body, {}, bearer=own)
             status, _ = await connection.head()
             answer = b""
             while part := await connection.read():
