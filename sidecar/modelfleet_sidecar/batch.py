@@ -134,7 +134,7 @@ class Batcher:
     def _prospect(self, ask: Ask, fleet: Fleet, policy: Policy) -> Prospect:
         cached = None
         holding = self._lease.holding
-        if ask.session:
+        if ask.session and not ask.earlier:  # else it failed there
             cached = self._sessions.cached(ask.caller, ask.session, ask.reading.input_tokens, self._clock())
             if cached is not None and holding.variant_of(cached.endpoint) != cached.variant:
                 cached = None  # it is leased no more

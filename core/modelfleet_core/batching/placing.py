@@ -160,6 +160,13 @@ class Placer:
             slots[held.variant] = slots.get(held.variant, 0) + held.slots
         return slots
 
+    def full(self, caller: str, now: float) -> bool:
+        """Return whether no slot at all is free for `caller`; after the lease floors are each tier's."""
+        if not self._holding.live(now):
+            return False
+        room = self.room(now)
+        return all(room.slots(variant) <= room.left(caller, variant) for variant in room.spots)
+
     def placeable(self, seen: Sequence[tuple[Candidate, Look]], now: float) -> list[bool]:
         """Return for each request whether the lease could take it now, looking at it alone."""
         live = self._holding.live(now)

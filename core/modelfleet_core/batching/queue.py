@@ -30,6 +30,10 @@ LOOK_AGAIN = 0.25
 """Seconds between looks at what waits, since the loss of waiting grows with time."""
 SHUT_PATIENCE = 10.0
 """Seconds that a request waits at most while all that could serve it is shut."""
+LOOK_DEEPER = 1.0
+"""The same for those whose turn is far off: in a long queue not all are looked at for each slot."""
+CLAIMS_ANYTHING = 2
+"""Batches without a place for it after which a request asks the leader for slots of any variant."""
 BUDGET_PATIENCE = 2.0
 """Seconds that a request waits for money before it is told that the budget is exhausted."""
 
@@ -40,7 +44,8 @@ _IDLE = Step(dispatch=False, wake_at=None)
 class _Waiting:
     candidate: Candidate
     look: Look | None = None
-    """As of when it was last looked at."""
+    looked: float = 0.0
+    """When that was."""
     claim: Claim | None = None
     """What it wants of the leader; None: to be found out."""
     passed_over: int = 0
@@ -168,8 +173,11 @@ class Queue:
             return None
         return self._pick(now)
 
-    def _look(self, candidate: Candidate, now: float) -> Look:
-        return self.placer.look(candidate, now, waits=not candidate.sheds)
+    def _look(self, waiting: _Waiting, now: float) -> Look:
+        candidate = waiting.candidate
+        look = self.placer.look(candidate, now, waits=not candidate.sheds)
+        waiting.look, waiting.looked, waiting.claim = look, now, None
+        return look
 
     def _take(self, step: Step) -> None:
         """Follow the window, unless it has called for a batch already: that call stands."""
@@ -184,16 +192,14 @@ class Queue:
             self._window.leave(now)  # it came after the window called for the batch, and is in it
         for waiting in self._waiting.values():
             waiting.counted = False
+        most = self._batching.max_size
         tickets, candidates = list(self._waiting), [one.candidate for one in self._waiting.values()]
         if (live := self._holding.live(now)) and several(candidates):
-            chosen = self._in_turn(tickets, candidates, now)
+            chosen = self._in_turn(tickets, candidates, now, most)
             self._more = bool(chosen)
         else:
-            ready = self._placeable(now)
-            ready.sort(key=lambda ticket: self._order(self._waiting[ticket].candidate))
             # After the lease each tier has a floor of its own, so requests are placed one by one.
-            chosen = ready[: self._batching.max_size if live else 1]
-            self._more = len(ready) > len(chosen)
+            chosen, self._more = self._placeable(now, most if live else 1)
         self._out = {ticket: self._waiting.pop(ticket) for ticket in chosen}
         self._left = tuple(self._waiting)
         return self.placer.pose(
@@ -203,25 +209,32 @@ class Queue:
             looks=[waiting.look for waiting in self._out.values() if waiting.look is not None],
         )
 
-    def _placeable(self, now: float) -> list[int]:
-        """Look at all that wait, and return the tickets of what could be placed alone."""
-        seen: list[tuple[Candidate, Look]] = []
-        for waiting in self._waiting.values():
-            waiting.look = self._look(waiting.candidate, now)
-            seen.append((waiting.candidate, waiting.look))
-        # One that is alone need not be looked at twice: solving finds out whether it has a place.
-        placeable = self.placer.placeable(seen, now) if len(seen) > 1 else [True] * len(seen)
-        return [ticket for ticket, could in zip(self._waiting, placeable, strict=True) if could]
+    def _placeable(self, now: float, most: int) -> tuple[list[int], bool]:
+        """Return the tickets of the first `most` that could be placed alone, and whether there are others."""
+        order = sorted(self._waiting, key=lambda ticket: self._order(self._waiting[ticket].candidate))
+        if len(order) == 1:
+            # It need not be looked at twice: solving finds out whether it has a place.
+            self._look(self._waiting[order[0]], now)
+            return order, False
+        ready: list[int] = []
+        if self.placer.full(self._waiting[order[0]].candidate.caller, now):
+            return ready, False
+        for start in range(0, len(order), most + 1):
+            part = order[start : start + most + 1]
+            seen = [(one.candidate, self._look(one, now)) for one in map(self._waiting.__getitem__, part)]
+            could = self.placer.placeable(seen, now)
+            ready += [ticket for ticket, able in zip(part, could, strict=True) if able]
+            if len(ready) > most:
+                break
+        return ready[:most], len(ready) > most
 
-    def _in_turn(self, tickets: list[int], candidates: list[Candidate], now: float) -> list[int]:
+    def _in_turn(self, tickets: list[int], candidates: list[Candidate], now: float, most: int) -> list[int]:
         """Return the tickets of those that go first where several callers wait; only they are looked at."""
 
         def look(i: int) -> Look:
-            waiting = self._waiting[tickets[i]]
-            waiting.look = self._look(waiting.candidate, now)
-            return waiting.look
+            return self._look(self._waiting[tickets[i]], now)
 
-        room, most = self.placer.room(now), self._batching.max_size
+        room = self.placer.room(now)
         return [tickets[i] for i in in_turn(candidates, look, self.placer.turns, room, most)]
 
     def _order(self, candidate: Candidate) -> tuple[float, float, float]:
@@ -261,7 +274,8 @@ class Queue:
                 continue
             waiting.passed_over += 1
             waiting.counted = True
-            waiting.claim = None
+            if waiting.passed_over == CLAIMS_ANYTHING:
+                waiting.claim = None
             deadlines.append(waiting.candidate.latest_start)
         self._step = self._window.finish(now, binding=binding, deferred=deadlines)
         if again and not self._step.dispatch:
@@ -310,10 +324,11 @@ class Queue:
         return wanted.wants(in_flight)
 
     def _claim(self, waiting: _Waiting, now: float) -> Claim:
+        look = waiting.look
+        if look is None or now - waiting.looked > LOOK_DEEPER:
+            look = self._look(waiting, now)
         if waiting.claim is None:
-            if waiting.look is None:
-                waiting.look = self._look(waiting.candidate, now)
-            waiting.claim = claim(waiting.candidate, waiting.look, anything=waiting.passed_over > 1)
+            waiting.claim = claim(waiting.candidate, look, anything=waiting.passed_over >= CLAIMS_ANYTHING)
         return waiting.claim
 
     def push_out(self, caller: str) -> int | None:

@@ -159,10 +159,17 @@ def in_turn(
     free = {variant: room.slots(variant) for variant in room.spots}
     accounts, units = dict(room.accounts), dict(room.units)
     chosen: list[int] = []
+    done: set[str] = set()
+    """Callers that leave to others what is left: there is never more of it."""
     for i in _order(candidates, turns):
         if not free or len(chosen) == most:
             break
         candidate = candidates[i]
+        if candidate.caller in done:
+            continue
+        if all(slots <= room.left(candidate.caller, variant) for variant, slots in free.items()):
+            done.add(candidate.caller)
+            continue
         for j in look(i).worthwhile:
             variant = candidate.variants[j]
             charged, rated = candidate.charged(j), candidate.rated(j)
