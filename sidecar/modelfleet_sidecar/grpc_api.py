@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 
+from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
@@ -49,6 +50,8 @@ _ADMITTED: ContextVar[dict[str, str]] = ContextVar("admitted")
 SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"]
 DOMAIN = "modelfleet.io"
 MAX_BATCH = 10_000
+LARGE = 512 * 1024
+"""Bytes of a request that takes milliseconds to read."""
 MAX_MESSAGE = 1_500
 """Bytes of a status message; it travels twice, and clients refuse calls that end with over 8 KiB."""
 
@@ -78,7 +81,8 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
     async def Route(  # noqa: N802 - named by the protocol
         self, request: router_pb2.RouteRequest, context: Context
     ) -> router_pb2.RouteDecision:
-        return decision_message(await self._router.decide(self._ask(request.chat, context, routed=True)))
+        ask = await self._asked(request.chat, context, routed=True)
+        return decision_message(await self._router.decide(ask))
 
     async def RouteBatch(  # noqa: N802
         self, request: router_pb2.RouteBatchRequest, context: Context
@@ -91,7 +95,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
             if index % 20 == 19:  # what is read of each takes half a millisecond
                 await asyncio.sleep(0)
             try:
-                asks.append(self._ask(one.chat, context, routed=True))
+                asks.append(self._ask(chat_call(one.chat), one.chat, context, routed=True))
             except Failure as failure:
                 asks.append(failure)
         outcomes, certificate = await self._router.decide_all(asks)
@@ -113,7 +117,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
         request: router_pb2.ChatRequest,
         context: Context,
     ) -> None:
-        ask = self._ask(request, context)
+        ask = await self._asked(request, context)
         async with self._router.serve(ask, stream=True) as exchange:
             decision = exchange.decision
             await context.send_initial_metadata(initial_metadata(decision))
@@ -130,7 +134,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
     async def Complete(  # noqa: N802
         self, request: router_pb2.ChatRequest, context: Context
     ) -> router_pb2.ChatResponse:
-        ask = self._ask(request, context)
+        ask = await self._asked(request, context)
         async with self._router.serve(ask, stream=False) as exchange:
             await context.send_initial_metadata(initial_metadata(exchange.decision))
             raw = exchange.answer
@@ -205,12 +209,20 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
 
         return called
 
-    def _ask(self, chat: router_pb2.ChatRequest, context: Context, *, routed: bool = False) -> Ask:
+    async def _asked(self, chat: router_pb2.ChatRequest, context: Context, *, routed: bool = False) -> Ask:
+        """Return what is asked; large pictures are written out beside the event loop."""
+        large = chat.ByteSize() > LARGE
+        call = await asyncio.to_thread(chat_call, chat) if large else chat_call(chat)
+        return self._ask(call, chat, context, routed=routed)
+
+    def _ask(
+        self, call: Call, chat: router_pb2.ChatRequest, context: Context, *, routed: bool = False
+    ) -> Ask:
         headers = {name.lower(): value for name, value in chat.headers.items()}
         headers |= _metadata(context) if self._gate is None else _ADMITTED.get()
         # Without a deadline grpc says None, whatever its types promise.
         remaining: float | None = context.time_remaining()
-        return self._router.ask(chat_call(chat), headers, remaining=remaining, routed=routed)
+        return self._router.ask(call, headers, remaining=remaining, routed=routed)
 
 
 def _metadata(context: Context) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 from google.protobuf import struct_pb2
 from modelfleet.v1 import router_pb2
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.grpc_requests import chat_call
+from modelfleet_sidecar.request_text import write
 
 USER = router_pb2.Message(role="user", content="hello")
 
@@ -51,6 +53,32 @@ def test_parts_become_openais_parts() -> None:
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
         {"type": "file", "file": {"file_id": "f-1"}},
     ]
+
+
+def test_pictures_are_sent_as_they_were_written_and_everything_beside_them() -> None:
+    message = router_pb2.Message(
+        role="user",
+        name="é",
+        parts=[
+            router_pb2.Part(text='"look"'),
+            router_pb2.Part(image=router_pb2.Image(data=bytes(range(256)) * 4000, media_type="image/gif")),
+            router_pb2.Part(image=router_pb2.Image(data=b"x", detail="high")),
+            router_pb2.Part(image=router_pb2.Image(url='https://example.com/"')),
+        ],
+        other=struct(x=[1, {"y": None}]),
+    )
+    system = router_pb2.Message(role="system", content="be\n brief")
+    call = chat_call(router_pb2.ChatRequest(messages=[system, message], parameters=struct(seed=1)))
+    assert call.source is not None
+    assert json.loads(call.source.of("messages", call.fields["messages"]) or "") == call.fields["messages"]
+    assert json.loads(write(call.fields, call.source)) == call.fields
+    (_, sent) = call.fields["messages"]
+    data = base64.b64encode(bytes(range(256)) * 4000).decode()
+    assert sent["content"][1]["image_url"]["url"] == f"data:image/gif;base64,{data}"
+
+
+def test_a_conversation_without_pictures_has_no_text_of_its_own() -> None:
+    assert chat_call(router_pb2.ChatRequest(messages=[USER])).source is None
 
 
 def test_tool_calls_and_their_results_become_openais() -> None:
