@@ -69,6 +69,8 @@ CASES: dict[str, dict[str, object]] = {
             "policy": "assistant",
             "auth": {"namespaces": ["*"], "keysSecret": "callers"},
             "apiKeys": [{"name": "frontier", "key": "token"}],
+            "env": {"HTTPS_PROXY": "http://proxy.example.com:3128", "NO_PROXY": "10.0.0.0/8"},
+            "upstream": {"caSecret": "authorities", "clientSecret": "client"},
         },
         "networkPolicy": {"enabled": True},
     },
