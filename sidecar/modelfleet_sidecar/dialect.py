@@ -6,6 +6,7 @@ know of it. One `Dialect` for each kind of call; `Call.dialect` says which.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -75,6 +76,15 @@ class Dialect:
         """Return whether a whole answer is one: with content, or with a reason why it has none."""
         return self.finishes(answer) or any(_length(message) for message in _in_choices(answer, "message"))
 
+    def text(self, answer: Mapping[object, object]) -> str:
+        """Return what a whole answer says, all choices one after the other, calls of tools as JSON."""
+        return "\n".join(
+            value if isinstance(value, str) else json.dumps(value)
+            for message in _in_choices(answer, "message")
+            for name, value in message.items()
+            if value and name != "role"
+        )
+
     def id(self, answer: Mapping[object, object]) -> str:
         """Return how the server names a whole answer, at most 200 characters; empty: it does not."""
         named = answer.get("id")
@@ -91,6 +101,9 @@ class _Completions(Dialect):
     def answers(self, answer: Mapping[object, object]) -> bool:
         return self.finishes(answer) or self.said(answer) > 0
 
+    def text(self, answer: Mapping[object, object]) -> str:
+        return "\n".join(text for choice in _choices(answer) if isinstance(text := choice.get("text"), str))
+
 
 class _Embeddings(Dialect):
     name = "embeddings"
@@ -98,6 +111,9 @@ class _Embeddings(Dialect):
 
     def answers(self, answer: Mapping[object, object]) -> bool:
         return bool(answer.get("data"))
+
+    def text(self, _answer: Mapping[object, object]) -> str:
+        return ""
 
 
 class _Responses(Dialect):
@@ -137,6 +153,9 @@ class _Responses(Dialect):
 
     def answers(self, answer: Mapping[object, object]) -> bool:
         return bool(answer.get("output")) or self.finishes(answer)
+
+    def text(self, answer: Mapping[object, object]) -> str:
+        return json.dumps(answer.get("output"))
 
     @staticmethod
     def _whole(chunk: Mapping[object, object]) -> Mapping[object, object]:

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from modelfleet_core.estimation.tokens import tokens_of
 from modelfleet_core.policy import RetryOn, Timeouts
 from modelfleet_core.values import NanoUsd
 
@@ -185,7 +186,7 @@ class Exchange:
         if self._spoken is not None:
             self._spoken.whole(value)
         self.answer_id, self.cut = dialect.id(value), dialect.cut(value)
-        self._finish(math.ceil(len(whole) / 4))
+        self._finish(0 if self.usage is not None else tokens_of(dialect.text(value)))
         return whole
 
     async def _next(self, stream: EventStream) -> bytes:
@@ -228,7 +229,7 @@ class Exchange:
         whole = self._clock()
         self._vigil.end()
         await self._tail()
-        self._finish(stream.events, whole)
+        self._finish(math.ceil(stream.tokens), whole)
 
     async def _tail(self) -> None:
         """Read the end of the response, which tells that the server's slot is free."""
