@@ -40,6 +40,7 @@ RESERVED = frozenset(
         *("model", "messages", "prompt", "stream", "stream_options", "n", "best_of", "use_beam_search"),
         *("tools", "tool_choice", "functions", "function_call", "service_tier", "web_search_options"),
         *("prediction", "audio", "modalities", "chat_template", "previous_response_id", "user", "store"),
+        *("input", "instructions", "suffix", "conversation", "background"),
     )
 )
 """Fields that say what is asked, by whom and how it is answered, or let the cost grow beyond its bound."""

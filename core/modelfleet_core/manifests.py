@@ -47,6 +47,7 @@ from modelfleet_core.manifest_fields import (
     unique,
 )
 from modelfleet_core.manifest_policy import read_policy
+from modelfleet_core.manifest_request import read_capabilities, read_image_tokens, read_request
 from modelfleet_core.policy import ROUTED, Policy
 from modelfleet_core.values import (
     EndpointUrl,
@@ -186,6 +187,9 @@ def _model(fields: Fields, pools: Mapping[PoolName, Pool]) -> Model:
         context_tokens=fields.integer("contextTokens", least=1, most=100_000_000) if context else None,
         pricing=_pricing(fields.child("pricing")) if fields.has("pricing") else Pricing(0, 0),
         variants=variants,
+        capabilities=read_capabilities(fields),
+        image_tokens=read_image_tokens(fields),
+        request=read_request(fields),
     )
 
 

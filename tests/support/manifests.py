@@ -84,6 +84,16 @@ def full_fleet_manifest() -> Manifest:
     """Return a fleet that sets every field."""
     manifest = fleet_manifest()
     manifest["spec"]["models"][1]["pricing"]["cachedInputPerMTok"] = "1.25"
+    manifest["spec"]["models"][1] |= {
+        "capabilities": ["chat", "tools", "vision"],
+        "imageTokens": 1600,
+        "request": {
+            "systemPrompt": "Answer in plain words.",
+            "rename": {"max_tokens": "max_completion_tokens", "top_k": "topK"},
+            "remove": ["logit_bias", "user"],
+            "defaults": {"temperature": 0.6, "chat_template_kwargs": {"thinking": False}},
+        },
+    }
     external = manifest["spec"]["models"][1]["variants"][0]
     del external["concurrency"]
     external["limits"] = {"inFlight": 16, "requestsPerMinute": 500, "tokensPerMinute": 200_000}
