@@ -118,8 +118,8 @@ def costed(bench: Bench, server: Program, load: Load) -> Figures:
 def per_cpu(bench: Bench, target: Target, load: Load, name: str, each: int) -> Figures:
     """Return what is done by CPU second of the server, `each` for a good answer: in the best of the rounds.
 
-    Whatever else a shared machine does only makes its processors slower. What begins in turn takes long and is
-    measured once.
+    Whatever else a shared machine does only makes its processors slower. What begins in turn takes long and
+    is measured once.
     """
     rounds = [costed(bench, target.program, load) for _ in range(1 if load.spread else bench.effort.rounds)]
     rates = [each * one["ok"] / one["server_cpu_s"] for one in rounds]
