@@ -156,11 +156,14 @@ def sound(text: str) -> str:
 
 
 def initial_metadata(decision: Decision) -> Metadata:
-    """Return what was decided, as the HTTP API says it in headers."""
+    """Return what was decided, as the HTTP API says it in headers; only its id where no more is wanted."""
+    named = (("x-modelfleet-decision-id", decision.id),)
+    if not decision.explained:
+        return named
     return (
+        *named,
         ("x-modelfleet-model", decision.variant.model),
         ("x-modelfleet-variant", decision.variant.variant),
-        ("x-modelfleet-decision-id", decision.id),
         ("x-modelfleet-reason", decision.reason.value),
         ("x-modelfleet-tier", decision.tier),
         ("x-modelfleet-attempts", str(len(decision.earlier) + 1)),
@@ -168,7 +171,10 @@ def initial_metadata(decision: Decision) -> Metadata:
     )
 
 
-def trailing_metadata(receipt: Receipt) -> Metadata:
+def trailing_metadata(decision: Decision, receipt: Receipt) -> Metadata:
+    """Return what the request used and cost; nothing where no more than the id is wanted."""
+    if not decision.explained:
+        return ()
     return (
         ("x-modelfleet-cost-usd", f"{usd(receipt.cost):.9f}"),
         ("x-modelfleet-input-tokens", str(receipt.usage.input_tokens)),

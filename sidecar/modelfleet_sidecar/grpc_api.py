@@ -127,7 +127,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                     if (chunk := chunk_message(block, decision, raw=request.raw)) is not None:
                         await context.write(chunk)
             receipt = _receipt(exchange)
-            context.set_trailing_metadata(trailing_metadata(receipt))
+            context.set_trailing_metadata(trailing_metadata(exchange.decision, receipt))
             last = router_pb2.ChatChunk(usage=usage_message(receipt), cost_nano_usd=receipt.cost)
             await context.write(last)
 
@@ -139,7 +139,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
             await context.send_initial_metadata(initial_metadata(exchange.decision))
             raw = exchange.answer
         receipt = _receipt(exchange)
-        context.set_trailing_metadata(trailing_metadata(receipt))
+        context.set_trailing_metadata(trailing_metadata(exchange.decision, receipt))
         return answer_message(raw, exchange.decision, receipt)
 
     async def Settle(  # noqa: N802

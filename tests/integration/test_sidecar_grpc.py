@@ -114,6 +114,18 @@ async def test_tier_and_task_come_from_metadata_before_the_messages_headers() ->
         assert (answer.decision.tier, answer.decision.task, answer.decision.model) == ("gold", "math", "math")
 
 
+async def test_a_caller_who_wants_nothing_explained_gets_only_the_id_as_metadata() -> None:
+    async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
+        call = stub.Complete(chat(), metadata=(("x-modelfleet-explain", "none"),))
+        answer = await call
+        initial, trailing = await call.initial_metadata(), await call.trailing_metadata()
+        named = [item for item in (*initial, *trailing) if item[0].startswith("x-modelfleet-")]
+        assert named == [("x-modelfleet-decision-id", answer.decision.decision_id)]
+        told = await stub.Explain(router_pb2.ExplainRequest(decision_id=answer.decision.decision_id))
+        assert told.cost_nano_usd == answer.cost_nano_usd
+        assert not told.candidates
+
+
 async def test_a_routed_request_holds_its_slot_until_it_is_settled_once() -> None:
     money = NanoUsd(10**9)
     async with running_sidecar(Spec("big"), money=money) as rig, stub_of(rig) as stub:
