@@ -30,8 +30,6 @@ LOOK_AGAIN = 0.25
 """Seconds between looks at what waits, since the loss of waiting grows with time."""
 SHUT_PATIENCE = 10.0
 """Seconds that a request waits at most while all that could serve it is shut."""
-LOOK_DEEPER = 1.0
-"""The same for those whose turn is far off: in a long queue not all are looked at for each slot."""
 CLAIMS_ANYTHING = 2
 """Batches without a place for it after which a request asks the leader for slots of any variant."""
 BUDGET_PATIENCE = 2.0
@@ -325,7 +323,7 @@ class Queue:
 
     def _claim(self, waiting: _Waiting, now: float) -> Claim:
         look = waiting.look
-        if look is None or now - waiting.looked > LOOK_DEEPER:
+        if look is None or now - waiting.looked > LOOK_AGAIN:
             look = self._look(waiting, now)
         if waiting.claim is None:
             waiting.claim = claim(waiting.candidate, look, anything=waiting.passed_over >= CLAIMS_ANYTHING)
