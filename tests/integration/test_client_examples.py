@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -94,6 +95,16 @@ async def test_the_typed_clients_own_distribution_needs_nothing_else_of_the_prod
         assert re.search(r"^routed to: large settled at: [1-9]\d* nano-USD$", text, re.MULTILINE)
         assert re.search(r"^feedback: 1\.0\nbest candidate: large quality 0\.\d\d$", text, re.MULTILINE)
         assert text.endswith("refused: ModelNotFound model\n")
+        await rig.settled()
+
+
+async def test_the_pages_example_of_the_typed_client_runs_as_it_stands(tmp_path: Path) -> None:
+    page = (EXAMPLES.parents[1] / "docs" / "clients.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    async with running_sidecar(*SPECS) as rig:
+        text = await printed(sys.executable, "-c", code, env=injected(rig), cwd=tmp_path)
+        assert " large " in text.splitlines()[0]
+        assert "Usage(input_tokens=" in text.splitlines()[-1]
         await rig.settled()
 
 
