@@ -11,6 +11,7 @@ from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
 from modelfleet_core.batching.queue import Queue
 from modelfleet_core.batching.turns import CROWDS, MEMORY, MOST_CALLERS, Turns
 from modelfleet_core.batching.worth import FAIR_SHARE, LATENCY
+from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.policy import Batching
 from modelfleet_core.values import ModelName, NanoUsd, TierName, VariantKey
 from support.holdings import granted
@@ -139,6 +140,32 @@ def test_slots_that_are_kept_for_others_are_not_given_and_explained() -> None:
     other = queue.place(5, one("a", 10.0), 10.0)
     assert other is not None
     assert other.variant == BIG
+
+
+def test_money_that_binds_is_shared_in_turn_too() -> None:
+    """One request's worth comes free at a time; the hot caller waited first, and longer."""
+    holding = granted({BIG: 8}, money=1e-6)
+    queue = Queue(holding, Batching(max_size=64, max_wait=0.0))
+
+    def paid(caller: str) -> Candidate:
+        return replace(one(caller), charges=({}, {BUDGET: 1000}), reserve=(NanoUsd(0), NanoUsd(1000)))
+
+    first = queue.place(0, paid("filler"), 0.0)
+    assert first is not None
+    held = [first]
+    for ticket, caller in enumerate(["hot"] * 6 + ["a"] * 2, 1):
+        queue.arrive(ticket, paid(caller), 0.0)
+    assert due(queue, 0.0) == []
+    served: list[str] = []
+    for turn in range(4):
+        now = 0.1 * (turn + 1)
+        holding.settle(held.pop().reservation.id, NanoUsd(0), now)
+        queue.changed(now)
+        (outcome,) = due(queue, now)
+        assert isinstance(outcome, Placed)
+        held.append(outcome)
+        served.append(outcome.candidate.caller)
+    assert sorted(served) == ["a", "a", "hot", "hot"]
 
 
 def test_a_full_queue_makes_room_at_the_cost_of_who_has_most_waiting() -> None:
