@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import grpc
 import grpc.aio
+import modelfleet_client as mf
 import pytest
 import trustme
 from modelfleet.v1 import router_pb2, router_pb2_grpc
@@ -95,6 +96,12 @@ async def test_only_who_has_a_key_is_answered_over_grpc(tmp_path: Path) -> None:
             assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
             answer = await stub.Complete(chat, metadata=(("authorization", f"Bearer {KEY}"),))
             assert answer.decision.model == "small"
+        async with mf.AsyncClient(address, credentials=credentials) as stranger:
+            with pytest.raises(mf.Unauthenticated):
+                await stranger.complete("hello")
+        bearer = {"authorization": f"Bearer {KEY}"}
+        async with mf.AsyncClient(address, credentials=credentials, metadata=bearer) as client:
+            assert (await client.complete("hello")).model == "small"
 
 
 async def test_callers_can_not_say_who_they_are(tmp_path: Path) -> None:
