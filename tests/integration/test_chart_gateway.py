@@ -1,4 +1,4 @@
-"""The chart's gateway: a Deployment that other pods call by TLS, with the one right to review their tokens."""
+"""The chart's gateway: a Deployment that other pods call by TLS, with the one right to review tokens."""
 
 from __future__ import annotations
 

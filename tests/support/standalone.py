@@ -103,10 +103,10 @@ async def model_servers(
 
 
 @asynccontextmanager
-async def standalone(config: Path, state: Path | None) -> AsyncIterator[Sidecar]:
+async def standalone(config: Path, state: Path | None, *, keys: Path | None = None) -> AsyncIterator[Sidecar]:
     """Run a sidecar by a file until the block ends."""
     settings = replace(
-        settings_for(), config=config, state=state, namespace="standalone", pod_uid="standalone"
+        settings_for(keys=keys), config=config, state=state, namespace="standalone", pod_uid="standalone"
     )
     sidecar = assemble(settings)
     await sidecar.start()
