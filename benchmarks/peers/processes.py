@@ -64,9 +64,14 @@ class Program:
 
 
 def pinned(core: int) -> Sequence[str]:
-    """Return the words that run a command on one core; before others there, where we may say so (root)."""
-    first = () if os.geteuid() else ("nice", "-n", str(FIRST))
-    return (*first, "taskset", "--cpu-list", str(core))
+    """Return the words that run a command on one core."""
+    return "taskset", "--cpu-list", str(core)
+
+
+def goes_first(leader: int) -> None:
+    """Let a session's processes go before others, where we may say so (root) and Linux groups by session."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{leader}/autogroup").write_text(str(FIRST), encoding="ascii")
 
 
 @contextlib.contextmanager
@@ -89,6 +94,7 @@ def program(
             stderr=file,
             start_new_session=True,
         )
+    goes_first(process.pid)
     running = Program(name, process, output)
     try:
         yield running

@@ -18,7 +18,7 @@ from typing import Any
 
 from modelfleet_lab.ports import free_ports
 
-from benchmarks.peers.processes import CLIENT_CORE, Program, pinned, program
+from benchmarks.peers.processes import CLIENT_CORE, Program, goes_first, pinned, program
 
 SOURCES = Path(__file__).with_name("go")
 UPSTREAMS = 4
@@ -139,10 +139,15 @@ def run_load(tools: Tools, load: Load) -> dict[str, Any]:
         *("-rate", str(load.rate), "-spread", f"{load.spread}s", "-settle", load.settle),
         *(word for header in load.headers for word in ("-header", header)),
     ]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=load.seconds + _LOAD_SLACK, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"the load generator failed: {done.stderr[-1000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as asking:
+        goes_first(asking.pid)
+        try:
+            said, trouble = asking.communicate(timeout=load.seconds + _LOAD_SLACK)
+        finally:
+            asking.kill()
+    if asking.returncode:
+        raise RuntimeError(f"the load generator failed: {trouble[-1000:]}")
+    figures: dict[str, Any] = json.loads(said)
     return figures
