@@ -41,6 +41,8 @@ class Placer:
         self._health = health
         self._leave_alone = leave_alone
         self._published: Mapping[VariantKey, float] = {}
+        self._calm: Mapping[VariantKey, float] = {}
+        """As published before a caller took more than its share."""
         self._published_money = 0.0
         self._pacing = Pacing()
         self._carried: Carried | None = None
@@ -67,7 +69,7 @@ class Placer:
 
     def place(self, ticket: int, candidate: Candidate, now: float) -> Placed | None:
         """Place a request by published prices with its favourite; None: a limit keeps it from there."""
-        prices, money_price = self.slot_prices(candidate.variants), self.pace(now)
+        prices, money_price = self.slot_prices((candidate,), now), self.pace(now)
         left = self._left(candidate, now)
         values, excluded, _, j = worth(left, prices, money_price, now, spare=self._pacing.limit)
         if j < 0 or excluded[j] or not abs(values[j]) <= LARGEST:
@@ -88,12 +90,24 @@ class Placer:
             batch_size=1,
         )
 
-    def slot_prices(self, variants: Sequence[VariantKey]) -> tuple[float, ...]:
+    def slot_prices(self, candidates: Sequence[Candidate], now: float) -> tuple[float, ...]:
+        """Return the prices of slots for requests that are decided on together.
+
+        Published prices tell what everybody's demand makes of slots. While one caller takes more than its
+        share, others pay no more than before it did: they are not to move to lesser models for its sake.
+        """
+        variants = candidates[0].variants if candidates else ()
+        crowding = self.turns.leaves(self._leased, now)
+        if not crowding:
+            self._calm = self._published
+        elif any(one.caller not in crowding for one in candidates):
+            published, calm = self._published, self._calm
+            return tuple([min(published.get(variant, 0.0), calm.get(variant, 0.0)) for variant in variants])
         return tuple([self._published.get(variant, 0.0) for variant in variants])
 
     def look(self, candidate: Candidate, now: float, *, waits: bool = True) -> Look:
         """Return what one request is worth where, at present prices."""
-        prices, money_price = self.slot_prices(candidate.variants), self.pace(now)
+        prices, money_price = self.slot_prices((candidate,), now), self.pace(now)
         candidate = self._left(candidate, now)
         if waits and not paced(candidate, now):
             return look(candidate, prices, money_price, now, dear_at=self._published_money)
@@ -234,7 +248,7 @@ class Placer:
             tickets=tuple(tickets),
             candidates=tuple(candidates),
             looks=tuple(looks) if looks is not None else None,
-            slot_prices=self.slot_prices(variants),
+            slot_prices=self.slot_prices(candidates, now),
             money_price=self._pacing.price,
             room=room,
             free=tuple([room.slots(variant) for variant in variants]),
