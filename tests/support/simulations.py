@@ -21,6 +21,7 @@ def small_load(seed: int, n: int, m: int) -> Workload:
         arrived=arrived,
         deadline=arrived + random.uniform(2.0, 8.0, n),
         sidecar=np.zeros(n, dtype=np.int64),
+        tenant=np.zeros(n, dtype=np.int64),
         task=np.zeros(n, dtype=np.int64),
         weight=random.choice([1.0, 2.0], n),
         output_tokens=np.full(n, 10, dtype=np.int64),

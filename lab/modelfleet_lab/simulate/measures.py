@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from modelfleet_lab.simulate.bound import Bound
 from modelfleet_lab.simulate.workload import WARM_UP, Floats, Workload
@@ -80,6 +81,32 @@ def worth(load: Workload, run: Run) -> Floats:
     quality = load.quality[np.arange(len(load)), column]
     result: Floats = load.weight * quality * fates.whole
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What some requests got."""
+
+    requests: int
+    quality: float
+    """Mean, 0 for what was not answered."""
+    latency: float
+    """Mean seconds from arrival to the end, of what was answered."""
+    answered: float
+    """Part of them."""
+
+
+def served(load: Workload, run: Run, which: npt.NDArray[np.bool_]) -> Served:
+    """Return what the requests of the mask `which` (n,) got, as means that do not look at weights."""
+    fates = run.fates
+    quality = np.where(fates.whole, load.quality[np.arange(len(load)), np.maximum(fates.model, 0)], 0.0)
+    whole = which & fates.whole
+    return Served(
+        requests=int(which.sum()),
+        quality=float(quality[which].mean()) if which.any() else 0.0,
+        latency=float((fates.ended - load.arrived)[whole].mean()) if whole.any() else 0.0,
+        answered=float(fates.whole[which].mean()) if which.any() else 0.0,
+    )
 
 
 def figures(name: str, load: Workload, run: Run, bound: Bound) -> Figures:

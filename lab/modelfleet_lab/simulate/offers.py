@@ -51,4 +51,5 @@ class Offers:
             reserve=self._reserve,
             excluded_by=self._possible,
             charges=self._charges,
+            caller=str(load.tenant[request]),
         )

@@ -91,6 +91,12 @@ class Scenario:
     """Seconds that callers wait for a whole answer."""
     premium: float = 0.2
     """Part of the requests that count double."""
+    tenants: int = 1
+    """Callers that sidecars tell apart, with equal parts of the load."""
+    hot: float = 1.0
+    """How many times its part the first of them sends; what the others send is the same."""
+    hot_after: float = 0.0
+    """Seconds of arrivals after which it does."""
     budget: float = 0.0
     """Part of the spend of serving all by the best models that the hour's hard budget pays; 0: no budget."""
     noise: float = 0.0
@@ -137,6 +143,9 @@ SCENARIOS: Mapping[str, Scenario] = {
     "scarce": Scenario(sidecars=200, slots=32),
     "bursts": Scenario(burst=20),
     "tight-budget": Scenario(budget=0.12),
+    "hot-tenant": Scenario(
+        sidecars=1, slots=64, load=0.5, tenants=10, hot=50.0, hot_after=40.0, duration=80.0
+    ),
     "many": Scenario(sidecars=2000, slots=400, duration=30.0),
     "scaling": Scenario(scaling=True, duration=240.0, load=0.95),
 }
@@ -185,6 +194,8 @@ def check(scenario: Scenario) -> None:
     """Raise ValueError where a scenario can not be played, with what to change."""
     least = {
         "sidecars": 1,
+        "tenants": 1,
+        "hot": 1,
         "slots": len(scenario.models),
         "burst": 1,
         "concurrency": 1,

@@ -5,7 +5,7 @@ In: a `Scenario`. Out: a `Workload` of arrays. Next: `world` plays it, `bound` l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ MOST_TOKENS = 1024
 """Limit of an answer, which servers keep and reserves cover."""
 INPUT_TOKENS = 400
 PREMIUM_WEIGHT = 2.0
+BEYOND = 2**32
+"""Set off from the seed for what a hot tenant sends beyond its part."""
 SWAPPED = 0.1
 """Part of the sidecars that exchange places at each drift."""
 
@@ -38,6 +40,8 @@ class Workload:
     """(n,) by when the whole answer is wanted."""
     sidecar: Ints
     """(n,)"""
+    tenant: Ints
+    """(n,) who asks; the first one may be hot."""
     task: Ints
     """(n,) index into `TASKS`."""
     weight: Floats
@@ -58,7 +62,26 @@ class Workload:
 
 
 def workload(scenario: Scenario) -> Workload:
-    """Return the scenario's requests; its seed decides all of them."""
+    """Return the scenario's requests; its seed decides all of them.
+
+    What a hot tenant sends beyond its part is drawn apart, so that all else is as it would be without it.
+    """
+    load = _equal(scenario)
+    if scenario.hot <= 1.0 or not len(load):
+        return load
+    more = scenario.load * (scenario.hot - 1.0) / scenario.tenants
+    beyond = _equal(replace(scenario, load=more, tenants=1, seed=scenario.seed + BEYOND))
+    later = beyond.arrived >= WARM_UP + scenario.hot_after
+    order = np.argsort(np.concatenate([load.arrived, beyond.arrived[later]]), kind="stable")
+    joined = (
+        np.concatenate([getattr(load, field.name), getattr(beyond, field.name)[later]])[order]
+        for field in fields(Workload)
+    )
+    return Workload(*joined)
+
+
+def _equal(scenario: Scenario) -> Workload:
+    """Return the requests of tenants that all send as much."""
     random = np.random.default_rng(scenario.seed)
     arrived, sidecar = _arrivals(scenario, random)
     n = len(arrived)
@@ -80,6 +103,7 @@ def workload(scenario: Scenario) -> Workload:
         arrived=arrived,
         deadline=arrived + scenario.deadline,
         sidecar=sidecar,
+        tenant=np.random.default_rng((scenario.seed, 1)).integers(0, scenario.tenants, n),
         task=task,
         weight=np.where(random.random(n) < scenario.premium, PREMIUM_WEIGHT, 1.0),
         output_tokens=tokens,
