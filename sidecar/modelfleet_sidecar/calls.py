@@ -14,6 +14,8 @@ from modelfleet_sidecar.dialect import CHAT, Dialect
 from modelfleet_sidecar.request_text import Source
 
 AUTO = "auto"
+LARGE = 256 * 1024
+"""Bytes or characters of a request above which it is read and written beside the event loop."""
 CHAT_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
@@ -50,6 +52,11 @@ class Call:
     """Input tokens that the caller gave as such."""
     source: Source | None = None
     """The text of `fields`; None: there is none to keep."""
+
+    @property
+    def large(self) -> bool:
+        """Whether reading or writing it would keep the event loop, so that it is done beside it."""
+        return self.source is not None and len(self.source.text) > LARGE
 
 
 def with_params(call: Call, params: Mapping[str, object]) -> Call:

@@ -15,6 +15,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from modelfleet_core.estimation.tokens import tokens_of
@@ -307,13 +308,15 @@ class Forwarder:
         vigil: Vigil | None = None
         actual: NanoUsd | None = None
         try:
-            body = upstream_body(
+            write = partial(
+                upstream_body,
                 call,
                 served_name=decision.served_name,
                 max_output_tokens=decision.max_output_tokens,
                 stream=stream,
                 changes=decision.changes,
             )
+            body = await asyncio.to_thread(write) if call.large else write()
             key = self._key(decision)
             try:
                 target = Target.parse(decision.endpoint)

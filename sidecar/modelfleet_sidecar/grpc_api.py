@@ -20,7 +20,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 
-from modelfleet_sidecar.calls import Call
+from modelfleet_sidecar.calls import LARGE, Call
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
@@ -50,8 +50,6 @@ _ADMITTED: ContextVar[dict[str, str]] = ContextVar("admitted")
 SERVICE = router_pb2.DESCRIPTOR.services_by_name["Router"]
 DOMAIN = "modelfleet.io"
 MAX_BATCH = 10_000
-LARGE = 512 * 1024
-"""Bytes of a request that takes milliseconds to read."""
 MAX_MESSAGE = 1_500
 """Bytes of a status message; it travels twice, and clients refuse calls that end with over 8 KiB."""
 

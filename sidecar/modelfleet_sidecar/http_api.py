@@ -16,7 +16,7 @@ from modelfleet_core.values import usd
 
 from modelfleet_sidecar import chat, completions, embeddings, responses
 from modelfleet_sidecar.attended import Attended, DisconnectedError
-from modelfleet_sidecar.calls import Call
+from modelfleet_sidecar.calls import LARGE, Call
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.explanation import compact, explanation
 from modelfleet_sidecar.failures import DRAINING, Failure, Fault, internal
@@ -100,7 +100,8 @@ class HttpApi:
         await handler(caller)
 
     async def _call(self, caller: Caller, parse: Callable[[bytes], Call]) -> None:
-        call = parse(await caller.body(self._router.max_body, within=self._router.max_request))
+        body = await caller.body(self._router.max_body, within=self._router.max_request)
+        call = parse(body) if len(body) <= LARGE else await asyncio.to_thread(parse, body)
         # Whoever goes away ends the model's work.
         async with Attended(caller.gone, lambda: caller.done):
             await self._answer(caller, call)

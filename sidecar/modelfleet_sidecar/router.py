@@ -31,8 +31,8 @@ from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.learning import Learning
-from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.loop_lag import watch
+from modelfleet_sidecar.offline import OfflineBatches
 from modelfleet_sidecar.plugins import JudgePlugins
 from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease

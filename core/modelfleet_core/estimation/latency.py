@@ -97,6 +97,8 @@ class _Measured:
     bands: list[_Sums] = field(default_factory=lambda: [_Sums() for _ in range(LOADS)])
     paces: dict[int, Pace] = field(default_factory=dict)
     """By band, until the next observation."""
+    said: Latency | None = None
+    """The manifest's word that it was compared with last."""
 
 
 class Paces:
@@ -133,8 +135,11 @@ class Paces:
     def _of(self, variant: Variant) -> _Measured | None:
         """Return what was measured, if the manifest says of the variant what it said then."""
         known = self._measured.get(variant.key)
-        if known is None or (known.first, known.token) != _units(variant.latency):
+        if known is None or known.said is variant.latency:
+            return known
+        if (known.first, known.token) != _units(variant.latency):
             return None
+        known.said = variant.latency
         return known
 
     def _count(self, variant: Variant, load: float, said: list[tuple[float, float, float]]) -> None:
