@@ -170,9 +170,31 @@ async def test_an_estimator_that_can_not_be_read_is_told_and_priors_go_on(tmp_pa
         write(config, fleet({"small": servers["small"].url}), policy(estimator={"ref": {"name": "mine"}}))
         (tmp_path / "mine.npz").write_bytes(b"no estimator")
         async with standalone(config, None) as sidecar:
-            await until(leased(sidecar))
-            assert refused(sidecar, "estimator") == 1
+            await until(lambda: refused(sidecar, "estimator") == 1)
             assert await ask(sidecar, http) == (200, "small")
+
+
+async def test_a_damaged_ledger_grants_nothing_and_keeps_nobody_from_stopping(tmp_path: Path) -> None:
+    config, state = tmp_path / "config.yaml", tmp_path / "state"
+    async with model_servers(["small"]) as servers, aiohttp.ClientSession() as http:
+        write(
+            config, fleet({"small": servers["small"].url}), policy(budget={"limit": "1", "period": "Month"})
+        )
+        async with standalone(config, state) as sidecar:
+            await until(leased(sidecar))
+            assert await ask(sidecar, http) == (200, "small")
+        (path,) = state.glob("ledger-*.json")
+        good = path.read_text()
+        path.write_text(good[:-20])
+        async with standalone(config, state) as sidecar:
+            assert (await ask(sidecar, http))[0] == 503
+            path.write_text(good)
+            await until(leased(sidecar))
+            assert await ask(sidecar, http) == (200, "small")
+        path.write_text(good[:-20])
+        async with standalone(config, state) as sidecar:
+            assert (await ask(sidecar, http))[0] == 503
+        assert path.read_text() == good[:-20], "it is not written over"
 
 
 async def test_it_does_not_start_with_a_bad_file_or_a_folder_in_use(tmp_path: Path) -> None:

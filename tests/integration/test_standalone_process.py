@@ -144,7 +144,7 @@ async def test_the_commands_of_the_readme_answer_a_request(tmp_path: Path) -> No
 
 async def answered(url: str) -> int:
     """Return the first status of a server that is starting."""
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60.0):
         while True:
             try:
                 status = await ask(url)

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 TTL = 30.0
 TICK = 0.5
 """Seconds between turns when nothing happens: periods end, and rates come free."""
+LAST_WRITES = 2.0
+"""Seconds that reads and writes under way get at the end."""
 RETRY = 1.0
 """Seconds between tries to read a ledger."""
 
@@ -167,7 +169,10 @@ class LocalLeader:
         if new:
             self._book.follow(report.sidecar, self._follows)
         self._meter.hear(report.sidecar, report.demand, self._clock())
-        self.learn(report.sidecar, report.experience)
+        try:
+            self.learn(report.sidecar, report.experience)
+        except Exception:  # what can not be learned costs no lease
+            log.exception("nothing was learned from a report")
         self._woken.set()
 
     async def run(self) -> None:
@@ -185,7 +190,9 @@ class LocalLeader:
     async def close(self) -> None:
         """Bring the ledgers up to date once the lease is given back: no spare money stays behind in them."""
         if self._work:
-            await asyncio.wait(self._work)
+            _, stuck = await asyncio.wait(self._work, timeout=LAST_WRITES)
+            for work in stuck:  # such as one that waits for a ledger to be mended
+                work.cancel()
         for record in self._book.due(self._clock(), exact=True):
             await self._write(record)
 

@@ -98,9 +98,12 @@ class Learning:
             self._learner.half_life = policy.learning.half_life
             self._learner.names = _names(policy, fleet, self._tasks)
             self._learner.rebase(self._base.version)
-            found = self._learner.learned(self._wall_clock())
-            if found.version:
-                learned = Document(found.version, encode(found))
+            try:
+                found = self._learner.learned(self._wall_clock())
+            except Exception:  # estimates go on without it
+                log.exception("nothing new can be learned")
+            else:
+                learned = Document(found.version, encode(found)) if found.version else NO_DOCUMENT
         self._leader.set_estimators(Estimators({policy.key: self._base}, {policy.key: learned}))
 
     async def keep(self) -> None:
@@ -110,7 +113,7 @@ class Learning:
         self._unkept, self._kept_at = False, self._clock()
         try:
             await asyncio.to_thread(self._state.keep_learned, self._learner.state(self._wall_clock()))
-        except OSError as error:
+        except (OSError, LearningError) as error:
             self._unkept = True
             log.warning("what was learned can not be kept in %s: %s", self._state.folder, error)
 

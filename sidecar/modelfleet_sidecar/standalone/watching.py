@@ -64,26 +64,26 @@ class Watching:
         self._estimator: Path | None = None
         self._estimator_seen: Look = None
         _tell_unknown(leader.declared)
-        self._load_estimator()
 
     async def run(self) -> NoReturn:
         """Look at the files until cancelled."""
+        await self._load_estimator()
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            self.look()
+            await self.look()
 
-    def look(self) -> None:
-        """Take over what changed."""
+    async def look(self) -> None:
+        """Take over what changed. Files are read in a thread, since requests go on meanwhile."""
         seen = look_at(self._path)
         if seen != self._seen:
             self._seen = seen
-            self._load_manifests()
+            await self._load_manifests()
         if self._named() != self._estimator or look_at(self._estimator) != self._estimator_seen:
-            self._load_estimator()
+            await self._load_estimator()
 
-    def _load_manifests(self) -> None:
+    async def _load_manifests(self) -> None:
         try:
-            declared = load(self._path)
+            declared = await asyncio.to_thread(load, self._path)
         except ManifestError as error:
             self._refused("manifests")
             log.error("%s is not followed, the last good one stays in force: %s", self._path, error)
@@ -100,14 +100,14 @@ class Watching:
         name = self._leader.declared.policy.estimator.ref
         return self._path.parent / f"{name}.npz" if name is not None else None
 
-    def _load_estimator(self) -> None:
+    async def _load_estimator(self) -> None:
         self._estimator = self._named()
         self._estimator_seen = look_at(self._estimator)
         if self._estimator is None:
             self._learning.set_base(NO_DOCUMENT, frozenset())
             return
         try:
-            document, tasks = read_base(self._estimator)
+            document, tasks = await asyncio.to_thread(read_base, self._estimator)
         except ArtifactError as error:
             self._refused("estimator")
             log.error(
