@@ -138,7 +138,7 @@ class Books:
             self.release((entry.decision,))
             self._decisions.failed(decision_id, NOT_SENT)
             return Settled(NanoUsd(0), repeated=False)
-        actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens)
+        actual = entry.decision.pricing.cost(usage.input_tokens, usage.output_tokens, usage.cached_tokens)
         if actual > entry.decision.reserved:
             raise bad_field(
                 "usage",

@@ -157,16 +157,16 @@ class Serving:
         assert exchange.receipt is not None  # noqa: S101 - it was settled just before
         self._books.answered(decision, exchange.answer_id)
         self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
-        if exchange.usage is not None:
+        if exchange.usage is not None and decision.max_output_tokens:
+            # Embeddings have no output and tell nothing of the pace and length of texts.
             self._attempts.whole(decision, timing.whole, exchange.usage.output_tokens)
-            if decision.max_output_tokens:  # embeddings tell nothing of the pace and length of texts
-                self._estimator.answered(
-                    TaskName(decision.task),
-                    decision.variant,
-                    decision.grounds.load,
-                    exchange.usage.output_tokens,
-                    timing,
-                )
+            self._estimator.answered(
+                TaskName(decision.task),
+                decision.variant,
+                decision.grounds.load,
+                exchange.usage.output_tokens,
+                timing,
+            )
 
     def _failed(self, ask: Ask, decision: Decision, failure: Failure) -> None:
         """Remember how an attempt ended, and tell the caller which one it was."""
