@@ -6,7 +6,6 @@ In: values of `router` and the JSON of model servers. Out: protobuf messages for
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from google.protobuf import duration_pb2
@@ -62,47 +61,41 @@ def chunk_message(block: bytes, decision: Decision, *, raw: bool) -> router_pb2.
 
     `raw`: with the events' JSON. Raises Failure where an event has none.
     """
-    events: list[bytes] = []
-    texts: list[str] = []
-    reasoning: list[str] = []
-    refusals: list[str] = []
-    calls: list[router_pb2.ToolCallDelta] = []
-    finish_reason = ""
-    for payload in _payloads(block):
-        try:
-            said = _first_choice(json.loads(payload), "delta")
-        except (ValueError, RecursionError):
-            raise Failure(
-                Fault.UNAVAILABLE,
-                "UpstreamMalformed",
-                f"model {decision.variant} sent an event without JSON",
-                retry_on=RetryOn.SERVER_ERROR,
-            ) from None
-        texts.append(said.text)
-        finish_reason = said.finish_reason or finish_reason
-        if said.reasoning:
-            reasoning.append(said.reasoning)
-        if said.refusal:
-            refusals.append(said.refusal)
-        calls += [_call_delta(call, place) for place, call in enumerate(said.calls)]
-        if raw:
-            events.append(payload)
+    payloads = _payloads(block)
+    said = [_delta(payload, decision) for payload in payloads]
+    finish_reasons = [one.finish_reason for one in said if one.finish_reason]
     chunk = router_pb2.ChatChunk(
-        content="".join(texts),
-        finish_reason=finish_reason,
-        tool_calls=calls,
-        reasoning="".join(reasoning),
-        refusal="".join(refusals),
-        raw=events,
+        content="".join([one.text for one in said]),
+        finish_reason=finish_reasons[-1] if finish_reasons else "",
     )
+    if any(one.calls or one.reasoning or one.refusal for one in said):
+        chunk.reasoning = "".join(one.reasoning for one in said)
+        chunk.refusal = "".join(one.refusal for one in said)
+        for one in said:
+            chunk.tool_calls.extend(_call_delta(call, place) for place, call in enumerate(one.calls))
+    if raw:
+        chunk.raw.extend(payloads)
     return chunk if chunk.ByteSize() else None
 
 
-def _payloads(block: bytes) -> Iterator[bytes]:
-    for event in block.replace(b"\r\n", b"\n").split(b"\n\n"):
-        payload = event_data(event)
-        if payload and payload != b"[DONE]":
-            yield payload
+def _delta(payload: bytes, decision: Decision) -> Said:
+    try:
+        return _first_choice(json.loads(payload), "delta")
+    except (ValueError, RecursionError):
+        raise Failure(
+            Fault.UNAVAILABLE,
+            "UpstreamMalformed",
+            f"model {decision.variant} sent an event without JSON",
+            retry_on=RetryOn.SERVER_ERROR,
+        ) from None
+
+
+def _payloads(block: bytes) -> list[bytes]:
+    if block.startswith(b"data: ") and block.find(b"\n") == len(block) - 2:  # one event, as nearly always
+        payloads = [block[6:-2]]
+    else:
+        payloads = [event_data(event) for event in block.replace(b"\r\n", b"\n").split(b"\n\n")]
+    return [payload for payload in payloads if payload and payload != b"[DONE]"]
 
 
 def _first_choice(answer: object, part: str) -> Said:
