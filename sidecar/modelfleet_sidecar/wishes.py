@@ -19,6 +19,12 @@ PREFIX = "x-modelfleet-"
 TIER_HEADER, TASK_HEADER, SESSION_HEADER = f"{PREFIX}tier", f"{PREFIX}task", f"{PREFIX}session"
 MAX_COST_HEADER, MIN_QUALITY_HEADER = f"{PREFIX}max-cost-usd", f"{PREFIX}min-quality"
 EXCLUDE_HEADER, EXPLAIN_HEADER = f"{PREFIX}exclude", f"{PREFIX}explain"
+_WISHING = frozenset(
+    {
+        *(TIER_HEADER, TASK_HEADER, SESSION_HEADER, MAX_COST_HEADER, MIN_QUALITY_HEADER),
+        *(EXCLUDE_HEADER, EXPLAIN_HEADER),
+    }
+)
 EXPLAIN_FULL, EXPLAIN_NONE = "full", "none"
 LONGEST_SESSION, LONGEST_NAME, MOST_EXCLUDED = 256, 128, 64
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -46,7 +52,7 @@ NO_WISHES = Wishes()
 
 def wishes(headers: Mapping[str, str]) -> Wishes:
     """Return what `headers` wish. Raises Failure; unknown names in `exclude` exclude nothing."""
-    if not any(name.startswith(PREFIX) for name in headers):
+    if _WISHING.isdisjoint(headers):
         return NO_WISHES
     cost, quality = headers.get(MAX_COST_HEADER), headers.get(MIN_QUALITY_HEADER)
     least = 0.0 if quality is None else float(_decimal(MIN_QUALITY_HEADER, quality, "from 0 to 1"))

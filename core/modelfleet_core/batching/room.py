@@ -50,7 +50,7 @@ class Room:
     def places(self, candidate: Candidate, variant: VariantKey) -> bool:
         """Return whether `variant` has a free slot where the candidate may go."""
         free = self.spots.get(variant)
-        if free is None or self.kept_for_others(candidate, variant):
+        if free is None or (self.leaves and self.kept_for_others(candidate, variant)):
             return False
         return not candidate.avoided or not all(candidate.avoids(endpoint) for endpoint in free)
 
