@@ -33,8 +33,8 @@ class Dialect:
     name = "chat"
     path = "/v1/chat/completions"
     """At the model server, after its base URL."""
-    marks: tuple[bytes, ...] = (b'"usage"', b'"error"', b'"length"', b"[DONE]")
-    """An event after the first content without any of these is relayed unread."""
+    marks: tuple[bytes, ...] = (b'"usage"', b'"error"', b'"length"')
+    """An event after the first content that ends in an object without any of these is relayed unread."""
     says_done = True
     """Whether streams end in `[DONE]`."""
 
