@@ -36,6 +36,7 @@ _BLOCKS = (
 _SIZE = 10.0
 """Euclidean length of each block of hashed counts: what a text says does not depend on how long it is."""
 _MOST_BYTES = 4 * (_START + _END + 1)
+_KIND_BITS = _MOST_BYTES.bit_length()
 
 
 _FIRST_MIX, _SECOND_MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -155,6 +156,19 @@ def _hashed(words: npt.NDArray[np.uint64], values: npt.NDArray[np.uint64]) -> np
     return np.bincount(every.view(np.int64), minlength=FEATURES - LEXICAL)
 
 
+def _longest(runs: Sequence[int], kinds: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int64]) -> list[int]:
+    """Return the size of the longest run of each kind, 0 where there is none; `runs` counts them."""
+    keys = kinds.astype(np.int64)
+    keys <<= _KIND_BITS
+    keys |= sizes
+    keys.sort()  # by kind, then by size: one pass is faster than a search for each kind
+    longest, last = [], -1
+    for count in runs:
+        last += count
+        longest.append(int(keys[last]) & ((1 << _KIND_BITS) - 1) if count else 0)
+    return longest
+
+
 def _lexical(
     result: FloatArray,
     length: int,
@@ -167,7 +181,7 @@ def _lexical(
     `by_byte` (256,) counts of bytes; `kinds`, `sizes` of the runs of characters of one kind.
     """
     runs = np.bincount(kinds, minlength=4).tolist()
-    longest = [int(sizes[kinds == kind].max()) if runs[kind] else 0 for kind in (_SPACE, _LETTER, _DIGIT)]
+    longest = _longest(runs, kinds, sizes)
     counts = by_byte.tolist()
     upper, lower, other = sum(counts[65:91]), sum(counts[97:123]), sum(counts[128:])
     digits, blanks, lines = sum(counts[48:58]), sum(counts[:33]) + counts[127], counts[10]
