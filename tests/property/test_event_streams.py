@@ -73,7 +73,7 @@ def streams(draw: st.DrawFn) -> tuple[list[Event], list[bytes]]:
 
 
 @given(streams(), st.booleans())
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_events_are_relayed_byte_for_byte_but_for_usage(
     sent: tuple[list[Event], list[bytes]], keep: bool
 ) -> None:
@@ -149,7 +149,7 @@ def _lines(relayed: bytes) -> list[bytes]:
 
 
 @given(st.lists(NOISE, max_size=30))
-@settings(max_examples=600)
+@settings(max_examples=300)
 @example([b"data: ", b"[" * 100_000, b"\n\n"])
 @example([b'data: {"error": ', b"9" * 100_000, b"}\n\n"])
 def test_any_bytes_are_relayed_or_refused_and_how_they_are_cut_changes_nothing(noise: list[bytes]) -> None:
