@@ -100,7 +100,7 @@ def behaviours_table(found: Figures) -> str:
     """Return what every target does with callers and model servers that misbehave."""
     names = [name for name, figures in found["targets"].items() if "cancel_ms" in figures]
     rows = [
-        [" ".join(where).replace("_", " "), *(_cell(at(found["targets"][one], where), "g") for one in names)]
+        [" ".join(where).replace("_", " "), *(_seen(found["targets"][one], where) for one in names)]
         for where in BEHAVIOURS
     ]
     return _table(["", *(f"`{name}`" for name in names)], rows)
@@ -111,6 +111,17 @@ def at(figures: Any, where: Sequence[str]) -> Any:
     for key in where:
         figures = figures.get(key) if isinstance(figures, Mapping) else None
     return figures
+
+
+def _seen(figures: Any, where: Sequence[str]) -> str:
+    """Return a cell: `never` for what was looked for and did not happen, a dash for the rest."""
+    for key in where:
+        if figures is None:
+            return "never"
+        if not isinstance(figures, Mapping) or key not in figures:
+            return "-"
+        figures = figures[key]
+    return "never" if figures is None else _cell(figures, "g")
 
 
 def _met(figure: float | None, sign: str, required: float) -> str:
