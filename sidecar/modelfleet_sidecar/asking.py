@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from modelfleet_core.catalog import Fleet
 from modelfleet_core.estimation.profile import read
 from modelfleet_core.estimation.urgency import urgency
 from modelfleet_core.policy import Policy, Tier
@@ -69,15 +70,12 @@ class Asker:
         left = allowed if remaining is None else min(remaining, allowed)
         if left <= 0:
             raise late(0.0)
-        tasks = {task for model in fleet.models for task in model.quality.by_task} | {*self._estimator.tasks}
         ruled = matched.rule.task if matched is not None else None
         return Ask(
             call=call,
             reading=reading,
             tier=_tier(policy, wished.tier, headers),
-            # Only tasks that fleet or estimator tell apart: others change no estimate, and callers could make
-            # up any number of them.
-            task=TaskName(wished.task) if wished.task in tasks else ruled,
+            task=TaskName(wished.task) if wished.task and self._tells_apart(wished.task, fleet) else ruled,
             arrived=now,
             deadline=now + left,
             tenant=policy.tenant_of(headers),
@@ -99,6 +97,11 @@ class Asker:
             explained=wished.explained,
             passed=passed(headers),
         )
+
+    def _tells_apart(self, task: str, fleet: Fleet) -> bool:
+        """Return whether fleet or estimator know a task: others change no estimate, and callers could make up
+        any number of them."""
+        return task in self._estimator.tasks or any(task in model.quality.by_task for model in fleet.models)
 
     def _rules_of(self, policy: Policy) -> Rules:
         """Return the rules of the policy in force, compiled when it came."""
