@@ -24,6 +24,7 @@ from modelfleet.v1 import router_pb2
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.messages import SidecarId
 
+from modelfleet_sidecar.admin import AdminApp
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.callers import connected
 from modelfleet_sidecar.dialing import Dialer, Proxies, UpstreamTls
@@ -42,7 +43,7 @@ from modelfleet_sidecar.plugins import load_plugin
 from modelfleet_sidecar.router import Router
 from modelfleet_sidecar.settings import Address, Settings, SettingsError, variable
 from modelfleet_sidecar.sockets import SocketError, claim, listening, remove, share
-from modelfleet_sidecar.telemetry import AdminApp, Telemetry
+from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.token_reviews import TokenReviews
 from modelfleet_sidecar.web_server import LAST_WORDS, WebServer
 
@@ -155,7 +156,7 @@ class Sidecar:
         )
         self._admin = WebServer(
             AdminApp(
-                telemetry=self.telemetry,
+                registry=self.telemetry.registry,
                 ready=lambda: self.router.ready,
                 trouble=lambda: self._lease.trouble,
             )

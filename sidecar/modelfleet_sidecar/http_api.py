@@ -15,6 +15,7 @@ from functools import partial
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar import chat, completions, embeddings, responses
+from modelfleet_sidecar.asgi import Receive, Scope, Send
 from modelfleet_sidecar.attended import Attended, DisconnectedError
 from modelfleet_sidecar.calls import LARGE, Call
 from modelfleet_sidecar.decision import Decision
@@ -26,7 +27,7 @@ from modelfleet_sidecar.gate import Gate
 from modelfleet_sidecar.http_caller import Caller, Headers
 from modelfleet_sidecar.passing import REQUEST_ID, passed
 from modelfleet_sidecar.router import Router
-from modelfleet_sidecar.telemetry import Receive, Scope, Send, Telemetry
+from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.wishes import EXPLAIN_FULL, EXPLAIN_HEADER
 
 JSON = (b"content-type", b"application/json")

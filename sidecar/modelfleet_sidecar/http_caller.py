@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 
+from modelfleet_sidecar.asgi import Receive, Scope, Send
 from modelfleet_sidecar.attended import DisconnectedError
 from modelfleet_sidecar.failures import Failure, Fault, late
-from modelfleet_sidecar.telemetry import Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
 DIGITS = 18

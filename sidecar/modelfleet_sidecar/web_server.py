@@ -19,7 +19,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from modelfleet_sidecar.telemetry import AsgiApp
+from modelfleet_sidecar.asgi import AsgiApp
 
 LAST_WORDS = 1
 """Seconds that connections get to take the end of their answers once all requests are done."""
