@@ -23,6 +23,7 @@ from modelfleet_core.policy import RetryOn, Timeouts
 from modelfleet_core.values import NanoUsd
 
 from modelfleet_sidecar.calls import Call
+from modelfleet_sidecar.connection import ConnectError, Connection, CutError, Target
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.estimates import Timing
@@ -32,7 +33,7 @@ from modelfleet_sidecar.passing import REQUEST_ID
 from modelfleet_sidecar.patience import Vigil
 from modelfleet_sidecar.spoken import Spoken
 from modelfleet_sidecar.sse import BadStreamError, EventStream
-from modelfleet_sidecar.upstream import ConnectError, Connection, CutError, Pool, Target
+from modelfleet_sidecar.upstream import Pool
 from modelfleet_sidecar.upstream_body import upstream_body
 from modelfleet_sidecar.upstream_errors import broke, cut, empty, malformed, refused, unreachable
 

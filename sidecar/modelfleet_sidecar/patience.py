@@ -18,8 +18,8 @@ from enum import Enum
 
 from modelfleet_core.policy import Timeouts
 
+from modelfleet_sidecar.connection import Connection, CutError
 from modelfleet_sidecar.sse import EventStream
-from modelfleet_sidecar.upstream import Connection, CutError
 
 PACE_TOKENS = 20
 """Tokens that a stream at the slowest pace allowed sends in the window by which its pace is measured."""

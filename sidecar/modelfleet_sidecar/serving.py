@@ -17,6 +17,7 @@ from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.attempts import Attempts
 from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.books import Books
+from modelfleet_sidecar.connection import Target
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.estimates import LiveEstimator, Timing
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, late, shutting_down
@@ -28,7 +29,7 @@ from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.retry import GONE, RetryBudget, anywhere, next_attempt, pause_after
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.unreachable import Unreachable
-from modelfleet_sidecar.upstream import Pool, Target
+from modelfleet_sidecar.upstream import Pool
 from modelfleet_sidecar.upstream_errors import TIMED_OUT
 
 CLOCKS_AGREE = 0.05

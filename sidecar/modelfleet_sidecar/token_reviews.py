@@ -13,9 +13,10 @@ from pathlib import Path
 
 from modelfleet_core.values import EndpointUrl
 
+from modelfleet_sidecar.connection import ConnectError, CutError, Target
 from modelfleet_sidecar.dialing import Dialer
 from modelfleet_sidecar.gate import ReviewError
-from modelfleet_sidecar.upstream import ConnectError, CutError, Pool, Target
+from modelfleet_sidecar.upstream import Pool
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its own token and the API server's CA."""

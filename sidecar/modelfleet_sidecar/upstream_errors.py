@@ -14,11 +14,11 @@ from email.utils import parsedate_to_datetime
 
 from modelfleet_core.policy import RetryOn
 
+from modelfleet_sidecar.connection import ConnectError, CutError
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault
 from modelfleet_sidecar.patience import LateError
 from modelfleet_sidecar.sse import error_text
-from modelfleet_sidecar.upstream import ConnectError, CutError
 
 TIMED_OUT = "UpstreamTimeout"
 RATE_LIMITED = "UpstreamRateLimited"

@@ -15,12 +15,13 @@ from modelfleet_core.assignment.result import Termination
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
 from modelfleet_sidecar.chat import parse_fields
+from modelfleet_sidecar.connection import HIGH_WATER
 from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.forward import Forwarder
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
-from modelfleet_sidecar.upstream import HIGH_WATER, Pool
+from modelfleet_sidecar.upstream import Pool
 from support.sidecars import ABOUT, GROUNDS
 
 pytestmark = pytest.mark.integration

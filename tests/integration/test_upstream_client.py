@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 from modelfleet_core.values import EndpointUrl
-from modelfleet_sidecar.upstream import MAX_HEAD, SILENCE, ConnectError, Connection, CutError, Pool, Target
+from modelfleet_sidecar.connection import MAX_HEAD, SILENCE, ConnectError, Connection, CutError, Target
+from modelfleet_sidecar.upstream import Pool
 
 pytestmark = pytest.mark.integration
 
@@ -275,6 +276,24 @@ async def test_a_caller_that_does_not_read_holds_the_server_back() -> None:
         assert sent < 50_000_000
         async with asyncio.timeout(20.0):
             assert len(await whole(connection)) == 50_000_000
+
+
+async def test_what_interrupts_a_request_that_was_whole_already_does_not_meet_the_next_one() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await take_request(reader)
+            writer.write(OK + b"content-length: 2\r\n\r\nok")
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        assert (await connection.head())[0] == 200
+        assert await whole(connection) == b"ok"
+        connection.interrupt(CutError("the caller reads slowly, and the time of the attempt is over"))
+        made.release(connection)
+        again = await post(made, target)
+        assert again is connection
+        assert (await again.head())[0] == 200
+        assert await whole(again) == b"ok"
 
 
 async def test_a_port_without_a_server_and_a_url_without_sense_fail_to_connect() -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import trustme
 from modelfleet_core.values import EndpointUrl
+from modelfleet_sidecar.connection import ConnectError, Target
 from modelfleet_sidecar.dialing import Dialer, Proxies, UpstreamTls
-from modelfleet_sidecar.upstream import MAX_AGE, ConnectError, Pool, Target
+from modelfleet_sidecar.upstream import MAX_AGE, Pool
 from support.access import pem, write_pair
 
 pytestmark = pytest.mark.integration
