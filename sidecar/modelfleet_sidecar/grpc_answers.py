@@ -15,9 +15,9 @@ from modelfleet_core.policy import RetryOn
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar.decision import About, Decision
+from modelfleet_sidecar.exchange import Receipt
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import Failure, Fault
-from modelfleet_sidecar.forward import Receipt
 from modelfleet_sidecar.sse import event_data
 
 Metadata = tuple[tuple[str, str], ...]

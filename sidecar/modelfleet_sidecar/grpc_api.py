@@ -23,9 +23,9 @@ from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_sidecar.calls import LARGE, Call
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.dialect import Usage
+from modelfleet_sidecar.exchange import Exchange, Receipt
 from modelfleet_sidecar.failures import Failure, Fault, bad_field, internal
 from modelfleet_sidecar.feedback import Source, feedback
-from modelfleet_sidecar.forward import Exchange, Receipt
 from modelfleet_sidecar.gate import Gate
 from modelfleet_sidecar.grpc_answers import (
     answer_message,

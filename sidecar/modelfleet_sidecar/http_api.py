@@ -19,10 +19,10 @@ from modelfleet_sidecar.asgi import Receive, Scope, Send
 from modelfleet_sidecar.attended import Attended, DisconnectedError
 from modelfleet_sidecar.calls import LARGE, Call
 from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.exchange import Exchange
 from modelfleet_sidecar.explanation import compact, explanation
 from modelfleet_sidecar.failures import DRAINING, Failure, Fault, internal
 from modelfleet_sidecar.feedback import parse_feedback
-from modelfleet_sidecar.forward import Exchange
 from modelfleet_sidecar.gate import Gate
 from modelfleet_sidecar.http_caller import Caller, Headers
 from modelfleet_sidecar.passing import REQUEST_ID, passed

@@ -25,8 +25,9 @@ from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.batch import Batcher
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.decision import Ask, Decision
+from modelfleet_sidecar.exchange import Exchange
 from modelfleet_sidecar.failures import Failure
-from modelfleet_sidecar.forward import Exchange, Forwarder, Hearing
+from modelfleet_sidecar.forward import Forwarder, Hearing
 from modelfleet_sidecar.judge_prompt import MAX_ANSWER, ends_of, grading, score_in
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.plugins import JudgePlugin

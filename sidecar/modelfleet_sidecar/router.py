@@ -23,10 +23,10 @@ from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.dialing import Dialer
 from modelfleet_sidecar.estimates import LiveEstimator
+from modelfleet_sidecar.exchange import Exchange
 from modelfleet_sidecar.explain import Entry
 from modelfleet_sidecar.failures import Failure, Fault, shutting_down
 from modelfleet_sidecar.feedback import Feedback
-from modelfleet_sidecar.forward import Exchange
 from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys

@@ -20,8 +20,9 @@ from modelfleet_sidecar.books import Books
 from modelfleet_sidecar.connection import Target
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.estimates import LiveEstimator, Timing
+from modelfleet_sidecar.exchange import Exchange
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, late, shutting_down
-from modelfleet_sidecar.forward import Exchange, Forwarder
+from modelfleet_sidecar.forward import Forwarder
 from modelfleet_sidecar.in_flight import InFlight
 from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
