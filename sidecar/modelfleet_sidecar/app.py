@@ -276,7 +276,7 @@ def _dialer(settings: Settings) -> Dialer:
     """Return how model servers are reached, by settings and the environment. Raises SettingsError."""
     tls = UpstreamTls(settings.upstream_ca, settings.upstream_tls)
     try:
-        if settings.upstream_ca is not None or settings.upstream_tls is not None:
+        if settings.upstream_ca or settings.upstream_tls is not None:
             tls.context()
     except OSError as error:
         names = " or ".join(variable(name) for name in ("upstream_ca", "upstream_tls"))

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from modelfleet_sidecar.operator_access import is_pem
+
 STAGGER = 0.25
 """Seconds after which the next address is tried beside the one before (RFC 8305)."""
 MAX_ADDRESSES = 8
@@ -91,10 +93,11 @@ class Proxies:
 class UpstreamTls:
     """The context of TLS connections, made anew when the files change."""
 
-    def __init__(self, authority: Path | None, certificate: Path | None) -> None:
-        """`authority`: PEM of CAs that count besides the system's; `certificate`: folder with `tls.crt` and
-        `tls.key`, shown to servers that ask for one."""
-        self._authority = authority
+    def __init__(self, authority: str, certificate: Path | None) -> None:
+        """`authority`: CAs that count besides the system's, as PEM or the path of such a file; empty: none
+        do. `certificate`: folder with `tls.crt` and `tls.key`, shown to servers that ask for one."""
+        self._given = authority if is_pem(authority) else None
+        self._authority = Path(authority) if authority and self._given is None else None
         self._certificate = certificate
         self._made: tuple[object, ssl.SSLContext] | None = None
 
@@ -111,6 +114,13 @@ class UpstreamTls:
     def _new(self) -> ssl.SSLContext:
         context = ssl.create_default_context()  # the certificate must name the host
         context.set_alpn_protocols(["http/1.1"])
+        if self._given is not None:
+            try:
+                context.load_verify_locations(cadata=self._given)
+            except (ssl.SSLError, ValueError) as error:
+                raise DialError(
+                    "the authorities that are given as text are no certificates in PEM"
+                ) from error
         if self._authority is not None:
             try:
                 context.load_verify_locations(self._authority)
@@ -136,7 +146,7 @@ class Dialer:
         proxies: Proxies = Proxies(),
     ) -> None:
         """`tls`: what connections by TLS go by, which may raise OSError; None: the system's CAs."""
-        self._tls = tls if tls is not None else UpstreamTls(None, None).context
+        self._tls = tls if tls is not None else UpstreamTls("", None).context
         self._proxies = proxies
 
     async def dial(

@@ -83,8 +83,9 @@ class Settings:
     """File with a fleet and a policy, to go by without an operator; None: an operator grants."""
     state: Path | None = None
     """Folder where that keeps ledgers and what it learned; None: nothing outlives the process."""
-    upstream_ca: Path | None = None
-    """PEM of CAs that model servers' certificates may be signed by besides the system's; None: no others."""
+    upstream_ca: str = ""
+    """CAs that model servers' certificates may be signed by besides the system's: PEM, or the path of such a
+    file; empty: no others."""
     upstream_tls: Path | None = None
     """Folder with tls.crt and tls.key for model servers that ask for a certificate; None: there is none."""
     tls: Path | None = None
@@ -129,7 +130,8 @@ SETTINGS: dict[str, _Setting] = {
         "127.0.0.1:18080", "address of the OpenAI-compatible API (loopback, but with tls)"
     ),
     "upstream_ca": _Setting(
-        "", "PEM file of CAs that sign certificates of model servers, besides the system's"
+        "",
+        "CAs that sign certificates of model servers, besides the system's: PEM, or the path of a PEM file",
     ),
     "upstream_tls": _Setting(
         "", "folder with tls.crt and tls.key, the certificate for model servers that ask for one"
@@ -223,7 +225,7 @@ def _settings(text: Mapping[str, str]) -> Settings:
     settings = Settings(
         config=Path(text["config"]) if text["config"] else None,
         state=_state(text),
-        upstream_ca=Path(text["upstream_ca"]) if text["upstream_ca"] else None,
+        upstream_ca=text["upstream_ca"],
         upstream_tls=Path(text["upstream_tls"]) if text["upstream_tls"] else None,
         tls=Path(text["tls"]) if text["tls"] else None,
         auth_keys=Path(text["auth_keys"]) if text["auth_keys"] else None,

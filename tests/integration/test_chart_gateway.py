@@ -56,7 +56,7 @@ def test_its_settings_are_those_that_the_sidecar_takes(chart: Helm) -> None:
     assert settings.keys == Path("/var/run/secrets/modelfleet-keys")
     upstream = {"caSecret": "authorities", "clientSecret": "client"}
     settings = settings_of(chart.render({"gateway": {"enabled": True, "upstream": upstream}}))
-    assert settings.upstream_ca == Path("/var/run/secrets/modelfleet-upstream-ca/ca.crt")
+    assert settings.upstream_ca == "/var/run/secrets/modelfleet-upstream-ca/ca.crt"
     assert settings.upstream_tls == Path("/var/run/secrets/modelfleet-upstream-tls")
     everybody = chart.render({"gateway": {"enabled": True, "auth": {"namespaces": ["*"]}}})
     assert settings_of(everybody).auth_namespaces is None

@@ -328,6 +328,7 @@ REFUSED: tuple[tuple[dict[str, object], str], ...] = (
     ({"image": {"tag": "modelfleet:1"}}, "at '/image/tag'"),
     ({"nodes": {"read": "yes"}}, "at '/nodes/read': got string, want boolean"),
     ({"commonLabels": {"team": 7}}, "at '/commonLabels/team': got number, want string"),
+    ({"sidecar": {"env": {"MODELFLEET_JOURNAL": "/journal"}}}, "MODELFLEET_JOURNAL"),
     ({"sidecar": {"logFormat": "xml"}}, "value must be one of 'json', 'text'"),
     ({"tls": {"source": "existing"}}, "tls.source is existing: set tls.existing."),
     (
@@ -368,6 +369,7 @@ CHANGED: tuple[dict[str, Any], ...] = (
     {"injector": {"tolerations": [{"operator": "Exists"}]}},
     {"injector": {"affinity": {"nodeAffinity": {}}}},
     {"sidecar": {"image": "modelfleet/sidecar-fips"}},
+    {"sidecar": {"env": {"HTTPS_PROXY": "http://proxy.example.com:3128"}}},
     {"sidecar": {"resources": {"requests": {"cpu": "1"}}}},
     {"tls": {"source": "certManager", "certManager": {"duration": "720h"}}},
     {"tls": {"source": "certManager", "certManager": {"renewBefore": "24h"}}},

@@ -93,7 +93,10 @@ class Rig:
         return {
             "watchNamespace": self.namespace,
             "injector": {"failurePolicy": "Fail", **injector},
-            "sidecar": {"resources": {"requests": {"cpu": "50m"}, "limits": {"memory": "192Mi"}}},
+            "sidecar": {
+                "resources": {"requests": {"cpu": "50m"}, "limits": {"memory": "192Mi"}},
+                "env": {"NO_PROXY": "10.0.0.0/8", "MODELFLEET_UPSTREAM_CA": "a\nb\n"},
+            },
             "tls": {
                 "source": "existing",
                 "caBundle": self.authority.cert_pem.bytes().decode(),

@@ -114,13 +114,22 @@ async def test_an_authority_of_ones_own_is_trusted_and_a_new_one_once_its_file_c
     first, second = trustme.CA(), trustme.CA()
     file = tmp_path / "ca.pem"
     file.write_text(pem(first))
-    dialer = Dialer(tls=UpstreamTls(file, None).context)
+    dialer = Dialer(tls=UpstreamTls(str(file), None).context)
     async with server(tls=serving(second, "localhost")) as (port, _), pool(dialer) as made:
         with pytest.raises(ConnectError, match="certificate verify failed"):
             await ask(made, f"https://localhost:{port}")
         file.with_suffix(".new").write_text(pem(second))
         file.with_suffix(".new").rename(file)
         assert await ask(made, f"https://localhost:{port}") == b"ok"
+
+
+async def test_an_authority_may_be_given_as_text() -> None:
+    authority = trustme.CA()
+    dialer = Dialer(tls=UpstreamTls(pem(authority), None).context)
+    async with server(tls=serving(authority, "localhost")) as (port, _), pool(dialer) as made:
+        assert await ask(made, f"https://localhost:{port}") == b"ok"
+    with pytest.raises(OSError, match="no certificates in PEM"):
+        UpstreamTls("-----BEGIN CERTIFICATE-----", None).context()
 
 
 async def test_a_server_that_asks_for_a_certificate_gets_ours(tmp_path: Path) -> None:
@@ -132,9 +141,9 @@ async def test_a_server_that_asks_for_a_certificate_gets_ours(tmp_path: Path) ->
     file.write_text(pem(authority))
     pair = write_pair(tmp_path / "client", clients, "sidecar")
     async with server(tls=context) as (port, heads):
-        async with pool(Dialer(tls=UpstreamTls(file, pair).context)) as made:
+        async with pool(Dialer(tls=UpstreamTls(str(file), pair).context)) as made:
             assert await ask(made, f"https://localhost:{port}") == b"ok"
-        async with pool(Dialer(tls=UpstreamTls(file, None).context)) as made:
+        async with pool(Dialer(tls=UpstreamTls(str(file), None).context)) as made:
             with pytest.raises(Exception, match=r"connection (lost|closed)|certificate required"):
                 await ask(made, f"https://localhost:{port}")
     assert len(heads) == 1
@@ -144,7 +153,7 @@ async def test_a_server_that_asks_for_a_certificate_gets_ours(tmp_path: Path) ->
 def test_files_that_can_not_be_used_are_told_by_name(tmp_path: Path, missing: str) -> None:
     (tmp_path / missing).write_text("nothing")
     (tmp_path / "tls.key").write_text("nothing")
-    tls = UpstreamTls(tmp_path / missing, None) if missing == "ca.pem" else UpstreamTls(None, tmp_path)
+    tls = UpstreamTls(str(tmp_path / missing), None) if missing == "ca.pem" else UpstreamTls("", tmp_path)
     with pytest.raises(OSError, match=missing):
         tls.context()
 
@@ -158,7 +167,7 @@ async def test_an_external_endpoint_is_asked_through_the_proxy_and_a_pod_is_not(
         proxy(port) as (proxy_port, connects),
     ):
         proxies = Proxies.of({"HTTPS_PROXY": f"http://us%20er:secret@127.0.0.1:{proxy_port}"})
-        async with pool(Dialer(tls=UpstreamTls(file, None).context, proxies=proxies)) as made:
+        async with pool(Dialer(tls=UpstreamTls(str(file), None).context, proxies=proxies)) as made:
             url = f"https://api.example.test:{port}/base#m/v"
             assert await ask(made, url) == b"ok"
             assert await ask(made, url) == b"ok"

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelfleet_operator.injection.sidecar import KeyReference, Template
+from modelfleet_operator.injection.sidecar import OWN_VARIABLES, KeyReference, Template
 from modelfleet_operator.settings import Address, SettingsError, parse_address
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 
 
@@ -54,6 +55,7 @@ _SIDECAR: tuple[tuple[str, str, str], ...] = (
         '{"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "384Mi"}}',
         "its requests and limits, as JSON",
     ),
+    ("sidecar-env", "{}", "its further variables, such as HTTPS_PROXY or MODELFLEET_UPSTREAM_CA, as JSON"),
     ("operator", "modelfleet-capacity.modelfleet-system.svc:7443", "HOST:PORT of the capacity service"),
     (
         "operator-ca",
@@ -145,6 +147,7 @@ def _template(values: Mapping[str, str]) -> Template:
         token_seconds=int(_number("token-seconds", values["token_seconds"], 600, 86400)),
         journal_size=values["journal_size"],
         log_format=values["log_format"],
+        env=_environment(values["sidecar_env"]),
     )
 
 
@@ -164,6 +167,20 @@ def _resources(value: str) -> Mapping[str, object]:
         ):
             raise _wrong("sidecar-resources", value[:200], remedy)
     return found
+
+
+def _environment(value: str) -> tuple[tuple[str, str], ...]:
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(
+        _VARIABLE.fullmatch(name) and isinstance(text, str) for name, text in found.items()
+    ):
+        raise _wrong("sidecar-env", value[:200], 'write JSON such as {"HTTPS_PROXY": "http://proxy:3128"}')
+    if taken := sorted(found.keys() & OWN_VARIABLES):
+        raise _wrong("sidecar-env", value[:200], f"leave out {', '.join(taken)}, which the injector sets")
+    return tuple(sorted(found.items()))
 
 
 def _key(value: str) -> KeyReference:

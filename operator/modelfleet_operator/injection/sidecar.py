@@ -25,6 +25,14 @@ APPLICATION_ENV = (
     ("MODELFLEET_ADDRESS", f"127.0.0.1:{GRPC_PORT}"),
 )
 """What the pod's other containers get, each unless they set it themselves."""
+OWN_VARIABLES = frozenset(
+    f"MODELFLEET_{name}"
+    for name in (
+        *("NAMESPACE", "POD_NAME", "POD_UID", "OPERATOR", "OPERATOR_CA", "OPERATOR_TOKEN"),
+        *("ADMIN_LISTEN", "JOURNAL", "LOG_FORMAT", "KEYS"),
+    )
+)
+"""What a sidecar gets in any case, so that an installation can not set it."""
 
 Object = dict[str, object]
 
@@ -47,6 +55,8 @@ class Template:
     """How long each of its tokens lasts; the kubelet renews them."""
     journal_size: str = "64Mi"
     log_format: str = "json"
+    env: tuple[tuple[str, str], ...] = ()
+    """Further variables of the sidecar, such as HTTPS_PROXY; none of `OWN_VARIABLES`."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,6 +93,7 @@ def container(
     if keys:
         env.append({"name": "MODELFLEET_KEYS", "value": KEYS_FOLDER})
         mounts.append({"name": KEYS_VOLUME, "mountPath": KEYS_FOLDER, "readOnly": True})
+    env += [{"name": name, "value": value} for name, value in template.env]
     return {
         "name": CONTAINER,
         "image": template.image,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trustme
 import yaml
+from modelfleet_operator.injection import sidecar
 from modelfleet_operator.injection.__main__ import main
 from modelfleet_operator.injection.patch import MalformedPod, applied, inject
 from modelfleet_operator.injection.printing import EXAMPLE, with_sidecar
@@ -32,6 +33,7 @@ def test_the_environment_of_the_chart_is_understood() -> None:
         MODELFLEET_LISTEN="0.0.0.0:8443",
         MODELFLEET_TLS="/certificates",
         MODELFLEET_SIDECAR_RESOURCES='{"limits": {"memory": "192Mi", "cpu": 1}}',
+        MODELFLEET_SIDECAR_ENV='{"NO_PROXY": "10.0.0.0/8", "HTTPS_PROXY": "http://proxy:3128"}',
         MODELFLEET_WATCH_NAMESPACE="ml",
         MODELFLEET_LOG_FORMAT="text",
     )
@@ -39,6 +41,18 @@ def test_the_environment_of_the_chart_is_understood() -> None:
     assert settings.template.resources == {"limits": {"memory": "192Mi", "cpu": 1}}
     assert (settings.watch_namespace, settings.template.log_format) == ("ml", "text")
     assert settings.drain_seconds == 8
+    env = sidecar.container(settings.template, ())["env"]
+    assert isinstance(env, list)
+    assert env[-2:] == [
+        {"name": "HTTPS_PROXY", "value": "http://proxy:3128"},
+        {"name": "NO_PROXY", "value": "10.0.0.0/8"},
+    ]
+
+
+def test_what_every_sidecar_gets_can_not_be_set() -> None:
+    env = sidecar.container(TEMPLATE, [KeyReference("frontier", "token")])["env"]
+    assert isinstance(env, list)
+    assert {variable["name"] for variable in env} == sidecar.OWN_VARIABLES
 
 
 def test_flags_win_over_the_environment() -> None:
@@ -61,6 +75,11 @@ def test_flags_win_over_the_environment() -> None:
         ('--sidecar-resources={"claims": {}}', "write JSON"),
         ('--sidecar-resources={"limits": {"memory": "lots"}}', "write JSON"),
         ('--sidecar-resources={"limits": 3}', "write JSON"),
+        ("--sidecar-env={", "write JSON"),
+        ("--sidecar-env=[]", "write JSON"),
+        ('--sidecar-env={"A": 1}', "write JSON"),
+        ('--sidecar-env={"A B": ""}', "write JSON"),
+        ('--sidecar-env={"MODELFLEET_JOURNAL": ""}', "leave out MODELFLEET_JOURNAL"),
         ("--operator=here", "HOST:PORT"),
         ("--listen=8443", "HOST:PORT"),
     ],
