@@ -8,16 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from modelfleet_sidecar.failures import bad_field
 from modelfleet_sidecar.request_text import Source, dump
 
+LIMITS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",
+    "num_predict",
+)
+"""Names that servers have for the most tokens of an answer. Some take one before that which a kind of calls
+has: llama.cpp takes `n_predict`, also null, before `max_tokens` (its `oaicompat_chat_params_parse`)."""
 OUTSIDE_PROMPT = frozenset(
     (
-        *("messages", "model", "stream", "stream_options", "n", "user", "metadata", "store", "service_tier"),
+        *("model", "stream", "stream_options", "n", "user", "metadata", "store", "service_tier"),
         *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "logprobs", "top_logprobs", "logit_bias"),
         *("presence_penalty", "frequency_penalty", "repetition_penalty", "ignore_eos", "min_tokens"),
         *("reasoning_effort", "verbosity", "parallel_tool_calls", "safety_identifier", "prompt_cache_key"),
-        *("max_tokens", "max_completion_tokens", "max_output_tokens", "max_tool_calls", "reasoning"),
-        *("prompt", "suffix", "echo", "input", "instructions", "encoding_format", "dimensions", "include"),
+        *LIMITS,
+        *("max_tool_calls", "reasoning", "echo", "encoding_format", "dimensions", "include"),
     )
 )
 """Fields that never become part of the prompt beside what is counted of them elsewhere; any other might."""
@@ -26,13 +37,45 @@ UNBOUNDED_FIELDS = (
     "prediction",  # rejected predictions are billed on top of the answer
     "audio",  # billed at another price
     "best_of",  # candidates that are never returned but billed
+    "n_cmpl",  # llama.cpp's other name for `n`
     "use_beam_search",
     "chat_template",  # can expand the prompt at will
     "previous_response_id",  # stored context
     "conversation",
     "background",  # answers later, elsewhere
+    "cached_content",
+    "data_sources",  # texts that the server looks up
+    "search_parameters",
+    "enable_search",
+    "plugins",
+    "models",  # who answers instead, at its own price
+    "provider",
+    "extra_body",  # whatever a provider has beside OpenAI's fields
+    "mm_processor_kwargs",  # how many tokens an image becomes
+    "media_io_kwargs",
 )
 """Fields that let a request cost more than its text and token limit tell."""
+DECIDING = frozenset(
+    (
+        *LIMITS,
+        *UNBOUNDED_FIELDS,
+        "model",
+        "n",
+        "stream",
+        "stream_options",
+        "service_tier",
+        "modalities",
+        "messages",
+        "prompt",
+        "suffix",
+        "input",
+        "instructions",
+        "tools",
+        "functions",
+    )
+)
+"""Fields that servers must get as they were read here: by no other spelling, which some take for the same
+(Go's `encoding/json` prefers exact names but takes any case)."""
 OWN_TOOLS = ("function", "custom")
 """Tools that the caller runs itself, whose calls are output as any other."""
 TEMPLATE_TOKENS = 96
@@ -41,14 +84,23 @@ TOOL_TOKENS = 512
 """Tokens of its instructions for tools."""
 
 
-def field_tokens(fields: Mapping[str, object], source: Source | None) -> int:
-    """Return a bound of the tokens of all fields that might become part of the prompt."""
-    tokens = TEMPLATE_TOKENS + (TOOL_TOKENS if fields.get("tools") or fields.get("functions") else 0)
+def field_tokens(
+    fields: Mapping[str, object], source: Source | None, counted: frozenset[str], *, times: int = 1
+) -> int:
+    """Return a bound of the tokens of all fields that might become part of the prompt, but for those that are
+    `counted` elsewhere; of each of so many prompts. Raises Failure for the name of another field in
+    disguise."""
+    tokens = 0
     for name, value in fields.items():
-        if value and name not in OUTSIDE_PROMPT:
+        if name in OUTSIDE_PROMPT or name in counted:
+            continue
+        if name not in DECIDING and (plain := name.casefold()) in DECIDING:
+            raise bad_field(name, f"is refused, since servers may take it for {plain}; write {plain}")
+        if value:
             text = source.of(name, value) if source is not None else None
             tokens += _text_tokens(f"{dump(name)}:{dump(value)}" if text is None else f"{name}:{text}")
-    return tokens
+    template = TEMPLATE_TOKENS + (TOOL_TOKENS if fields.get("tools") or fields.get("functions") else 0)
+    return template + times * tokens
 
 
 def template_tokens(values: object) -> int:
@@ -63,6 +115,8 @@ def unbounded_field(fields: Mapping[str, object]) -> str:
             return name
     if fields.get("service_tier") not in (None, "default", "flex"):
         return "service_tier"
+    if fields.get("modalities") not in (None, ["text"]):
+        return "modalities"
     tools = fields.get("tools")
     if isinstance(tools, Sequence) and not isinstance(tools, str):
         for index, tool in enumerate(tools):

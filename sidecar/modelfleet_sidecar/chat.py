@@ -20,6 +20,8 @@ MAX_CHOICES = 128
 USUAL_ROLE = 16
 """Bytes of a role's name that the frame of a message covers."""
 JSON_FORMATS = frozenset({"json_object", "json_schema"})
+COUNTED = frozenset({"messages"})
+"""Fields whose tokens are counted as what they hold."""
 _FRAME = frozenset({"role", "content"})
 
 
@@ -38,7 +40,7 @@ def parse_fields(fields: Mapping[str, object], source: Source | None = None) -> 
     return Call(
         model=string(fields, "model") or AUTO,
         texts=tuple(held.texts),
-        hidden_tokens=held.hidden_tokens + field_tokens(fields, source),
+        hidden_tokens=held.hidden_tokens + field_tokens(fields, source, COUNTED),
         asked_output_tokens=min((limit for limit in limits if limit is not None), default=None),
         choices=1 if choices is None else choices,
         stream=flag(fields, "stream"),
@@ -72,8 +74,7 @@ def _held(messages: object) -> Held:
         if len(role) > USUAL_ROLE:
             held.hidden_tokens += template_tokens(role)
         if not message.keys() <= _FRAME:
-            others = {name: value for name, value in message.items() if name not in _FRAME and value}
-            held.hidden_tokens += template_tokens(others)
+            held.add_others(message, _FRAME, where)
     return held
 
 

@@ -5,7 +5,7 @@ In: JSON text (HTTP). Out: `Call`. Next: `router`.
 
 from __future__ import annotations
 
-from modelfleet_sidecar.bounds import field_tokens, unbounded_field
+from modelfleet_sidecar.bounds import field_tokens, template_tokens, unbounded_field
 from modelfleet_sidecar.calls import AUTO, Call
 from modelfleet_sidecar.chat import MAX_CHOICES, format_needs
 from modelfleet_sidecar.dialect import COMPLETIONS
@@ -14,6 +14,7 @@ from modelfleet_sidecar.request_fields import flag, integer, mapping, string
 from modelfleet_sidecar.request_text import read
 
 LIMITS = ("max_tokens",)
+COUNTED = frozenset({"prompt", "suffix"})
 
 
 def parse_json(body: bytes) -> Call:
@@ -26,7 +27,8 @@ def parse_json(body: bytes) -> Call:
     return Call(
         model=string(fields, "model") or AUTO,
         texts=(*asked.texts, suffix) if suffix else asked.texts,
-        hidden_tokens=field_tokens(fields, source),
+        hidden_tokens=field_tokens(fields, source, COUNTED, times=asked.count)
+        + (asked.count - 1) * template_tokens(suffix),  # each prompt has it
         # Unlike in chat, 0 is a limit: together with `echo` it asks for the prompt's own probabilities.
         asked_output_tokens=integer(fields, LIMITS[0], least=0),
         choices=asked.count * (1 if choices is None else choices),

@@ -22,6 +22,24 @@ NEEDS = {
     "input_file": "files",
 }
 """What other parts need; how many tokens they are nobody can tell from outside."""
+MEDIA = frozenset(
+    {
+        *(
+            "type",
+            "image",
+            "image_url",
+            "image_pil",
+            "image_embeds",
+            "input_image",
+            "video_url",
+            "file",
+            "file_id",
+        ),
+        *("file_data", "file_url", "input_audio", "audio_url", "audio_embeds"),
+    }
+)
+"""Fields, in any case, by which a server may find something else in a part than its type says."""
+_TEXT_FIELDS = frozenset({"type", "text", "cache_control"})
 _IMAGE_FIELDS = frozenset({"type", "image_url", "detail", "file_id", "cache_control"})
 
 
@@ -56,8 +74,13 @@ class Held:
                 if not isinstance(part.get("text"), str):
                     raise bad_field(f"{at}.text", f"must be a string, not {kind_of(part.get('text'))}")
                 texts.append(part["text"])
+                if not part.keys() <= _TEXT_FIELDS:
+                    self._others(part, _TEXT_FIELDS, at)
             elif kind in IMAGE:
-                self._image(part)
+                self.images += 1  # one, however long its text: servers see its pixels
+                self.needs.add("vision")
+                if not part.keys() <= _IMAGE_FIELDS:
+                    self._others(part, _IMAGE_FIELDS, at)
             elif kind == "refusal":
                 self.hidden_tokens += template_tokens(part)
             else:
@@ -65,8 +88,20 @@ class Held:
                 self.needs |= {NEEDS[kind]} if kind in NEEDS else set()
         self.texts.append("\n".join(texts))
 
-    def _image(self, part: dict[str, object]) -> None:
-        """Count an image as one, however long its text: servers see its pixels."""
-        self.images += 1
-        self.needs.add("vision")
-        self.hidden_tokens += template_tokens({k: v for k, v in part.items() if k not in _IMAGE_FIELDS})
+    def add_others(self, message: dict[str, object], known: frozenset[str], where: str) -> None:
+        """Count what a message holds besides the fields that are known. Raises Failure for one of these in
+        disguise."""
+        others = {name: value for name, value in message.items() if name not in known and value}
+        for name in message:
+            if name not in known and name.casefold() in known:
+                raise bad_field(f"{where}.{name}", f"is refused; write {name.casefold()}")
+        self.hidden_tokens += template_tokens(others)
+        if "audio" in others:  # of an answer before, by its id
+            self.unbounded = self.unbounded or f"{where}.audio"
+
+    def _others(self, part: dict[str, object], known: frozenset[str], at: str) -> None:
+        """Count what a part holds besides what is known."""
+        others = {name: value for name, value in part.items() if name not in known and value}
+        self.hidden_tokens += template_tokens(others)
+        if any(name.casefold() in MEDIA for name in others):
+            self.unbounded = self.unbounded or at

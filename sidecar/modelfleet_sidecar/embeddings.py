@@ -13,6 +13,8 @@ from modelfleet_sidecar.prompts import prompts
 from modelfleet_sidecar.request_fields import flag, string
 from modelfleet_sidecar.request_text import read
 
+COUNTED = frozenset({"input"})
+
 
 def parse_json(body: bytes) -> Call:
     """Parse the JSON text of a request. Raises Failure."""
@@ -23,12 +25,13 @@ def parse_json(body: bytes) -> Call:
     return Call(
         model=string(fields, "model") or AUTO,
         texts=asked.texts,
-        hidden_tokens=field_tokens(fields, source),
+        hidden_tokens=field_tokens(fields, source, COUNTED, times=asked.count),
         asked_output_tokens=0,
         choices=1,
         stream=False,
         wants_usage=False,
-        unbounded=unbounded_field(fields),
+        # Some servers embed these in place of `input`, with images.
+        unbounded=unbounded_field(fields) or ("messages" if fields.get("messages") is not None else ""),
         fields=fields,
         dialect=EMBEDDINGS,
         limits=(),

@@ -17,8 +17,13 @@ from modelfleet_sidecar.request_fields import flag, integer, kind_of, mapping, s
 from modelfleet_sidecar.request_text import read
 
 LIMITS = ("max_output_tokens",)
-STORED = frozenset({"item_reference", "mcp_approval_response"})
-"""Items that stand for what only the server knows."""
+COUNTED = frozenset({"input", "instructions"})
+BOUNDED = frozenset(
+    {"function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning"}
+)
+"""Items besides messages that are no longer than they look; others stand for what only the server knows, or
+for what it has looked up, run or seen."""
+OUTPUTS = frozenset({"function_call_output", "custom_tool_call_output"})
 _MESSAGE = frozenset({"type", "role", "content", "id", "status"})
 
 
@@ -33,13 +38,18 @@ def parse_json(body: bytes) -> Call:
     return Call(
         model=string(fields, "model") or AUTO,
         texts=tuple(held.texts),
-        hidden_tokens=held.hidden_tokens + field_tokens(fields, source),
+        hidden_tokens=held.hidden_tokens + field_tokens(fields, source, COUNTED),
         asked_output_tokens=integer(fields, LIMITS[0], least=1),
         choices=1,
         stream=flag(fields, "stream"),
         wants_usage=True,
         unbounded=first(
-            (held.unbounded, unbounded_field(fields), "prompt" if fields.get("prompt") is not None else "")
+            (
+                held.unbounded,
+                unbounded_field(fields),
+                "prompt" if fields.get("prompt") is not None else "",
+                "n" if fields.get("n") not in (None, 1) else "",
+            )
         ),
         fields=fields,
         dialect=RESPONSES,
@@ -73,15 +83,17 @@ def _add(held: Held, given: object, *, optional: bool) -> None:
         at = f"input[{index}]"
         if not isinstance(item, dict):
             raise bad_field(at, f"must be an object such as a message, not {kind_of(item)}")
-        if item.get("type") in STORED:
-            held.unbounded = held.unbounded or at
-        elif item.get("type") in (None, "message"):
+        kind = item.get("type")
+        if kind in (None, "message"):
+            if item.get("content") is None:  # what the server has stored, by its id
+                held.unbounded = held.unbounded or at
             held.add(item.get("content"), f"{at}.content")
             if not item.keys() <= _MESSAGE:
-                held.hidden_tokens += template_tokens(
-                    {name: value for name, value in item.items() if name not in _MESSAGE}
-                )
-        elif item.get("type") == "function_call_output" and isinstance(item.get("output"), str | list):
+                held.add_others(item, _MESSAGE, at)
+        elif kind in OUTPUTS and isinstance(item.get("output"), str | list):
             held.add(item["output"], f"{at}.output")
-        else:  # calls of tools, reasoning
+        else:
+            by_id = kind == "reasoning" and not item.get("encrypted_content") and not item.get("content")
+            if by_id or kind not in BOUNDED:
+                held.unbounded = held.unbounded or at
             held.hidden_tokens += template_tokens(item)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from modelfleet_core.catalog import RequestMapping
 
+from modelfleet_sidecar.bounds import LIMITS
 from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.dialect import CHAT, COMPLETIONS, RESPONSES
 from modelfleet_sidecar.request_fields import mapping
@@ -28,6 +29,10 @@ def upstream_body(
     named = [name for name in call.limits if fields.get(name) is not None]
     for name in named or call.limits[:1]:
         fields[name] = max_output_tokens
+    if call.limits:  # whatever else a server may take for the limit is none above it; null would be no limit
+        for name in LIMITS:
+            if name in fields and name not in call.limits and not _within(fields[name], max_output_tokens):
+                fields[name] = max_output_tokens
     if not stream:
         fields.pop("stream", None)
         fields.pop("stream_options", None)
@@ -46,6 +51,10 @@ def upstream_body(
     if changes.system_prompt and takes_system_prompt(call):
         _instruct(fields, changes.system_prompt, call)
     return _renamed(fields, call.source, changes.rename)
+
+
+def _within(value: object, limit: int) -> bool:
+    return type(value) is int and 0 <= value <= limit
 
 
 def takes_system_prompt(call: Call) -> bool:

@@ -7,6 +7,8 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from modelfleet_core.catalog import RequestMapping
+from modelfleet_sidecar.bounds import DECIDING
 from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.chat import parse_json
 from modelfleet_sidecar.failures import Failure, Fault
@@ -102,13 +104,14 @@ def test_any_body_parses_or_fails_as_a_bad_request(body: bytes) -> None:
     assert fault_of(body) in (None, Fault.BAD_REQUEST)
 
 
-@given(st.dictionaries(st.text(max_size=9).filter(lambda name: name not in FIXED), JSON, max_size=4))
+@given(
+    st.dictionaries(
+        st.text(max_size=9).filter(lambda name: name.casefold() not in DECIDING), JSON, max_size=4
+    )
+)
 def test_unknown_fields_are_forwarded_untouched(extra: dict[str, object]) -> None:
     sent = forwarded(parse(**extra))
     assert {name: sent[name] for name in extra} == extra
-
-
-FIXED = {"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"}
 
 
 def test_the_token_limit_is_enforced_in_the_callers_own_field() -> None:
@@ -118,6 +121,28 @@ def test_the_token_limit_is_enforced_in_the_callers_own_field() -> None:
     assert "max_tokens" not in named
     both = forwarded(parse(max_completion_tokens=500, max_tokens=600))
     assert (both["max_completion_tokens"], both["max_tokens"]) == (7, 7)
+
+
+@pytest.mark.parametrize("value", [None, -1, 10**9, "many", 8.0])
+def test_a_limit_that_only_some_servers_know_is_none_above_the_decided_one(value: object) -> None:
+    sent = forwarded(parse(n_predict=value, max_tokens=7))
+    assert (sent["n_predict"], sent["max_tokens"]) == (7, 7)
+    assert forwarded(parse(n_predict=3))["n_predict"] == 3
+
+
+def test_a_renamed_limit_is_the_decided_one_whatever_the_caller_says_under_the_new_name() -> None:
+    changes = RequestMapping(rename={"max_tokens": "max_output_tokens"})
+    call = parse(max_output_tokens=10**9)
+    body = upstream_body(call, served_name="s", max_output_tokens=7, stream=False, changes=changes)
+    assert json.loads(body)["max_output_tokens"] == 7
+
+
+@pytest.mark.parametrize("name", ["Max_Tokens", "MODEL", "N", "\u017ftream", "Best_Of", "Tools"])
+def test_a_name_that_some_servers_take_for_another_is_refused(name: str) -> None:
+    with pytest.raises(Failure, match=f"servers may take it for {name.casefold()}"):
+        parse(**{name: 5})
+    with pytest.raises(Failure, match="write content"):
+        parse(messages=[{"role": "user", "content": "a", "Content": "b"}])
 
 
 def test_a_stream_is_asked_for_usage_and_keeps_its_other_options() -> None:
@@ -141,6 +166,11 @@ def test_a_plain_request_is_not_streamed_upstream() -> None:
         {"web_search_options": {}},
         {"prediction": {"type": "content", "content": "x"}},
         {"best_of": 4},
+        {"n_cmpl": 4},
+        {"models": ["another"]},
+        {"modalities": ["text", "audio"]},
+        {"messages": [{"role": "assistant", "content": None, "audio": {"id": "audio_1"}}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "image_url": "b"}]}]},
         {"service_tier": "priority"},
         {"tools": [{"type": "web_search"}]},
         {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]}]},
