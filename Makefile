@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 SOURCES := core operator sidecar lab client tests tools benchmarks charts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration test-cluster cluster check format generate lock images bench peers soak control-plane clean
+.PHONY: help setup demo demo-kubernetes test test-unit test-property test-integration test-cluster cluster check format generate lock images bench peers soak control-plane clients clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -43,7 +43,7 @@ test-unit: $(READY)
 test-property: $(READY)
 	@$(PYTEST) tests/property
 
-test-integration: $(READY) control-plane
+test-integration: $(READY) control-plane clients
 	@$(PYTEST) tests/integration
 
 test-cluster: $(READY) ## Run the tests of the whole product on a real node (Linux, root)
@@ -54,7 +54,10 @@ cluster: $(READY) ## Open a shell in a real cluster with the product's images; C
 	@$(BIN)/python -m modelfleet_lab.cluster --install --images --gpus $(GPUS) $(if $(COMMAND),sh -c "$$COMMAND")
 
 control-plane: $(READY)
-	@$(BIN)/python -m modelfleet_lab.controlplane.binaries control-plane helm grpcurl
+	@$(BIN)/python -m modelfleet_lab.controlplane.binaries control-plane helm
+
+clients: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m support.client_programs
 
 check: $(READY) ## Format, lint, types, import contracts, generated files, chart
 	@$(BIN)/ruff format --check $(wildcard $(SOURCES))

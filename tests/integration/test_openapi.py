@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
-import venv
 from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
-import pytest
 import yaml
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.manifest_request import CAPABILITIES
 from modelfleet_core.values import EndpointUrl
 from modelfleet_sidecar.http_api import CALLS
+from support import client_programs
 from support.recorders import recorder
 from support.sidecars import Spec, fleet_of, policy_of, running_sidecar
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
-TOOLS = Path.home() / ".cache" / "modelfleet" / "schemathesis"
-PINNED = "schemathesis==4.32.5"
 EXAMPLES = 5
 """Of each path and phase."""
 
@@ -42,20 +38,8 @@ async def test_every_path_of_the_document_is_served() -> None:
                 assert set(methods) == {answer.headers["allow"].split(",")[0].lower()}
 
 
-@pytest.fixture(scope="module")
-def schemathesis() -> Path:
-    """Return the tool, installed once into an environment of its own: its dependencies are many."""
-    tool = TOOLS / "bin" / "schemathesis"
-    if not tool.exists():
-        venv.create(TOOLS, with_pip=True)
-        command = [str(TOOLS / "bin" / "python"), "-m", "pip", "install", "--quiet", PINNED]
-        installed = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        if installed.returncode:
-            pytest.skip(f"schemathesis can not be installed: {installed.stderr[-300:]}")
-    return tool
-
-
-async def test_whatever_is_sent_has_an_answer_with_a_reason(schemathesis: Path, tmp_path: Path) -> None:
+async def test_whatever_is_sent_has_an_answer_with_a_reason(tmp_path: Path) -> None:
+    schemathesis = await asyncio.to_thread(client_programs.schemathesis)
     checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
     spec = Spec("small", slots=64)
     async with recorder() as server, running_sidecar(granted=False) as rig:

@@ -1,7 +1,8 @@
-"""What runs the examples of `examples/clients`: an environment of their locked packages, made once.
+"""Clients of others that the tests run: those of `examples/clients`, and schemathesis for the HTTP API.
 
 Python's packages are installed by uv, Node's by npm, each into a folder of the cache named by its lock file;
 grpcurl is built as the lab's other binaries are. A lock keeps two test runs from making one at a time.
+`python -m support.client_programs` makes all of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from modelfleet_lab.controlplane import binaries
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples" / "clients"
+SCHEMATHESIS = ROOT / "tests" / "support" / "schemathesis"
 PATIENCE = 600
 """Seconds for one installation."""
 
@@ -29,9 +31,10 @@ def report(line: str) -> None:
     print(line, file=sys.__stderr__, flush=True)
 
 
-def python() -> Path:
-    """Return an interpreter that has what the Python examples import, besides the typed client."""
-    with _folder(EXAMPLES / "requirements.txt") as (folder, made):
+def python(of: Path = EXAMPLES) -> Path:
+    """Return an interpreter with the packages that `of` locks; the examples': all but the typed client."""
+    lock = of / "requirements.txt"
+    with _folder(lock) as (folder, made):
         interpreter = folder / "bin" / "python"
         if not made:
             uv = Path(sys.executable).parent / "uv"
@@ -39,10 +42,23 @@ def python() -> Path:
             _run(
                 uv, "venv", "--quiet", "--clear", "--python", sys.executable, folder, name=f"Python {version}"
             )
-            lock = EXAMPLES / "requirements.txt"
             wanted = ("--require-hashes", "--requirement", lock)
-            _run(uv, "pip", "install", "--quiet", "--python", interpreter, *wanted, name="Python clients")
+            _run(
+                uv,
+                "pip",
+                "install",
+                "--quiet",
+                "--python",
+                interpreter,
+                *wanted,
+                name=f"packages of {of.name}",
+            )
         return interpreter
+
+
+def schemathesis() -> Path:
+    """Return the program that tries an API by its document."""
+    return python(SCHEMATHESIS).with_name("schemathesis")
 
 
 def node_modules() -> Path:
@@ -85,8 +101,17 @@ def _folder(lock: Path) -> Iterator[tuple[Path, bool]]:
 
 def _run(*command: str | Path, name: str) -> None:
     started = time.monotonic()
-    report(f"making {name} for the examples of clients")
+    report(f"making {name} for tests, once")
+    if shutil.which(command[0]) is None:
+        raise RuntimeError(
+            f"{name} for tests: {command[0]} is not installed; tests need it, see CONTRIBUTING.md"
+        )
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"`{' '.join(map(str, command))}` failed:\n{done.stderr[-2000:]}")
     report(f"made {name} in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    for make in (python, schemathesis, node_modules, grpcurl):
+        make()
