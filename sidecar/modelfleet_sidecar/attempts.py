@@ -6,15 +6,21 @@ metrics. Times are on the sidecar's clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 
+from modelfleet_core.breaker import State
 from modelfleet_core.health import Health
 from modelfleet_core.policy import RetryOn
+from modelfleet_core.values import VariantKey
 
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.upstream_errors import KEY_REFUSED
+
+log = logging.getLogger(__name__)
 
 BLAMED = frozenset({RetryOn.CONNECT, RetryOn.TIMEOUT, RetryOn.SERVER_ERROR})
 """Failures that open breakers; a caller's own fault, or 429, does not."""
@@ -30,9 +36,15 @@ class Attempts:
         self._health = health
         self._clock = clock
         self._telemetry = telemetry
+        self._last: dict[VariantKey, str] = {}
+        """Why the last attempt failed at variants that have not answered since. Breakers open only there."""
+        self._shut: set[VariantKey] = set()
+        """Variants whose breaker was open when it was looked at last."""
 
     def answered(self, decision: Decision, began: float) -> None:
         """The server began to answer."""
+        if self._last:
+            self._last.pop(decision.variant, None)
         self._health.works(decision.variant, decision.slot, decision.reservation, began, self._clock())
 
     def failed(self, decision: Decision, began: float, failure: Failure) -> None:
@@ -41,6 +53,9 @@ class Attempts:
         if failure.retry_on in BLAMED:
             if (policy := self._lease.policy) is not None:
                 self._health.follow(policy.fallback.breaker)
+            if failure.reason == KEY_REFUSED and self._last.get(decision.variant) != KEY_REFUSED:
+                log.warning("%s", failure.message)
+            self._last[decision.variant] = failure.reason
             self._health.failed(decision.variant, decision.slot, decision.reservation, began, now)
             return
         self._health.works(decision.variant, decision.slot, decision.reservation, began, now)
@@ -62,4 +77,23 @@ class Attempts:
         if (policy := self._lease.policy) is not None:
             self._health.follow(policy.fallback.breaker)
         self._health.tidy(holding.lease.slots, holding.holds, now)
-        self._telemetry.health(self._health.states(holding.lease.slots, now))
+        states = self._health.states(holding.lease.slots, now)
+        self._telemetry.health(states)
+        self._tell({variant: state for variant, (state, _) in states.items()})
+
+    def _tell(self, states: Mapping[VariantKey, State]) -> None:
+        """Log which breakers opened and closed since the last time."""
+        for variant, state in states.items():
+            if state is State.OPEN and variant not in self._shut:
+                self._shut.add(variant)
+                log.warning(
+                    "model %s failed too often lately, with %s last: it is left alone, but for a request now "
+                    "and then that finds out whether it works again",
+                    variant,
+                    self._last.get(variant, "an error"),
+                )
+            elif state is State.CLOSED and variant in self._shut:
+                self._shut.remove(variant)
+                log.info("model %s works again", variant)
+        self._shut &= states.keys()
+        self._last = {variant: why for variant, why in self._last.items() if variant in states}

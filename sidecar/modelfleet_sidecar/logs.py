@@ -60,6 +60,7 @@ class DecisionLines:
         self._decided: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._retried: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
 
     def decided(self, decision: Decision) -> None:
         variant = decision.variant
@@ -89,6 +90,10 @@ class DecisionLines:
         self._retried[reason] += 1
         log.debug("retries reason=%s", reason, extra={"reason": reason})
 
+    def failed(self, model: str, reason: str) -> None:
+        """A request ended with an error after its last attempt at a model."""
+        self._failed[f"{model} {reason}"] += 1
+
     def sum_up(self, now: float) -> None:
         """Say what happened since the last time, once `SUMMARY` is over; nothing if nothing did."""
         if self._since is None:
@@ -96,7 +101,12 @@ class DecisionLines:
         if now - self._since < SUMMARY:
             return
         seconds, self._since = now - self._since, now
-        counts = {"decided": self._decided, "refused": self._refused, "retried": self._retried}
+        counts = {
+            "decided": self._decided,
+            "refused": self._refused,
+            "retried": self._retried,
+            "failed": self._failed,
+        }
         if any(counts.values()):
             figures = {name: dict(count.most_common()) for name, count in counts.items() if count}
             log.info("%.0f s of decisions: %s", seconds, _words(figures), extra=figures)

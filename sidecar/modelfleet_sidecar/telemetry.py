@@ -66,6 +66,8 @@ LABELS = {
     "modelfleet_sidecar_responses/status": "Status code of that protocol, such as `200` or `OK`.",
 }
 """What each label means, for all metrics or for one (`metric/label`)."""
+NO_FAULT = frozenset({"Ok", "Cancelled"})
+"""Outcomes of requests that nobody need look into."""
 BREAKER_STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 
 
@@ -85,6 +87,8 @@ class Telemetry:
     def request(self, model: str, tier: str, outcome: str, seconds: float) -> None:
         self._metrics.requests.labels(model, tier, outcome).inc()
         self._metrics.seconds.labels(model).observe(seconds)
+        if model and outcome not in NO_FAULT:
+            self._lines.failed(model, outcome)
 
     def feedback(self, decision: Decision, said: Feedback) -> None:
         self._metrics.feedback.labels(decision.variant.model, said.source.value).inc()

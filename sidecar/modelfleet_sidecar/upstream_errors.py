@@ -22,6 +22,7 @@ from modelfleet_sidecar.sse import error_text
 
 TIMED_OUT = "UpstreamTimeout"
 RATE_LIMITED = "UpstreamRateLimited"
+KEY_REFUSED = "ApiKeyRefused"
 MAX_RETRY_AFTER = 3600.0
 """Seconds."""
 
@@ -47,8 +48,13 @@ def refused(
         said = "no reason given"
     who = _who(decision)
     if key and status in (401, 403):
-        # Servers quote parts of the key there.
-        said = f"it does not take the API key {decision.api_key}; put the right one into that Secret"
+        return Failure(  # without what the server said: it may quote parts of the key
+            Fault.UNAVAILABLE,
+            KEY_REFUSED,
+            f"{who} answered {status}: it does not take the API key {decision.api_key}; replace that key",
+            retry_after=1.0,
+            retry_on=RetryOn.SERVER_ERROR,
+        )
     return _by_status(who, status, said, retry_after(headers))
 
 
@@ -67,12 +73,14 @@ def _by_status(who: str, status: int, said: str, after: float | None) -> Failure
         return Failure(Fault.BAD_REQUEST, "UpstreamRejected", f"{who} rejects the request: {said}")
     if status == 413:
         return Failure(Fault.TOO_LARGE, "UpstreamRejected", f"{who} finds the request too large: {said}")
+    # Not only 5xx: that a server knows no such model or path, or wants a login or to be paid, is no fault of
+    # the request, and fails each one until somebody mends it.
     return Failure(
         Fault.UNAVAILABLE,
         "UpstreamError",
         f"{who} answered {status}: {said}",
         retry_after=1.0 if after is None else after,
-        retry_on=RetryOn.SERVER_ERROR if status >= 500 else None,
+        retry_on=RetryOn.SERVER_ERROR,
     )
 
 

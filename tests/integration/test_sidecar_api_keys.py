@@ -14,6 +14,7 @@ import pytest
 import trustme
 from modelfleet_core.catalog import SecretKey
 from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.policy import Fallback
 from modelfleet_core.values import EndpointUrl
 from support.scripted import Act, Served, scripted_server
 from support.sidecars import TRIED_ONCE, Rig, Spec, policy_of, running_sidecar
@@ -36,9 +37,11 @@ def keys(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def before(served: Served, folder: Path | None, *others: Spec) -> AsyncIterator[Rig]:
+async def before(
+    served: Served, folder: Path | None, *others: Spec, fallback: Fallback = TRIED_ONCE
+) -> AsyncIterator[Rig]:
     """Run a sidecar that holds a slot of an external model at `served`, and those of `others`."""
-    policy = policy_of(fallback=TRIED_ONCE)
+    policy = policy_of(fallback=fallback)
     async with running_sidecar(EXTERNAL, *others, policy=policy, keys=folder) as rig:
         slots = {EndpointUrl(rig.servers[one.name].url): SlotGrant(one.key, 2) for one in others}
         rig.lease.grant({EndpointUrl(f"{served.url}#{EXTERNAL.key}"): SlotGrant(EXTERNAL.key, 2), **slots})
@@ -84,6 +87,35 @@ async def test_without_its_key_a_model_is_never_asked_and_every_place_says_why(
         rig.sidecar.telemetry.keys_missing(rig.sidecar.router.missing_keys())
         async with client.get(f"{rig.admin}/metrics") as response:
             assert "modelfleet_sidecar_keys_missing 1.0" in await response.text()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_server_that_does_not_take_the_key_is_left_for_another_model(
+    stream: bool, keys: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or the best model wins every request for as long as its key is wrong, and answers none."""
+    async with (
+        scripted_server(lambda: Act.STRANGER, says=f"bad key {KEY}") as served,
+        before(served, keys, Spec("own", 0.4), fallback=Fallback()) as rig,
+        aiohttp.ClientSession(rig.http) as client,
+    ):
+        for attempts in (["2"] * 5) + ["1"]:
+            async with client.post(CHAT, json=BODY | {"stream": stream}) as response:
+                assert (response.status, response.headers["x-modelfleet-model"]) == (200, "own")
+                assert response.headers["x-modelfleet-attempts"] == attempts
+        assert len(served.heads) == 5  # then its breaker opens
+        async with client.post(CHAT, json=BODY | {"model": "external"}) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "BreakerOpen")
+        said = [record.getMessage() for record in caplog.records if "frontier/token" in record.getMessage()]
+        assert len(said) == 1
+        assert "answered 401" in said[0]
+        assert "external" in said[0]
+        for _ in range(2):
+            rig.sidecar.router._attempts.look()
+        said = [record.getMessage() for record in caplog.records if "left alone" in record.getMessage()]
+        assert len(said) == 1
+        assert f"model {EXTERNAL.key} failed too often lately, with ApiKeyRefused last" in said[0]
+        assert KEY not in caplog.text
 
 
 @pytest.mark.parametrize("stream", [True, False])

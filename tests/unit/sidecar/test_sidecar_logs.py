@@ -79,3 +79,17 @@ def test_what_is_counted_in_metrics_is_in_the_log(caplog: pytest.LogCaptureFixtu
     telemetry.refused("NoLease")
     telemetry.retried(Failure(Fault.UNAVAILABLE, "UpstreamCut", "broke off"))
     assert [vars(record)["reason"] for record in caplog.records] == ["NoLease", "UpstreamCut"]
+
+
+def test_requests_that_failed_at_a_model_are_in_the_line_and_others_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    telemetry = Telemetry()
+    telemetry._lines.sum_up(0.0)
+    for outcome in ("Ok", "Cancelled", "UpstreamError", "UpstreamError"):
+        telemetry.request("small", "gold", outcome, 0.1)
+    telemetry.request("", "gold", "NoLease", 0.1)  # refused: counted there
+    telemetry._lines.sum_up(SUMMARY)
+    (record,) = caplog.records
+    assert vars(record)["failed"] == {"small UpstreamError": 2}
