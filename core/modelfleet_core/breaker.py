@@ -8,6 +8,8 @@ may. Next: `batching.room` leaves out what is shut.
     half open  -> closed     the probe, one attempt at a time, got an answer
     half open  -> open       the probe failed
 
+A probe that says nothing for `open_for` seconds lets another one go too: whichever ends first decides.
+
 What began before a breaker's last change says nothing of it: so late failures do not open it again, and late
 answers do not close it.
 """
@@ -42,8 +44,10 @@ class Breaker:
         """When attempts ended, whether they failed, and where."""
         self._changed = -math.inf
         self._open = False
-        self.probe: int | None = None
-        """The attempt that is under way while it is half open."""
+        self._probes: set[int] = set()
+        """Attempts that are under way while it is half open."""
+        self._probed = -math.inf
+        """When the last of them began."""
 
     @property
     def probe_at(self) -> float:
@@ -59,17 +63,19 @@ class Breaker:
         """Return how many attempts may go there now."""
         if not self._open:
             return math.inf
-        return 1 if now >= self.probe_at and self.probe is None else 0
+        probing = self._probes and now < self._probed + self._bounds.open_for
+        return 1 if now >= self.probe_at and not probing else 0
 
     def took(self, attempt: int, now: float) -> None:
         """An attempt goes there now."""
-        if self.probe is None and self.state(now) is State.HALF_OPEN:
-            self.probe = attempt
+        if self.room(now) == 1:
+            self._probes.add(attempt)
+            self._probed = now
 
     def ended(self, attempt: int, began: float, now: float, *, failed: bool, at: EndpointUrl) -> None:
         """An attempt that began at `began` got an answer, or failed, at this endpoint."""
         if self._open:
-            if attempt == self.probe:
+            if attempt in self._probes:
                 self._change(now, opens=failed)
             return
         if self.outdates(attempt, began):
@@ -80,7 +86,12 @@ class Breaker:
 
     def outdates(self, attempt: int, began: float) -> bool:
         """Return whether it changed since an attempt began, so that its end says nothing any more."""
-        return began < self._changed and attempt != self.probe
+        return began < self._changed and attempt not in self._probes
+
+    def lost(self, under_way: Callable[[int], bool]) -> None:
+        """Give up probes that are not under way any more: they ended without a word."""
+        if self._probes:
+            self._probes = {probe for probe in self._probes if under_way(probe)}
 
     def eventful(self, now: float) -> bool:
         """Return whether there is anything to know: it is open, or something failed there lately."""
@@ -93,7 +104,8 @@ class Breaker:
         self._ends.extend(kept)
 
     def _change(self, now: float, *, opens: bool) -> None:
-        self._open, self._changed, self.probe = opens, now, None
+        self._open, self._changed = opens, now
+        self._probes.clear()
         self._ends.clear()
 
 
@@ -180,8 +192,7 @@ class Breakers:
     def lost(self, under_way: Callable[[int], bool]) -> None:
         """Give up probes that are not under way any more: they ended without a word."""
         for one in (*self._variants.values(), *self._endpoints.values()):
-            if one.probe is not None and not under_way(one.probe):
-                one.probe = None
+            one.lost(under_way)
 
     def tidy(self, endpoints: Collection[EndpointUrl], now: float) -> None:
         """Forget all other endpoints, and of what is closed all that had no failure lately."""

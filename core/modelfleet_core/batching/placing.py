@@ -67,8 +67,11 @@ class Placer:
                 [weight * quality[j] for j in candidate.possible], [cost[j] for j in candidate.possible]
             )
 
-    def place(self, ticket: int, candidate: Candidate, now: float) -> Placed | None:
-        """Place a request by published prices with its favourite; None: a limit keeps it from there."""
+    def place(self, ticket: int, candidate: Candidate, now: float, *, aside: bool = False) -> Placed | None:
+        """Place a request by published prices with its favourite; None: a limit keeps it from there.
+
+        `aside`: nobody's, so that no caller leaves a slot to it.
+        """
         prices, money_price = self.slot_prices((candidate,), now), self.pace(now)
         left = self._left(candidate, now)
         values, excluded, _, j = worth(left, prices, money_price, now, spare=self._pacing.limit)
@@ -76,7 +79,7 @@ class Placer:
             return None
         room = self._room(now, candidate.tier)
         excluded = room.excluded(candidate, excluded)
-        held = self._reserve(candidate, j, room, now) if not excluded[j] else None
+        held = self._reserve(candidate, j, room, now, aside=aside) if not excluded[j] else None
         if held is None:
             return None
         self._pacing.spend(candidate.cost[j])
@@ -97,7 +100,7 @@ class Placer:
         share, others pay no more than before it did: they are not to move to lesser models for its sake.
         """
         variants = candidates[0].variants if candidates else ()
-        crowding = self.turns.leaves(self._leased, now)
+        crowding = self.turns.leaves(lambda: self._usable(now), now)
         if not crowding:
             self._calm = self._published
         elif any(one.caller not in crowding for one in candidates):
@@ -145,16 +148,17 @@ class Placer:
             return {}
         return self._health.shut(self._holding.lease.slots, now)
 
-    def shut_until(self, candidate: Candidate, now: float) -> Shut | None:
-        """Return the variant that a request may use first, where all that are leased are shut; None: not all
-        are."""
-        shut = self.shut(now)
-        if not shut:
+    def shut_until(self, candidate: Candidate, shut: Mapping[VariantKey, Shut], now: float) -> Shut | None:
+        """Return the variant that a request may use first, where all that are leased are `shut`; None: not
+        all are."""
+        possible = [candidate.variants[j] for j in candidate.possible]
+        theirs = [variant for variant in possible if variant in shut]
+        if not theirs:
             return None
-        leased = {held.variant for held in self._holding.lease.slots.values() if held.slots}
-        theirs = [candidate.variants[j] for j in candidate.possible if candidate.variants[j] in leased]
-        if not theirs or not all(variant in shut for variant in theirs):
-            return None
+        if len(theirs) < len(possible):
+            leased = self._leased()
+            if any(leased.get(variant) for variant in possible if variant not in shut):
+                return None
         if len(theirs) < len(candidate.possible) and now - candidate.arrived < LENT_WITHIN:
             return None  # the leader may lend something else
         return min([shut[variant] for variant in theirs], key=lambda one: one.until)
@@ -165,7 +169,7 @@ class Placer:
         return self._room(now, candidate.tier if candidate is not None else None)
 
     def _room(self, now: float, tier: TierName | None) -> Room:
-        leaves = self.turns.leaves(self._leased, now)
+        leaves = self.turns.leaves(lambda: self._usable(now), now)
         return room_of(self._holding, now, tier, self._leave_alone, self._pacing.limit, self._health, leaves)
 
     def _leased(self) -> Mapping[VariantKey, int]:
@@ -173,6 +177,18 @@ class Placer:
         for held in self._holding.lease.slots.values():
             slots[held.variant] = slots.get(held.variant, 0) + held.slots
         return slots
+
+    def _usable(self, now: float) -> Mapping[VariantKey, int]:
+        """Return the slots of each leased variant, in flight or free, that may be in use now."""
+        health = self._health
+        if health is None or health.calm:
+            return self._leased()
+        slots: dict[VariantKey, int] = {}
+        for endpoint, held in self._holding.lease.slots.items():
+            free = max(0, held.slots - held.in_flight)
+            free = health.usable(held.variant, endpoint, free, held.in_flight, now)
+            slots[held.variant] = slots.get(held.variant, 0) + held.in_flight + free
+        return {variant: 1 if health.one_at_a_time(variant, now) else most for variant, most in slots.items()}
 
     def full(self, caller: str, now: float) -> bool:
         """Return whether no slot at all is free for `caller`; after the lease floors are each tier's."""
@@ -296,7 +312,9 @@ class Placer:
             outcomes.append(placed)
         return outcomes
 
-    def _reserve(self, candidate: Candidate, column: int, room: Room, now: float) -> Reservation | None:
+    def _reserve(
+        self, candidate: Candidate, column: int, room: Room, now: float, *, aside: bool = False
+    ) -> Reservation | None:
         """Take a slot where most are free, and what it charges; None: something is gone meanwhile."""
         variant = candidate.variants[column]
         free = room.spots.get(variant)
@@ -321,7 +339,8 @@ class Placer:
             return None
         if self._health is not None:
             self._health.took(variant, endpoint, held.id, now)
-        self.turns.took(candidate.caller, variant, candidate.service_time[column], now)
+        if not aside:
+            self.turns.took(candidate.caller, variant, candidate.service_time[column], now)
         free[endpoint] -= 1
         if not free[endpoint]:
             del free[endpoint]

@@ -18,7 +18,7 @@ from modelfleet_core.batching.turns import in_turn, several, to_push_out
 from modelfleet_core.batching.wanting import Claim, Joint, Wanted, claim
 from modelfleet_core.batching.window import Step, Window
 from modelfleet_core.batching.worth import NO_SLOT, Look
-from modelfleet_core.health import Health
+from modelfleet_core.health import Health, Shut
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import Need, Want
 from modelfleet_core.policy import Batching
@@ -261,12 +261,12 @@ class Queue:
         again = self._more and len(back) < len(answers)
         binding = bool(solved.certificate.binding) or bool(self._left)
         deadlines: list[float] = []
-        room = self.placer.shared_room(now)
+        room, shut = self.placer.shared_room(now), self.placer.shut(now)
         for ticket in (*back, *self._left):
             waiting = self._waiting.get(ticket)
             if waiting is None:  # its caller left
                 continue
-            if (given_up := self._given_up(ticket, waiting.candidate, now, room)) is not None:
+            if (given_up := self._given_up(ticket, waiting.candidate, now, room, shut)) is not None:
                 outcomes.append(given_up)
                 del self._waiting[ticket]
                 continue
@@ -288,14 +288,24 @@ class Queue:
         self._window, self._step = _window(self._batching), _IDLE
         return tickets
 
-    def _given_up(self, ticket: int, candidate: Candidate, now: float, room: Room | None) -> GivenUp | None:
+    def _given_up(
+        self,
+        ticket: int,
+        candidate: Candidate,
+        now: float,
+        room: Room | None,
+        shut: Mapping[VariantKey, Shut],
+    ) -> GivenUp | None:
         """Return why a request that found no place must not wait longer; None: it may."""
-        patient = now - candidate.arrived < BUDGET_PATIENCE or not candidate.charges
+        early = now - candidate.arrived < BUDGET_PATIENCE
+        if shut and not (early and candidate.avoided):  # which has met it itself: its pod may be replaced
+            first = self.placer.shut_until(candidate, shut, now)
+            latest = min(candidate.latest_start, candidate.arrived + SHUT_PATIENCE)
+            if first is not None and first.until > latest:
+                return GivenUp(ticket, candidate, Why.SHUT, first.why, first.until)
+        patient = early or not candidate.charges
         if room is not None and patient and now < candidate.latest_start:
             return None  # whatever it lacks, and most do not come further
-        shut = self.placer.shut_until(candidate, now)
-        if shut is not None and shut.until > min(candidate.latest_start, candidate.arrived + SHUT_PATIENCE):
-            return GivenUp(ticket, candidate, Why.SHUT, shut.why, shut.until)
         why, short = self.placer.no_place(candidate, now, room)
         if why is not Why.NO_LEASE:
             if now >= candidate.latest_start:

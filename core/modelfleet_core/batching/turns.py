@@ -61,6 +61,11 @@ class Turns:
     def __len__(self) -> int:
         return len(self._finish)
 
+    @property
+    def known(self) -> int:
+        """How many callers it is remembered of that they used slots lately."""
+        return len(self._use.by_caller)
+
     def start(self, caller: str) -> float:
         """Return the start of a caller's next request."""
         return max(self._virtual, self._finish.get(self._known_as(caller), 0.0))
@@ -88,7 +93,7 @@ class Turns:
     def _known_as(self, caller: str) -> str:
         if caller in self._finish or len(self._finish) < MOST_CALLERS:
             return caller
-        return f"\0{zlib.crc32(caller.encode('utf-8', 'replace')) % CROWDS}"
+        return _crowd(caller)
 
 
 class _Use:
@@ -103,6 +108,8 @@ class _Use:
     def add(self, caller: str, variant: VariantKey, seconds: float, now: float) -> None:
         if now - self._swept >= MEMORY:
             self._sweep(now)
+        if caller not in self.by_caller and len(self.by_caller) >= MOST_CALLERS + CROWDS:
+            caller = _crowd(caller)
         used = self.by_caller.setdefault(caller, {})
         used[variant] = used.get(variant, 0.0) + seconds / MEMORY * math.exp((now - self._since) / MEMORY)
 
@@ -138,6 +145,11 @@ class _Use:
             if sum(left.values()) >= FORGOTTEN:
                 kept[caller] = left
         self.by_caller, self._since, self._swept = kept, now, now
+
+
+def _crowd(caller: str) -> str:
+    """Return the name that many callers go by together."""
+    return f"\0{zlib.crc32(caller.encode('utf-8', 'replace')) % CROWDS}"
 
 
 def several(candidates: Sequence[Candidate]) -> bool:

@@ -84,6 +84,22 @@ def test_a_probe_whose_caller_left_makes_room_for_another() -> None:
 
 
 @pytest.mark.parametrize("failed", [True, False])
+def test_a_probe_that_says_nothing_lets_another_go_and_whichever_ends_first_decides(failed: bool) -> None:
+    it = Bench()
+    for _ in range(3):
+        it.attempt(0.0, failed=True)
+    it.breakers.took(V, A, 77, 10.0)
+    assert it.breakers.room(V, A, 19.9) == 0
+    assert it.breakers.room(V, A, 20.0) == 1
+    it.breakers.took(V, A, 78, 20.0)
+    assert it.breakers.room(V, A, 20.0) == 0
+    it.breakers.ended(V, A, 77, 10.0, 21.0, failed=failed)
+    assert it.state(21.0) is (State.OPEN if failed else State.CLOSED)
+    it.breakers.ended(V, A, 78, 20.0, 22.0, failed=not failed)
+    assert it.state(22.0) is (State.OPEN if failed else State.CLOSED), "it began before that"
+
+
+@pytest.mark.parametrize("failed", [True, False])
 def test_what_began_before_it_opened_neither_closes_nor_prolongs_it(failed: bool) -> None:
     it = Bench()
     for _ in range(3):

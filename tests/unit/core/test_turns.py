@@ -11,10 +11,11 @@ from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
 from modelfleet_core.batching.queue import Queue
 from modelfleet_core.batching.turns import CROWDS, MEMORY, MOST_CALLERS, Turns
 from modelfleet_core.batching.worth import FAIR_SHARE, LATENCY
+from modelfleet_core.health import Health
 from modelfleet_core.leasing.accounts import BUDGET
-from modelfleet_core.policy import Batching
+from modelfleet_core.policy import Batching, Breaker
 from modelfleet_core.values import ModelName, NanoUsd, TierName, VariantKey
-from support.holdings import granted
+from support.holdings import endpoint_of, granted
 
 SMALL, BIG = VariantKey(ModelName("small"), "gpu"), VariantKey(ModelName("big"), "gpu")
 
@@ -209,3 +210,34 @@ def test_waiting_counts_in_the_time_that_an_answer_should_take() -> None:
     assert placer.look(aimed, 0.1).excluded == ("", "")
     assert placer.look(aimed, 0.4).excluded == ("", LATENCY)
     assert placer.look(aimed, 2.0).excluded == ("", "")
+
+
+def test_many_callers_that_come_once_are_forgotten_together() -> None:
+    turns = Turns()
+    for number in range(20 * MOST_CALLERS):
+        turns.took(f"caller-{number}", BIG, 0.001, number / 10_000)
+    assert turns.known <= MOST_CALLERS + 2 * CROWDS
+
+
+def test_the_judge_is_no_caller_that_others_leave_slots_to() -> None:
+    queue = Queue(granted({BIG: 8}), Batching(max_size=64, max_wait=0.0))
+    for number in range(8):
+        assert queue.placer.place(number, replace(one("", seconds=9.0), weight=1e-6), 0.0, aside=True)
+    queue.placer.turns.took("hot", BIG, 90.0, 0.0)
+    assert queue.placer.turns.known == 1
+    assert not queue.placer.room(0.1).leaves
+
+
+def test_what_is_limited_to_one_request_is_not_kept_empty_for_callers_who_have_gone() -> None:
+    """A breaker lets one probe through; the caller who would be it is over its share."""
+    health = Health()
+    health.follow(Breaker(failures=1, open_for=10.0))
+    holding = granted({BIG: 8})
+    queue = Queue(holding, Batching(max_size=64, max_wait=0.0), health=health)
+    for number in range(100):
+        queue.placer.turns.took("hot", BIG, 1.0, number / 10)
+        queue.placer.turns.took("gone", BIG, 0.4, number / 10)
+    assert queue.placer.turns.leaves(lambda: {BIG: 8}, 10.0)["hot"][BIG] > 1
+    health.failed(BIG, endpoint_of(BIG), 1, 0.0, 0.0)
+    queue.arrive(1, one("hot", 10.0), 10.0)
+    assert [type(outcome) for outcome in due(queue, 10.2)] == [Placed]
