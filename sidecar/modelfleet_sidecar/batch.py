@@ -173,9 +173,12 @@ class Batcher:
         if self._closed is not None:
             raise self._closed()
         again = bool(ask.earlier)
-        if len(self._queue) >= MAX_WAITING and not again:  # what was accepted once is not turned away
-            self._make_room(ask.caller)
+        full = len(self._queue) >= MAX_WAITING and not again  # what was accepted once is not turned away
+        if full and self._queue.push_out(ask.caller) is None:
+            raise self._overloaded()
         seen = self.look(ask)
+        if full:  # only for what could be served
+            self._make_room(ask.caller)
         if not again and not self._repeats.again(ask):
             self.count(seen)
         self._renew()
@@ -224,8 +227,10 @@ class Batcher:
             while self._closed is None and seen.policy is self._lease.policy:
                 now = self._clock()
                 placer = self.queue.placer
-                if not self._waiting and (placed := placer.place(ticket, seen.candidate, now)) is not None:
-                    return self._decision(placed, seen, now)
+                if not self._waiting:
+                    placed = placer.place(ticket, seen.candidate, now, aside=True)
+                    if placed is not None:
+                        return self._decision(placed, seen, now)
                 if now >= until:
                     break
                 wanted = Wanted()

@@ -276,6 +276,25 @@ async def test_a_caller_with_a_full_queue_of_its_own_makes_room_for_others(
         await asyncio.wait({other, *hot})
 
 
+async def test_a_request_that_can_not_be_served_at_all_pushes_nobody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "MAX_WAITING", 3)
+    async with Bench(BIG) as bench:
+        bench.lease.policy = replace(policy_of(), tenants=Tenants("x-tenant"))
+        bench.lease.grant({})
+        hot = [bench.decide(tenant="hot") for _ in range(3)]
+        await bench.until(lambda: bench.router.waiting == 3)
+        hopeless = replace(bench.ask(tenant="a"), exclude=frozenset({BIG.key.model}))
+        with pytest.raises(Failure, match="excludes every model"):
+            await bench.router.decide(hopeless)
+        assert bench.router.waiting == 3
+        assert not any(call.done() for call in hot)
+        for call in hot:
+            call.cancel()
+        await asyncio.wait(hot)
+
+
 async def test_refusals_for_want_of_a_slot_say_when_one_comes_free() -> None:
     slow = replace(BIG, declared=replace(BIG.declared, ttft=30_000.0))
     tiers = (Tier(TierName("batch"), 1.0, {}, on_overload=OnOverload.SHED),)
