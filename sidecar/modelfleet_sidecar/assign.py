@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from modelfleet_core.batching.outcome import Placed
-from modelfleet_core.catalog import ExternalPlacement, Fleet
+from modelfleet_core.catalog import ExternalPlacement, PoolPlacement, Fleet
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import Document, Need, Want
@@ -77,7 +77,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         considered = Considered(
             variants=candidate.variants,
             figures=np.array(figures, dtype=np.float64),
-            evidence=seen.evidence,
+            evidence=np.array(seen.evidence, dtype=np.float64),
             money_price=weighed.money_price,
             excluded_by=weighed.excluded_by,
             stopped_by=weighed.stopped_by,
@@ -126,6 +126,9 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         waited=now - seen.ask.arrived,
         earlier=seen.ask.earlier,
         api_key=placement.api_key if isinstance(placement, ExternalPlacement) else None,
+        certified=placement.service.host(seen.fleet.key.namespace)
+        if isinstance(placement, PoolPlacement)
+        else "",
         changes=model.request,
         explained=seen.ask.explained,
         passed=seen.ask.passed,

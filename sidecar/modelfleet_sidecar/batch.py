@@ -30,6 +30,7 @@ from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.exploring import explored
 from modelfleet_sidecar.failures import Failure, internal
+from modelfleet_sidecar.frame import Frame
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.prospect import NOTHING_USED, Estimator, Prospect, Used, cluster, offers, prospect
 from modelfleet_sidecar.refusals import no_lease, overloaded, refused
@@ -90,6 +91,8 @@ class Batcher:
         self._waiting: dict[int, Waiting] = {}
         self._following: tuple[Fleet | None, Policy | None] = (None, None)
         """The fleet and policy that all in the queue are estimated for."""
+        self._frame: Frame | None = None
+        """Of the fleet and policy that were looked by last."""
         self._timer: asyncio.TimerHandle | None = None
         self._solving: asyncio.Task[None] | None = None
         self._telling = False
@@ -138,7 +141,10 @@ class Batcher:
             cached = self._sessions.cached(ask.caller, ask.session, ask.reading.input_tokens, self._clock())
             if cached is not None and holding.variant_of(cached.endpoint) != cached.variant:
                 cached = None  # it is leased no more
-        return prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used_of(holding), cached)
+        if self._frame is None or not self._frame.of(fleet, policy):
+            self._frame = Frame(fleet, policy)
+        used = used_of(holding)
+        return prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used, cached, self._frame)
 
     def decided(self, seen: Prospect, decision: Decision, now: float) -> Decision:
         """Remember where a session went; returns the decision."""

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-import numpy as np
-from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.worth import LATENCY
 from modelfleet_core.catalog import Fleet, Model, Variant
 from modelfleet_core.demand import ModelOffer, cells
+from modelfleet_core.estimation.estimate import Estimate
 from modelfleet_core.estimation.forecast import Question
 from modelfleet_core.estimation.latency import Pace
 from modelfleet_core.estimation.profile import RequestProfile, profile_of
-from modelfleet_core.leasing.accounts import accounts_of, charges
 from modelfleet_core.leasing.rates import rate_uses
 from modelfleet_core.policy import OnOverload, Policy, Rule, Tier
 from modelfleet_core.rules import decides
-from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
+from modelfleet_core.values import EndpointUrl, ModelName, TaskName, VariantKey
 
 from modelfleet_sidecar.added_input import added_input, with_input
 from modelfleet_sidecar.calls import AUTO
@@ -35,12 +33,12 @@ from modelfleet_sidecar.eligible import (
     MINIMUM_QUALITY,
     NO_KEY,
     UNBOUNDED_IMAGE,
-    barred,
     nothing_left,
     unwanted,
 )
 from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault
+from modelfleet_sidecar.frame import Frame
 from modelfleet_sidecar.repeats import asked_as
 from modelfleet_sidecar.sessions import Cached
 
@@ -74,9 +72,9 @@ class Prospect:
     """(m,) quality without what was learned since its estimator was made."""
     load: tuple[float, ...]
     """(m,) share of the variant's slots that this sidecar uses, with this request."""
-    evidence: FloatArray
-    """(3, m): standard deviation of quality as an estimate, scored answers behind it, and answers behind the
-    service time."""
+    evidence: tuple[Sequence[float], Sequence[float], Sequence[float]]
+    """Each (m,): standard deviation of quality as an estimate, scored answers behind it, and answers behind
+    the service time."""
     asked_as: int
     """Hash of what is asked, with a key of this process."""
     low_confidence: bool = False
@@ -99,22 +97,15 @@ NO_USE: Mapping[VariantKey, Used] = MappingProxyType({})
 
 @dataclass(slots=True)
 class _Rows:
-    """One entry per variant."""
+    """One entry per variant; those that a request's session, tier or policy may change."""
 
-    variants: list[VariantKey] = field(default_factory=list)
-    quality: list[float] = field(default_factory=list)
-    base: list[float] = field(default_factory=list)
-    deviation: list[float] = field(default_factory=list)
-    samples: list[float] = field(default_factory=list)
-    cost: list[float] = field(default_factory=list)
-    first_token: list[float] = field(default_factory=list)
-    service_time: list[float] = field(default_factory=list)
-    load: list[float] = field(default_factory=list)
-    paced: list[float] = field(default_factory=list)
-    reserve: list[NanoUsd] = field(default_factory=list)
-    output_limit: list[int] = field(default_factory=list)
-    rates: list[Mapping[EndpointUrl, int]] = field(default_factory=list)
-    excluded_by: list[str] = field(default_factory=list)
+    variants: tuple[VariantKey, ...]
+    quality: list[float]
+    deviation: list[float]
+    cost: list[float]
+    first_token: list[float]
+    service_time: list[float]
+    excluded_by: list[str]
 
 
 def no_key_lacks(_variant: Variant) -> bool:
@@ -130,64 +121,59 @@ def prospect(
     lacks_key: Callable[[Variant], bool] = no_key_lacks,
     used: Mapping[VariantKey, Used] = NO_USE,
     cached: Cached | None = None,
+    frame: Frame | None = None,
 ) -> Prospect:
     """Profile a request and estimate every variant. Raises Failure when none could ever serve it.
 
     What `lacks_key` is left out, unless the caller sends the request itself, with a key of its own. `used`:
     what this sidecar uses of variants; absent ones it does not use. `cached`: what is expected to be cached
     of its prompt, which lowers what is expected of its cost and time there, but not the bound of the cost.
+    `frame`: of the same fleet and policy; None: it is made for this request.
     """
     call = ask.call
     known_model(call.model, fleet)
+    if frame is None:
+        frame = Frame(fleet, policy)
     most = policy.limits.max_output_tokens
-    limit = most if call.asked_output_tokens is None else min(call.asked_output_tokens, most)
+    asked = call.asked_output_tokens
+    limit = most if asked is None else min(asked, most)
     seen = profile_of(
         ask.reading,
         task=ask.task,
-        asked_output_tokens=None if call.asked_output_tokens is None else limit * call.choices,
+        asked_output_tokens=None if asked is None else limit * call.choices,
         max_output_tokens=most * call.choices,
         seen_output_tokens=estimator.output_tokens(),
+        told_tokens=call.told_tokens,
+        hidden_tokens=call.hidden_tokens,
     )
-    seen = replace(
-        seen,
-        input_tokens=seen.input_tokens + call.told_tokens,
-        input_tokens_bound=seen.input_tokens_bound + call.told_tokens + call.hidden_tokens,
-    )
-    accounts = accounts_of(policy)
     rule = ask.matched.rule if ask.matched is not None else None
     known = estimator.estimate(Question(seen, ask.task, ask.features), fleet)
-    rows = _Rows()
-    for model, estimate in zip(fleet.models, known.estimates.models, strict=True):
-        there = seen
-        added = added_input(call, model)
-        if added:
-            there, estimate = with_input(seen, estimate, model, added)
-        room = _output_room(model, there, limit, call.asked_output_tokens is not None)
-        why = barred(model, ask, policy)
-        if not why and added is None and policy.budget is not None:
-            why = UNBOUNDED_IMAGE
-        why = why or (CONTEXT if room is None else "") or unwanted(estimate, ask)
-        for variant in model.variants:
-            unkeyed = NO_KEY if not why and not ask.routed and lacks_key(variant) else ""
-            in_flight, endpoints = used.get(variant.key, NOTHING_USED)
-            load = (in_flight + 1) / (max(1, endpoints) * variant.concurrency)
-            pace = estimator.pace(variant, load)
-            rows.variants.append(variant.key)
-            rows.quality.append(estimate.quality)
-            rows.base.append(estimate.base)
-            rows.deviation.append(math.sqrt(estimate.quality_variance))
-            rows.samples.append(estimate.samples)
-            rows.cost.append(estimate.cost)
-            rows.first_token.append(pace.latency.time_to_first_token)
-            rows.service_time.append(pace.seconds(estimate.output_tokens))
-            rows.load.append(load)
-            rows.paced.append(pace.samples)
-            rows.reserve.append(estimate.reserve)
-            rows.output_limit.append(room or 0)
-            rows.rates.append(rate_uses(variant, there.input_tokens_bound + (room or 0) * call.choices))
-            rows.excluded_by.append(why or unkeyed)
-    if all(rows.excluded_by):
-        raise nothing_left(ask, fleet, policy, rows.excluded_by, known.estimates.models, limit=limit)
+    estimates, rooms, bounds, whys = _by_model(ask, frame, seen, known.estimates.models, limit)
+    places = frame.places
+    there = [estimates[place] for place in places]
+    excluded_by = [whys[place] for place in places]
+    if not ask.routed:
+        for j, variant in enumerate(frame.variants):
+            if not excluded_by[j] and lacks_key(variant):
+                excluded_by[j] = NO_KEY
+    if all(excluded_by):
+        raise nothing_left(ask, fleet, policy, excluded_by, known.estimates.models, limit=limit)
+    output_limit = tuple([rooms[place] for place in places])
+    load, paces = [], []
+    for variant in frame.variants:
+        in_flight, endpoints = used.get(variant.key, NOTHING_USED)
+        share = (in_flight + 1) / (max(1, endpoints) * variant.concurrency)
+        load.append(share)
+        paces.append(estimator.pace(variant, share))
+    rows = _Rows(
+        variants=frame.keys,
+        quality=[one.quality for one in there],
+        deviation=[math.sqrt(one.quality_variance) for one in there],
+        cost=[one.cost for one in there],
+        first_token=[pace.latency.time_to_first_token for pace in paces],
+        service_time=[pace.seconds(one.output_tokens) for pace, one in zip(paces, there, strict=True)],
+        excluded_by=excluded_by,
+    )
     low_confidence = known.estimates.confidence < policy.estimator.min_confidence and _distrust(
         rows, rule, policy, named=call.model != AUTO
     )
@@ -195,8 +181,15 @@ def prospect(
     if cached is not None:
         lean = _stay(rows, fleet, cached, lean)
     _aim(rows, ask.tier)
+    reserve = tuple([one.reserve for one in there])
+    rates: tuple[Mapping[EndpointUrl, int], ...] = ()
+    if frame.limited:
+        tokens = [bounds[place] + rooms[place] * call.choices for place in places]
+        rates = tuple(
+            [rate_uses(variant, some) for variant, some in zip(frame.variants, tokens, strict=True)]
+        )
     candidate = Candidate(
-        variants=tuple(rows.variants),
+        variants=frame.keys,
         tier=ask.tier.name,
         weight=ask.tier.weight,
         shed_penalty=ask.tier.weight * policy.shed_penalty,
@@ -207,16 +200,11 @@ def prospect(
         # The price of money is that of users' budget, which the judge does not spend.
         cost=(0.0,) * len(rows.cost) if ask.judging else tuple(rows.cost),
         service_time=tuple(rows.service_time),
-        reserve=tuple(rows.reserve),
-        excluded_by=tuple(rows.excluded_by),
+        reserve=reserve,
+        excluded_by=tuple(excluded_by),
         routed=ask.routed,
-        charges=tuple(
-            charges(accounts, variant.model, ask.tenant, amount, judging=ask.judging)
-            for variant, amount in zip(rows.variants, rows.reserve, strict=True)
-        )
-        if accounts
-        else (),
-        rates=tuple(rows.rates) if any(rows.rates) else (),
+        charges=frame.charges(ask, reserve),
+        rates=rates,
         lean=lean,
         avoided=ask.avoided,
         caller=ask.caller,
@@ -230,14 +218,45 @@ def prospect(
         policy=policy,
         profile=seen,
         candidate=candidate,
-        output_limit=tuple(rows.output_limit),
+        output_limit=output_limit,
         known=known,
-        base=tuple(rows.base),
-        load=tuple(rows.load),
-        evidence=np.array((rows.deviation, rows.samples, rows.paced), dtype=np.float64),
+        base=tuple([one.base for one in there]),
+        load=tuple(load),
+        evidence=(
+            rows.deviation,
+            [one.samples for one in there],
+            [pace.samples for pace in paces],
+        ),
         asked_as=asked_as(ask),
         low_confidence=low_confidence,
     )
+
+
+def _by_model(
+    ask: Ask, frame: Frame, seen: RequestProfile, estimates: Sequence[Estimate], limit: int
+) -> tuple[Sequence[Estimate], Sequence[int], Sequence[int], Sequence[str]]:
+    """Return for each model of the fleet its estimate, output tokens per choice, a bound of input tokens, and
+    why it may not answer (empty: it may)."""
+    call, models = ask.call, frame.fleet.models
+    whys = frame.barred(ask)
+    rooms, bounds = [limit] * len(models), [seen.input_tokens_bound] * len(models)
+    plain = not call.images and not frame.adds
+    bounded = ask.max_cost is None and ask.min_quality <= 0.0
+    context = frame.least_context
+    if plain and bounded and (context is None or seen.input_tokens_bound + limit < context):
+        return estimates, rooms, bounds, whys
+    fitted, why_not = list(estimates), list(whys)
+    for place, model in enumerate(models):
+        there, estimate, why = seen, estimates[place], whys[place]
+        added = 0 if plain else added_input(call, model)
+        if added:
+            there, estimate = with_input(seen, estimate, model, added)
+        room = _output_room(model, there, limit, call.asked_output_tokens is not None)
+        if not why and added is None and frame.policy.budget is not None:
+            why = UNBOUNDED_IMAGE
+        fitted[place], rooms[place], bounds[place] = estimate, room or 0, there.input_tokens_bound
+        why_not[place] = why or (CONTEXT if room is None else "") or unwanted(estimate, ask)
+    return fitted, rooms, bounds, why_not
 
 
 def _distrust(rows: _Rows, rule: Rule | None, policy: Policy, *, named: bool) -> bool:

@@ -102,12 +102,15 @@ def profile_of(
     asked_output_tokens: int | None,
     max_output_tokens: int,
     seen_output_tokens: Mapping[TaskName, float] | None = None,
+    told_tokens: int = 0,
+    hidden_tokens: int = 0,
 ) -> RequestProfile:
     """Return what a request asks that was read before.
 
     `task` as the caller or a rule named it; None: guessed from words. `asked_output_tokens` is the caller's
     limit, None: `max_output_tokens` (the policy's) holds; the smaller one is enforced. `seen_output_tokens`
-    are running means of answers by task; absent ones fall back to typical lengths.
+    are running means of answers by task; absent ones fall back to typical lengths. Besides texts the prompt
+    has `told_tokens`, and at most `hidden_tokens` more.
     """
     named = task if task is not None else _guess(reading.signs)
     difficulty = _difficulty(reading.signs, reading.size)
@@ -117,8 +120,11 @@ def profile_of(
     return RequestProfile(
         task=named,
         difficulty=difficulty,
-        input_tokens=reading.input_tokens,
-        input_tokens_bound=reading.size + _MESSAGE_OVERHEAD * (reading.messages + 1),
+        input_tokens=reading.input_tokens + told_tokens,
+        input_tokens_bound=reading.size
+        + _MESSAGE_OVERHEAD * (reading.messages + 1)
+        + told_tokens
+        + hidden_tokens,
         # Harder questions are answered at more length: half as much at 0, one and a half times at 1.
         output_tokens=min(float(limit), typical * (0.5 + difficulty) * reading.subject.length),
         max_output_tokens=limit,
