@@ -65,7 +65,7 @@ class Attempts:
             self._health.refused(decision.slot, began, now, in_flight, failure.back_off)
 
     def whole(self, decision: Decision, seconds: float, tokens: int) -> None:
-        """A whole answer of so many tokens came, and its slot is free again."""
+        """A whole answer of so many tokens, or to so many where it has none, came; its slot is free again."""
         held = self._lease.holding.lease.slots.get(decision.slot)
         if held is not None:
             now = self._clock()

@@ -151,7 +151,8 @@ class Serving:
         """Return whether a server that broke a request off still serves others: only this one avoids it."""
         if failure.reason == TIMED_OUT:
             return True
-        return failure.reason != UNREACHABLE and self._pool.reaches(Target.parse(decision.endpoint))
+        target = Target.parse(decision.slot, decision.certified)
+        return failure.reason != UNREACHABLE and self._pool.reaches(target)
 
     def _answered(self, exchange: Exchange, timing: Timing) -> None:
         """Take note of a whole answer, before its caller has the end of it."""
@@ -159,9 +160,11 @@ class Serving:
         assert exchange.receipt is not None  # noqa: S101 - it was settled just before
         self._books.answered(decision, exchange.answer_id)
         self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
+        used = exchange.receipt.usage
+        size = used.output_tokens if decision.max_output_tokens else used.input_tokens
+        self._attempts.whole(decision, timing.whole, size)
         if exchange.usage is not None and decision.max_output_tokens:
             # Embeddings have no output and tell nothing of the pace and length of texts.
-            self._attempts.whole(decision, timing.whole, exchange.usage.output_tokens)
             self._estimator.answered(
                 TaskName(decision.task),
                 decision.variant,

@@ -216,6 +216,35 @@ async def test_after_429_an_endpoint_is_left_alone_for_as_long_as_it_says_and_no
         assert 40 <= int(response.headers["retry-after"]) <= 50
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/embeddings"])
+async def test_a_limit_that_429s_made_grows_again_whatever_the_answers_say_of_usage(path: str) -> None:
+    said = {"choices": [{"index": 0, "message": {"content": "ok"}, "finish_reason": "stop"}]}
+    if path != CHAT:
+        said = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}  # type: ignore[dict-item]
+    body = json.dumps(said).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    busy = [True]
+
+    def answer() -> bytes:
+        return status(429) if busy.pop() else head.encode() + body
+
+    fallback = Fallback(max_attempts=1)
+    asked = {"model": "best", "messages": [{"role": "user", "content": "hello"}]}
+    if path != CHAT:
+        asked = {"model": "best", "input": "hello"}
+    async with bench(answer, fallback=fallback, specs=(BEST,)) as it:
+        health = it.rig.sidecar.router._attempts._health
+        async with it.client.post(path, json=asked) as refused:
+            assert refused.status == 429
+        assert not health.calm
+        for _ in range(8):
+            busy.append(False)
+            async with it.client.post(path, json=asked) as response:
+                assert response.status == 200, await response.text()
+        (limit,) = health._limits.values()
+        assert limit.limit(4) > 1
+
+
 async def test_a_date_in_retry_after_counts_from_the_servers_own_clock() -> None:
     dated = status(429, "date: Wed, 21 Oct 2015 07:28:00 GMT", "retry-after: Wed, 21 Oct 2015 07:28:30 GMT")
     async with bench(always(dated), specs=(BEST,)) as it:
