@@ -33,7 +33,7 @@ class Dialect:
     name = "chat"
     path = "/v1/chat/completions"
     """At the model server, after its base URL."""
-    marks: tuple[bytes, ...] = (b'"usage"', b'"error"', b'"length"')
+    marks: tuple[bytes, ...] = (b'"usage"', b'"error"', b'"length"', b'"abort"')
     """An event after the first content that ends in an object without any of these is relayed unread."""
     says_done = True
     """Whether streams end in `[DONE]`."""
@@ -44,7 +44,7 @@ class Dialect:
 
     def finishes(self, chunk: Mapping[object, object]) -> bool:
         """Return whether an answer, or an event, says that the model was through, even if it said nothing."""
-        return any(isinstance(reason, str) and reason not in BROKEN_OFF for reason in _reasons(chunk))
+        return any(reason not in BROKEN_OFF for reason in _reasons(chunk))
 
     def ends(self, _chunk: Mapping[object, object]) -> bool:
         """Return whether an event is the stream's last one, besides `[DONE]`."""
@@ -60,7 +60,7 @@ class Dialect:
             return error
         if chunk.get("object") == "error" or chunk.get("type") == "error":
             return chunk
-        if not BROKEN_OFF.isdisjoint(_reasons(chunk)):
+        if any(reason in BROKEN_OFF for reason in _reasons(chunk)):
             return {"message": "it finished with an error"}
         return None
 
@@ -221,5 +221,6 @@ def _length(delta: Mapping[str, object]) -> int:
     return sum(_weight(delta[key]) for key in delta if key != "role")
 
 
-def _reasons(chunk: Mapping[object, object]) -> list[object]:
-    return [choice.get("finish_reason") for choice in _choices(chunk)]
+def _reasons(chunk: Mapping[object, object]) -> list[str]:
+    said = [choice.get("finish_reason") for choice in _choices(chunk)]
+    return [reason for reason in said if isinstance(reason, str)]

@@ -125,3 +125,22 @@ def test_tokens_are_counted_by_events_or_by_what_they_hold() -> None:
     assert 10 <= stream.tokens <= 12
     stream.feed(event(choices=[{"delta": {"content": "abcd" * 100}}]))
     assert 105 <= stream.tokens <= 125
+
+
+@pytest.mark.parametrize("reason", ["error", "abort"])
+def test_a_server_that_gives_up_after_content_says_no_end(reason: str) -> None:
+    content = event(choices=[{"delta": {"content": "a"}, "finish_reason": None}])
+    given_up = event(choices=[{"delta": {}, "finish_reason": reason}])
+    stream, relayed = read(CHAT, content, given_up, DONE)
+    assert relayed == content
+    assert not stream.done
+    assert stream.error is not None
+
+
+@pytest.mark.parametrize("dialect", [CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES])
+@pytest.mark.parametrize("odd", [{}, [], [{}], 7, None, True])
+def test_a_reason_to_finish_that_is_no_text_is_none(dialect: Dialect, odd: object) -> None:
+    answer = {"choices": [{"finish_reason": odd}], "status": odd, "type": odd, "response": {"status": odd}}
+    assert dialect.failure(answer) is None
+    assert not dialect.finishes(answer)
+    assert not dialect.cut(answer)
