@@ -83,6 +83,10 @@ class ServicePort:
     port: str
     scheme: str
 
+    def host(self, namespace: str) -> str:
+        """Return the name by which pods of a cluster find it."""
+        return f"{self.name}.{namespace}.svc"
+
 
 @dataclass(frozen=True, slots=True)
 class Replicas:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 from modelfleet_core.batching.outcome import Placed
-from modelfleet_core.catalog import ExternalPlacement, PoolPlacement, Fleet
+from modelfleet_core.catalog import ExternalPlacement, Fleet, PoolPlacement
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.leasing.messages import Document, Need, Want

@@ -58,8 +58,9 @@ class Target:
     path: str
 
     @classmethod
-    def parse(cls, endpoint: EndpointUrl) -> Target:
-        """Raises ConnectError where `endpoint` is no http(s) URL."""
+    def parse(cls, endpoint: EndpointUrl, certified: str = "") -> Target:
+        """Return the target of an endpoint as its slots are counted, whose certificate must be for the name
+        `certified`; empty: for its host. Raises ConnectError where it is no http(s) URL."""
         try:
             url = urlsplit(endpoint)
             port = url.port
@@ -71,7 +72,13 @@ class Target:
         authority = url.netloc.rpartition("@")[2]
         return cls(
             # Slots of external endpoints are counted by URL#MODEL/VARIANT, those of pods by their URL.
-            Origin(secure, url.hostname, port or (443 if secure else 80), outside=bool(url.fragment)),
+            Origin(
+                secure,
+                url.hostname,
+                port or (443 if secure else 80),
+                outside=bool(url.fragment),
+                certified=certified if secure else "",
+            ),
             authority,
             url.path.rstrip("/"),
         )

@@ -202,6 +202,9 @@ class Decision:
     """Attempts at the same request that failed, oldest first."""
     api_key: SecretKey | None = None
     """What the endpoint asks for; None: no key."""
+    certified: str = ""
+    """Name that the certificate of a pod must be for: its Service's, as its address is nobody's for long;
+    empty: the endpoint's host."""
     changes: RequestMapping = field(default_factory=RequestMapping)
     """What the model needs to have changed in the request."""
     explained: bool = True

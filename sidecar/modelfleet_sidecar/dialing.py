@@ -41,6 +41,8 @@ class Origin:
     port: int
     outside: bool = False
     """Whether it is an external endpoint, no pod: only these are asked through a proxy."""
+    certified: str = ""
+    """Name that its certificate must be for; empty: the host's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +158,13 @@ class Dialer:
         OSError and UnicodeError."""
         loop = asyncio.get_running_loop()
         context = self._tls() if origin.secure else None
+        name = None if context is None else origin.certified or origin.host
         proxy = self._proxies.through(origin)
         host, port = (origin.host, origin.port) if proxy is None else (proxy.host, proxy.port)
         if proxy is None and _address(host) is not None:  # such as a pod's: nothing to resolve or to choose
-            _, protocol = await loop.create_connection(lambda: made(None), host, port, ssl=context)
+            _, protocol = await loop.create_connection(
+                lambda: made(None), host, port, ssl=context, server_hostname=name
+            )
             return protocol
         reached = await _reach(loop, host, port)
         try:
@@ -169,7 +174,7 @@ class Dialer:
                 lambda: made(None if context is not None else proxy),
                 sock=reached,
                 ssl=context,
-                server_hostname=None if context is None else origin.host,
+                server_hostname=name,
             )
         except BaseException:
             reached.close()

@@ -101,7 +101,7 @@ class Forwarder:
             body = await asyncio.to_thread(write) if call.large else write()
             key = self._key(decision)
             try:
-                target = Target.parse(decision.endpoint)
+                target = Target.parse(decision.slot, decision.certified)
                 connection = await self._pool.acquire(target, within=timeouts.connect)
             except ConnectError as error:
                 raise unreachable(decision, error) from None
