@@ -105,7 +105,7 @@ def rulebooks() -> dict[str, Rules]:
 def known(text: str, rules: Rules) -> None:
     """Do what the sidecar does with one request's text."""
     reading = read((text,))
-    rules.first(Asking(reading.text, reading.subject.script, reading.input_tokens, {}))
+    rules.first(Asking(reading.text, reading.script, reading.input_tokens, {}))
     profile_of(reading, task=None, asked_output_tokens=None, max_output_tokens=4096)
 
 

@@ -53,7 +53,7 @@ class Asker:
         known_model(call.model, fleet)
         reading = read(call.texts)
         matched = self._rules_of(policy).first(
-            Asking(reading.text, reading.subject.script, reading.input_tokens, headers)
+            Asking(reading.text, reading.script, reading.input_tokens, headers)
         )
         if matched is not None:
             call = with_params(call, matched.rule.params)

@@ -93,7 +93,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         task=seen.profile.task,
         rule=seen.ask.matched.rule.name if seen.ask.matched is not None else "",
         about=About(
-            subject=seen.ask.reading.subject,
+            seen=seen.ask.reading.signs,
             difficulty=seen.profile.difficulty,
             output_tokens=seen.profile.output_tokens,
             urgency=seen.ask.urgency[0],

@@ -15,7 +15,8 @@ from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.catalog import Pricing, RequestMapping, SecretKey
 from modelfleet_core.estimation.profile import Reading
-from modelfleet_core.estimation.subject import Subject
+from modelfleet_core.estimation.signs import Signs
+from modelfleet_core.estimation.subject import Subject, subject
 from modelfleet_core.estimation.urgency import Urgency
 from modelfleet_core.policy import Tier
 from modelfleet_core.rules import Matched
@@ -103,7 +104,8 @@ class Ask:
 class About:
     """What the profile told of one request; nothing of its text."""
 
-    subject: Subject
+    seen: Signs
+    """Counts of what was seen in the text."""
     difficulty: float
     """0 (plain) to 1 (hard)."""
     output_tokens: float
@@ -112,6 +114,11 @@ class About:
     urgent_by: str
     matched_by: tuple[str, ...]
     """The conditions of the rule that held."""
+
+    @property
+    def subject(self) -> Subject:
+        """What the text is about, found out for who asks: most decisions nobody asks about."""
+        return subject(self.seen)
 
     @property
     def signs(self) -> list[str]:

@@ -22,7 +22,6 @@ from modelfleet_core.catalog import (
 from modelfleet_core.demand import ModelOffer
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.estimation.signs import signs
-from modelfleet_core.estimation.subject import subject
 from modelfleet_core.estimation.urgency import Urgency
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
@@ -73,7 +72,7 @@ GROUNDS = Grounds(
 )
 """Of a decision whose estimate is the manifest's word."""
 ABOUT = About(
-    subject=subject(signs("hello")),
+    seen=signs("hello"),
     difficulty=0.1,
     output_tokens=10.0,
     urgency=Urgency.INTERACTIVE,

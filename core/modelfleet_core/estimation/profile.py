@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelfleet_core.estimation import lexicon
+from modelfleet_core.estimation.script import most_of
 from modelfleet_core.estimation.signs import Signs, signs
-from modelfleet_core.estimation.subject import Subject, subject
+from modelfleet_core.estimation.subject import Subject, length_of, subject
 from modelfleet_core.values import TaskName
 
 MATH, CODE, REASONING, CHAT = TaskName("math"), TaskName("code"), TaskName("reasoning"), TaskName("chat")
@@ -56,7 +57,16 @@ class Reading:
     messages: int
     signs: Signs
     """In the part of the text that is looked at."""
-    subject: Subject
+
+    @property
+    def script(self) -> str:
+        """Of most letters (Unicode's name); empty: no letters."""
+        return most_of(self.signs.letters)
+
+    @property
+    def subject(self) -> Subject:
+        """What the text is about, found out when somebody asks."""
+        return subject(self.signs)
 
     @property
     def input_tokens(self) -> int:
@@ -67,13 +77,11 @@ class Reading:
 def read(texts: Sequence[str]) -> Reading:
     """Read the messages `texts` (oldest first)."""
     text = next((text for text in reversed(texts) if text and not text.isspace()), "")
-    seen = signs(text)
     return Reading(
         text=text,
         size=sum(_bytes(text) for text in texts),
         messages=len(texts),
-        signs=seen,
-        subject=subject(seen),
+        signs=signs(text),
     )
 
 
@@ -126,7 +134,7 @@ def profile_of(
         + told_tokens
         + hidden_tokens,
         # Harder questions are answered at more length: half as much at 0, one and a half times at 1.
-        output_tokens=min(float(limit), typical * (0.5 + difficulty) * reading.subject.length),
+        output_tokens=min(float(limit), typical * (0.5 + difficulty) * length_of(reading.signs)),
         max_output_tokens=limit,
         text=reading.text,
     )

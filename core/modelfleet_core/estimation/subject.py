@@ -61,21 +61,27 @@ class Subject:
     """What decided, such as `domain law: 4 words`; nothing of the text itself."""
 
 
+def length_of(signs: Signs) -> float:
+    """Return `Subject.length` of a text with `signs`."""
+    shorter, longer = signs.of(SHORT), signs.of(LONG)
+    if shorter == longer:
+        return 1.0
+    return 0.4 if shorter > longer else 1.6
+
+
 def subject(signs: Signs) -> Subject:
     """Return what a text with `signs` is about."""
     script = most_of(signs.letters)
     language, spoke = _language(signs, script)
     domain, weight = _domain(signs)
     style, by = _style(signs)
-    length = 1.0
+    length = length_of(signs)
     said = [f"script {script}: {signs.letters[script]} letters"] if script else []
     said += [f"language {language}: {spoke}"] if language else []
     said += [f"domain {domain}: {weight:g} signs"] if domain != GENERAL else []
     said += [f"style {style.value}: {by}"] if by else []
-    if signs.of(SHORT) != signs.of(LONG):
-        shorter = signs.of(SHORT) > signs.of(LONG)
-        length = 0.4 if shorter else 1.6
-        kind = SHORT if shorter else LONG
+    if length != 1.0:
+        kind = SHORT if length < 1.0 else LONG
         said.append(f"{kind}: {signs.of(kind)} words")
     return Subject(script, language, domain, style, length, tuple(said))
 
