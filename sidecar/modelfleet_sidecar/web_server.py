@@ -28,17 +28,29 @@ KEEP_ALIVE = 75
 MAX_HEAD = 64 * 1024
 """Bytes of a request's line and headers."""
 MAX_HEADERS = 128
+MAX_CONNECTIONS = 4096
+MAX_PIPELINED = 16
+"""Requests of one connection that may wait for the answer of the one before."""
+HANDSHAKE = 10.0
+"""Seconds for TLS to be agreed on."""
+GOODBYE = 5.0
+"""Seconds for a caller to end TLS."""
 PATIENCE = 10.0
 """Seconds for a head to come whole; and the time in which so much of a body must come:"""
 LEAST_PROGRESS = 10 * 1024
 """Bytes."""
 OFFERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """Headers of an offer to speak another protocol."""
-REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
 
 
 class _HeadTooLargeError(Exception):
-    """A request's head breaks a bound."""
+    """A request's head breaks a bound, or is one too many."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -46,8 +58,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _in_head = False
     """Whether a request has begun whose head is not whole."""
-    _head_size = 0
-    """Bytes of it that came since it began, but for what came with its beginning."""
+    _in_body = False
+    """Whether the body of the last request whose head came is not whole."""
+    _beside = 0
+    """Bytes that came since the request began or a part of its body came, but for what came along with that:
+    the head, trailers, sizes of chunks and what is said beside them."""
     _came = 0
     """Bytes that came since the timer was set."""
     _method = b""
@@ -55,7 +70,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._refuse(503, "TooManyConnections")
+        else:
+            self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
@@ -65,7 +83,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         self._came += len(data)
-        going_on = self._in_head
+        self._beside += len(data)
         rest = data
         while rest:
             try:
@@ -81,31 +99,41 @@ class GuardedProtocol(HttpToolsProtocol):
                 large = isinstance(error.__context__, _HeadTooLargeError)
                 self._refuse(431 if large else 400, "HeadTooLarge" if large else "MalformedHttp")
                 return
-        if self._in_head and going_on:
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD:
-                self._refuse(431, "HeadTooLarge")
-                return
         if self._unfinished():
-            if self._timer is None:
+            if self._beside > MAX_HEAD:
+                self._refuse(431, "HeadTooLarge")
+            elif self._timer is None:
                 self._watch()
-        elif self._timer is not None:
+            return
+        if self._timer is not None:
             self._stop()
+        if not self._answering() and not self.transport.is_closing():
+            self._wait_for_request()  # what came was the rest of a request that had its answer before
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_size = True, 0
+        self._in_head, self._in_body, self._beside = True, False, 0
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # nobody needs trailers, which could be endless
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
+        if size > MAX_HEAD or len(self.headers) > MAX_HEADERS or len(self.pipeline) >= MAX_PIPELINED:
             raise _HeadTooLargeError
         self._method = self.parser.get_method()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        self._beside = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         if not self.parser.should_upgrade():
             super().on_message_complete()
 
@@ -116,8 +144,15 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _unfinished(self) -> bool:
         """Return whether the caller still has to send of a request that it has begun."""
+        return self._in_head or self._in_body
+
+    def _answering(self) -> bool:
+        """Return whether a request is being answered, or waits for it."""
         cycle: RequestResponseCycle | None = self.cycle
-        return self._in_head or (cycle is not None and cycle.more_body and not cycle.response_complete)
+        return cycle is not None and not cycle.response_complete
+
+    def _wait_for_request(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE, self.timeout_keep_alive_handler)
 
     def _watch(self) -> None:
         self._came = 0
@@ -134,20 +169,26 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self._unfinished() or self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
-        answering = cycle if cycle is not None and not cycle.response_complete else None
-        if answering and (self._in_head or self.flow.read_paused or self._came >= LEAST_PROGRESS):
+        if self._answering() and (self._in_head or self.flow.read_paused or self._came >= LEAST_PROGRESS):
             self._watch()  # it is not the caller who is slow, or the caller is fast enough
-        elif answering and answering.response_started:
-            self.transport.close()
+        elif self._in_body and cycle is not None and cycle.response_started:
+            self.transport.close()  # it has its answer, or a part of it
         else:
             self._refuse(408, "RequestTooSlow")
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer before any application could, and hang up."""
+        """Answer before any application could, and hang up.
+
+        Where it would look like the answer of a request before, only hang up.
+        """
         self._stop()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        own = self._in_body and cycle is not None and not cycle.response_started
+        if not self.pipeline and (own or not self._answering()):
             self.transport.write(refusal(status, reason))
-            self.transport.close()
+        self.transport.close()
 
 
 def refusal(status: int, reason: str) -> bytes:
@@ -157,12 +198,14 @@ def refusal(status: int, reason: str) -> bytes:
         408: f"the request did not come in time: its head has {PATIENCE:g} s, and of its body at least"
         f" {LEAST_PROGRESS} bytes have to come in each {PATIENCE:g} s",
         431: f"the request's head is over {MAX_HEAD} bytes or {MAX_HEADERS} headers",
+        503: f"there are {MAX_CONNECTIONS} connections; close some that are idle, or try again later",
     }[status]
+    later = "retry-after: 5\r\n" if status == 503 else ""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": reason}
     body = json.dumps({"error": error}, separators=(",", ":")).encode()
     head = (
         f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nx-modelfleet-reason: {reason}\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\nx-modelfleet-reason: {reason}\r\n{later}connection: close\r\n\r\n"
     )
     return head.encode() + body
 
@@ -191,7 +234,25 @@ class WebServer(uvicorn.Server):
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """As uvicorn's own, but with bounds for TLS."""
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def connected() -> asyncio.Protocol:
+            return GuardedProtocol(config=config, server_state=self.server_state, app_state={})
+
+        secured = config.ssl is not None
+        self.servers = [
+            await loop.create_server(
+                connected,
+                sock=one,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=HANDSHAKE if secured else None,
+                ssl_shutdown_timeout=GOODBYE if secured else None,
+            )
+            for one in sockets or ()
+        ]
+        self.started = True
         self.listening.set()
 
     @contextlib.contextmanager

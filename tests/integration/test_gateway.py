@@ -17,6 +17,7 @@ import modelfleet_client as mf
 import pytest
 import trustme
 from modelfleet.v1 import router_pb2, router_pb2_grpc
+from modelfleet_sidecar import web_server
 from modelfleet_sidecar.app import Sidecar
 from modelfleet_sidecar.gate import Gate, ReviewError, Tokens
 from modelfleet_sidecar.lease import boot_clock
@@ -193,3 +194,16 @@ async def reviewed(reviews: TokenReviews, token: str) -> str | None:
                 return await reviews.review(token)
             except ReviewError:
                 await asyncio.sleep(0.1)
+
+
+async def test_who_does_not_agree_on_tls_in_time_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_server, "HANDSHAKE", 0.1)
+    authority = trustme.CA()
+    async with gateway(tmp_path, authority) as (_, sidecar):
+        reader, writer = await asyncio.open_connection(*sidecar.http_address)
+        async with asyncio.timeout(10.0):
+            assert await reader.read() == b""
+        writer.close()
+        assert (await ask(sidecar, authority, KEY))[0] == 200

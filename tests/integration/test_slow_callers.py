@@ -7,6 +7,7 @@ import json
 
 import aiohttp
 import pytest
+from modelfleet_lab.model_server.latency import LatencyProfile
 from modelfleet_sidecar import web_server
 from support.sidecars import Rig, Spec, running_sidecar
 
@@ -125,3 +126,81 @@ async def test_an_offer_to_speak_http_2_is_ignored() -> None:
         apart = await talk(rig, once[:-10], once[-10:] + last, pause=0.05)
     assert both.count(b"HTTP/1.1 200") == 2
     assert apart.count(b"HTTP/1.1 200") == 2
+
+
+async def test_trailers_are_no_headers_and_have_bounds() -> None:
+    head = HEAD + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunked = head + b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n"
+    async with running_sidecar(Spec("small")) as rig:
+        usual = await talk(rig, chunked + b"x-tier: gold\r\n\r\n")
+        assert b"x-modelfleet-tier: bronze" in usual
+        endless = await talk(rig, chunked, *[b"a: b\r\n" * 10_000] * 100)
+        assert not endless or reason_of(endless) == (431, "HeadTooLarge")
+        beside = await talk(rig, head + b"1;", *[b"x" * 50_000] * 100)
+        assert not beside or reason_of(beside) == (431, "HeadTooLarge")
+        assert await fine(rig)
+
+
+async def test_a_connection_whose_body_came_after_its_answer_does_not_stay_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web_server, "KEEP_ALIVE", 0.2)
+    async with running_sidecar(Spec("small")) as rig:
+        reader, writer = await asyncio.open_connection(*rig.sidecar.http_address)
+        writer.write(b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 404")
+        writer.write(b"late")
+        async with asyncio.timeout(10.0):
+            await reader.read()
+        writer.close()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_body_that_nobody_wants_may_not_take_for_ever() -> None:
+    async with running_sidecar(Spec("small")) as rig:
+        head = b"POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 400\r\n\r\n"
+        answer = await talk(rig, head, *[b"x"] * 390, pause=0.02)
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+async def test_what_follows_a_request_that_is_being_answered_is_never_its_answer() -> None:
+    async with running_sidecar(Spec("small", latency=LatencyProfile(ttft=300.0, per_token=1.0))) as rig:
+        assert await talk(rig, WHOLE + b"garbage\r\n\r\n") == b""
+        crowd = WHOLE + b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * 100
+        assert await talk(rig, crowd) == b""
+        assert await fine(rig)
+        await rig.settled()
+
+
+async def test_connections_are_bounded_and_who_is_one_too_many_is_told_to_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web_server, "MAX_CONNECTIONS", 2)
+    async with running_sidecar(Spec("small")) as rig:
+        idle = [await asyncio.open_connection(*rig.sidecar.http_address) for _ in range(2)]
+        await asyncio.sleep(0)
+        answer = await talk(rig, WHOLE)
+        assert reason_of(answer) == (503, "TooManyConnections")
+        assert b"retry-after: 5" in answer
+        for _, writer in idle:
+            writer.close()
+            await writer.wait_closed()
+        assert await fine(rig)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"content-length: 48\r\ntransfer-encoding: chunked\r\n",
+        b"transfer-encoding: chunked\r\ncontent-length: 48\r\n",
+        b"content-length: 48\r\ncontent-length: 48\r\n",
+        b"transfer-encoding: xchunked\r\n",
+        b"content-length : 48\r\n",
+        b"x: a\r\n content-length: 48\r\n",
+    ],
+)
+async def test_a_request_whose_end_may_be_read_in_two_ways_is_refused(framing: bytes) -> None:
+    async with running_sidecar(Spec("small")) as rig:
+        assert reason_of(await talk(rig, HEAD + framing + b"\r\n" + BODY)) == (400, "MalformedHttp")
