@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from modelfleet_lab.cluster.access import Cluster
+from support import cluster_gateway as gateway
 from support import cluster_product as product
 from support.cluster_api import Api, GpuWatch, memory_of, watching_gpus
 from support.cluster_product import APPS, INJECTOR, OPERATOR, SYSTEM, rolled_out
@@ -27,6 +28,9 @@ pytestmark = pytest.mark.cluster
 FULL = {"small": (2, 4), "large": (1, 2)}
 """Least and most replicas: at their least the models fill the pool, at their most they need twice as much."""
 SMALLER = {"small": (1, 1), "large": (1, 1)}
+SIDECARS = "modelfleet.io/inject"
+SLOTS = 3 * product.CONCURRENCY
+"""Of the replicas that fill the pool."""
 CLIENTS = {"with-openai": "openai", "with-grpc": "grpc"}
 ADMISSIONS = 400
 
@@ -149,6 +153,35 @@ def test_models_are_scaled_to_the_pool_and_not_beyond(day: Day) -> None:
         assert conditions["Ready"] == "True", manifest["status"]["conditions"]
 
 
+def test_pods_without_a_sidecar_are_answered_by_a_gateway_within_the_same_slots(
+    day: Day, namespace: str
+) -> None:
+    since = time.time()
+    notes = product.helm(day.cluster, "upgrade", *gateway.SETTINGS)
+    assert f"https://{gateway.HOST}/v1" in notes
+    rolled_out(day.cluster, gateway.WORKLOAD, APPS)
+    day.figures["seconds from helm upgrade to a gateway that is ready"] = round(time.time() - since, 1)
+    day.cluster.apply(gateway.caller(day.cluster, "guest", WORKERS="8", REQUESTS="2"), namespace=APPS)
+    until("the gateway has slots", lambda: gateway.leased(day.cluster, "modelfleet.io/gateway") > 0)
+    until("no more are leased than there are", lambda: gateway.leased(day.cluster, SIDECARS) <= SLOTS)
+    refused = (401, "NotAuthenticated")
+    assert gateway.ask(day.cluster, "") == refused
+    foreign = gateway.token_of(day.cluster, namespace)
+    assert gateway.ask(day.cluster, foreign) == refused
+    for_others = gateway.token_of(day.cluster, APPS, audience="modelfleet")
+    assert gateway.ask(day.cluster, for_others) == refused
+    assert gateway.ask(day.cluster, gateway.token_of(day.cluster, APPS))[0] == 200
+    day.cluster.kubectl(
+        "wait", "--for=condition=Complete", "job/guest", f"--namespace={APPS}", "--timeout=60s"
+    )
+    assert len(day.traffic.outcomes("guest")) == 16
+    all_answered(day.traffic.outcomes(since=since))
+    assert not [record for record in day.traffic.records() if record.over_concurrency]
+    done, denied = used(day.cluster.audit_log, APPS, gateway.NAME, since=since)
+    assert {(right.verb, right.resource) for right in done} == {("create", "tokenreviews")}
+    assert not denied
+
+
 def test_the_programs_keep_to_their_memory(day: Day) -> None:
     def largest(selector: str, namespace: str, container: str) -> float:
         pods = day.cluster.get("pods", f"--namespace={namespace}", f"--selector={selector}")["items"]
@@ -159,11 +192,12 @@ def test_the_programs_keep_to_their_memory(day: Day) -> None:
     found = {
         "operator": largest(system.format("operator"), SYSTEM, "operator"),
         "injector": largest(system.format("injector"), SYSTEM, "injector"),
-        "sidecar": largest("modelfleet.io/inject=true", APPS, "modelfleet-sidecar"),
+        "sidecar": largest("modelfleet.io/inject,!modelfleet.io/gateway", APPS, "modelfleet-sidecar"),
+        "gateway": largest("modelfleet.io/gateway", APPS, "modelfleet-sidecar"),
     }
     day.figures["resident memory, MiB"] = {name: round(size) for name, size in found.items()}
     assert found["operator"] <= 180
-    assert found["sidecar"] <= 110
+    assert max(found["sidecar"], found["gateway"]) <= 110
 
 
 def test_a_burst_of_a_job_is_answered_within_the_pool_and_the_job_ends(day: Day) -> None:

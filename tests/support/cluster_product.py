@@ -29,6 +29,8 @@ MODELS = {"small": 1, "large": 2}
 """Simulated models and the GPUs that each replica asks for."""
 CONCURRENCY = 4
 BUDGET_USD = 5
+TEAM = {"team": "assistant"}
+"""Labels by which the policy selects pods."""
 _VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 _RECORDS = "/var/log/records"
 
@@ -131,6 +133,7 @@ def policy() -> Mapping[str, object]:
         "kind": "RoutingPolicy",
         "metadata": {"name": "assistant"},
         "spec": {
+            "podSelector": {"matchLabels": TEAM},
             "fleetRef": {"name": "chat"},
             "budget": {"limit": str(BUDGET_USD), "period": "Day", "enforcement": "Hard"},
             "limits": {"maxOutputTokens": 256, "maxRequest": "30s"},
@@ -234,7 +237,7 @@ def _application(
         "volumeMounts": [{"name": "records", "mountPath": _RECORDS}],
     }
     return {
-        "metadata": {"labels": {"app": name, "modelfleet.io/inject": "true"}},
+        "metadata": {"labels": {"app": name, "modelfleet.io/inject": "true", **TEAM}},
         "spec": {
             "restartPolicy": restart,
             "terminationGracePeriodSeconds": 45,

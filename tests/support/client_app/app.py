@@ -2,7 +2,8 @@
 
 It knows nothing of the product but what injection put into its environment. `CLIENT` is `openai` (the plain
 client) or `grpc`; `WORKERS` ask one request after another with `PAUSE` seconds between them, `REQUESTS` each
-(0: until SIGTERM). Each outcome is a JSON line on stdout, and in the folder `OUTCOMES`.
+(0: until SIGTERM). Each outcome is a JSON line on stdout, and in the folder `OUTCOMES`. Where there is no
+sidecar, the file `TOKEN` has what `openai` sends as API key.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def openai_answers() -> Iterator[tuple[str, str, str]]:
     """Yield how requests end: ending, detail, decision."""
     import openai
 
-    client = openai.OpenAI(max_retries=0, timeout=DEADLINE)
+    token = os.environ.get("TOKEN")
+    key = Path(token).read_text if token else None  # asked for each request, since a token is renewed
+    client = openai.OpenAI(api_key=key, max_retries=0, timeout=DEADLINE)
     while True:
         decision, seen, finished = "", False, False
         try:
