@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed
@@ -21,21 +21,16 @@ from modelfleet_core.batching.solving import Batch, Solved, solve
 from modelfleet_core.batching.wanting import Wanted, claim
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.health import Health
-from modelfleet_core.leasing.holding import Holding
 from modelfleet_core.policy import Batching, Policy
-from modelfleet_core.values import VariantKey
 
 from modelfleet_sidecar.assign import Lease, decision_of
-from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask, Decision
-from modelfleet_sidecar.exploring import explored
 from modelfleet_sidecar.failures import Failure, internal
-from modelfleet_sidecar.frame import Frame
 from modelfleet_sidecar.keys import ApiKeys
-from modelfleet_sidecar.prospect import NOTHING_USED, Estimator, Prospect, Used, cluster, offers, prospect
+from modelfleet_sidecar.outlook import Outlook
+from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers
 from modelfleet_sidecar.refusals import no_lease, overloaded, refused
 from modelfleet_sidecar.repeats import Repeats
-from modelfleet_sidecar.sessions import Sessions
 from modelfleet_sidecar.telemetry import Telemetry
 
 MAX_WAITING = 1_000
@@ -79,10 +74,10 @@ class Batcher:
     ) -> None:
         """`health` says what to use of the lease, None: all of it; `draw` returns random numbers, uniform in
         [0, 1), for exploration."""
-        self._draw = draw
+        self.outlook = Outlook(
+            lease=lease, estimator=estimator, keys=keys, clock=clock, telemetry=telemetry, draw=draw
+        )
         self._lease = lease
-        self._estimator = estimator
-        self._keys = keys
         self._release = release
         self._clock = clock
         self._telemetry = telemetry
@@ -91,13 +86,10 @@ class Batcher:
         self._waiting: dict[int, Waiting] = {}
         self._following: tuple[Fleet | None, Policy | None] = (None, None)
         """The fleet and policy that all in the queue are estimated for."""
-        self._frame: Frame | None = None
-        """Of the fleet and policy that were looked by last."""
         self._timer: asyncio.TimerHandle | None = None
         self._solving: asyncio.Task[None] | None = None
         self._telling = False
         self._repeats = Repeats(clock)
-        self._sessions = Sessions()
         self._freed_at = -math.inf
         """When something came free last."""
         self._usual_seconds = 1.0
@@ -122,46 +114,9 @@ class Batcher:
             self._follow()
         self.tell()
 
-    def look(self, ask: Ask) -> Prospect:
-        """Return a request's prospect. Raises Failure."""
-        fleet, policy = self._lease.fleet, self._lease.policy
-        if fleet is None or policy is None:
-            raise no_lease(self._lease.refusal)
-        seen = self._prospect(ask, fleet, policy)
-        if not ask.earlier and not ask.judging:
-            self._estimator.saw(seen.profile)
-        if seen.low_confidence:
-            self._telemetry.low_confidence()
-        return seen
-
-    def _prospect(self, ask: Ask, fleet: Fleet, policy: Policy) -> Prospect:
-        cached = None
-        holding = self._lease.holding
-        if ask.session and not ask.earlier:  # else it failed there
-            cached = self._sessions.cached(ask.caller, ask.session, ask.reading.input_tokens, self._clock())
-            if cached is not None and holding.variant_of(cached.endpoint) != cached.variant:
-                cached = None  # it is leased no more
-        if self._frame is None or not self._frame.of(fleet, policy):
-            self._frame = Frame(fleet, policy)
-        used = used_of(holding)
-        return prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used, cached, self._frame)
-
-    def decided(self, seen: Prospect, decision: Decision, now: float) -> Decision:
-        """Remember where a session went; returns the decision."""
-        if session := seen.ask.session:
-            self._sessions.went(
-                seen.ask.caller,
-                session,
-                decision.variant,
-                decision.slot,
-                seen.profile.input_tokens,
-                now,
-            )
-        return decision
-
     def elsewhere(self, ask: Ask) -> bool:
         """Return whether the lease has an endpoint that could serve a request and has not failed it."""
-        candidate = self.look(ask).candidate
+        candidate = self.outlook.look(ask).candidate
         possible = {candidate.variants[j] for j in candidate.possible}
         holding, now = self._lease.holding, self._clock()
         possible -= self._queue.placer.shut(now).keys()
@@ -182,14 +137,14 @@ class Batcher:
         full = len(self._queue) >= MAX_WAITING and not again  # what was accepted once is not turned away
         if full and self._queue.push_out(ask.caller) is None:
             raise self._overloaded()
-        seen = self.look(ask)
+        seen = self.outlook.look(ask)
         if full:  # only for what could be served
             self._make_room(ask.caller)
         if not again and not self._repeats.again(ask):
             self.count(seen)
         self._renew()
         ticket, now = next(self._tickets), self._clock()
-        seen = self._explored(seen, now)
+        seen = self.outlook.explored(seen, now)
         if (decision := self._at_once(ticket, seen, now)) is not None:
             if not again:
                 self._telemetry.deciding(self._clock() - ask.arrived)
@@ -227,7 +182,7 @@ class Batcher:
     async def decide_aside(self, ask: Ask, patience: float) -> Decision | None:
         """Return a decision that takes only what no request in the queue waits for; None: there was nothing
         within `patience` seconds. It is no demand. Raises Failure."""
-        seen = self.look(ask)
+        seen = self.outlook.look(ask)
         ticket, until = next(self._tickets), self._clock() + patience
         try:
             while self._closed is None and seen.policy is self._lease.policy:
@@ -248,21 +203,6 @@ class Batcher:
         finally:
             self._queue.claim_jointly(ticket, None)
             self.tell()
-
-    def _explored(self, seen: Prospect, now: float) -> Prospect:
-        """Return the prospect, now and then with another variant as the best; all limits hold for it too."""
-        share = seen.policy.learning.exploration if seen.policy.learning.enabled else 0.0
-        if not share or seen.low_confidence or seen.ask.call.model != AUTO or seen.ask.earlier:
-            return seen
-        draw = self._draw()
-        if draw >= share:
-            return seen
-        free = {
-            self._lease.holding.variant_of(endpoint)
-            for endpoint, slots in self._lease.holding.free(now, seen.ask.tier.name).items()
-            if slots > 0
-        }
-        return explored(seen, self._lease.slot_prices, self._lease.money_price, free, draw, now)
 
     def _at_once(self, ticket: int, seen: Prospect, now: float) -> Decision | None:
         """Return the decision while nothing binds; None: the request must wait for its turn."""
@@ -371,7 +311,9 @@ class Batcher:
         seconds = placed.candidate.service_time[placed.column]
         self._usual_seconds += NEWEST * (seconds - self._usual_seconds)
         try:
-            return self.decided(seen, decision_of(placed, seen, now), now)
+            decision = decision_of(placed, seen, now)
+            self.outlook.went(seen, decision, now)
+            return decision
         except BaseException:
             self._lease.holding.cancel(placed.reservation.id, now)
             raise
@@ -406,7 +348,7 @@ class Batcher:
                 self._end(ticket, no_lease(self._lease.refusal))
                 continue
             try:
-                new = self._prospect(seen.ask, fleet, policy)
+                new = self.outlook.prospect(seen.ask, fleet, policy)
             except Failure as failure:
                 self._end(ticket, failure)
                 continue
@@ -419,15 +361,6 @@ class Batcher:
 
     def _count(self) -> None:
         self._telemetry.queue(len(self._queue))
-
-
-def used_of(holding: Holding) -> Mapping[VariantKey, Used]:
-    """Return what this sidecar uses of each leased variant."""
-    used: dict[VariantKey, Used] = {}
-    for slots in holding.lease.slots.values():
-        before = used.get(slots.variant, NOTHING_USED)
-        used[slots.variant] = Used(before.in_flight + slots.in_flight, before.endpoints + 1)
-    return used
 
 
 def stopwatch(seconds: float) -> Callable[[], float]:

@@ -143,7 +143,8 @@ class OfflineBatches:
                 if placed is None:
                     outcomes[place] = self._no_place(place, seen, now, room)
                 else:
-                    decision = self._batcher.decided(seen, decision_of(placed, seen, now), now)
+                    decision = decision_of(placed, seen, now)
+                    self._batcher.outlook.went(seen, decision, now)
                     outcomes[place] = decision
                     self._note(decision)
                     # What found no place will come again; ten thousand at once are no rate for prices.
@@ -158,7 +159,7 @@ class OfflineBatches:
         if isinstance(ask, Failure):
             return ask
         try:
-            return self._batcher.look(ask)
+            return self._batcher.outlook.look(ask)
         except Failure as failure:
             return failure
 
