@@ -115,7 +115,7 @@ def nothing_left(
             field=EXCLUDE_HEADER,
         )
     if any(why.startswith(CAPABILITY) for why in left):
-        return _not_capable(ask, fleet, whose)
+        return _not_capable(ask, fleet)
     return _not_allowed(ask, policy, left)
 
 
@@ -124,23 +124,25 @@ def _no_key(model: str) -> Failure:
     return Failure(
         Fault.UNAVAILABLE,
         "ApiKeyMissing",
-        f"{whose} needs an API key that this pod does not have; the sidecar's log names its Secret",
+        f"{whose} needs an API key that is not there; the sidecar's log says which, and where to put it",
         retry_after=5.0,
     )
 
 
-def _not_capable(ask: Ask, fleet: Fleet, whose: str) -> Failure:
+def _not_capable(ask: Ask, fleet: Fleet) -> Failure:
     """Say what is lacking, and which models have it."""
+    pinned = ask.call.model != AUTO
+    whose = f"model {ask.call.model!r}" if pinned else "every model that this request may use"
     said = []
     for need in sorted(ask.call.needs):
         able = [model.name for model in fleet.models if not model.lacks(frozenset({need}), pinned=False)]
         if len(able) < len(fleet.models):
-            said.append(f"{need} ({', '.join(able) if able else 'no model of the fleet'})")
+            said.append(f"{need} ({', '.join(able) if able else 'none'})")
     return Failure(
         Fault.BAD_REQUEST,
         "NoCapableModel",
-        f"{whose} that this request may use lacks what it needs; these have it: {'; '.join(said)}",
-        field="model" if ask.call.model != AUTO else None,
+        f"{whose} lacks what the request needs; models of the fleet that declare it: {'; '.join(said)}",
+        field="model" if pinned else None,
     )
 
 

@@ -34,7 +34,7 @@ def load(path: Path) -> Declared:
         with path.open("rb") as file:
             return read_manifests(file.read(MOST_BYTES + 1))
     except OSError as error:
-        raise ManifestError(f"it can not be read ({error.strerror or error})") from error
+        raise ManifestError(f"{path} can not be read ({error.strerror or error})") from error
 
 
 def look_at(path: Path | None) -> Look:
@@ -61,6 +61,8 @@ class Watching:
         self._learning = learning
         self._refused = refused
         self._seen = look_at(path)
+        self._refuses = False
+        """Whether the file is such now that it can not be used."""
         self._estimator: Path | None = None
         self._estimator_seen: Look = None
         _tell_unknown(leader.declared)
@@ -86,9 +88,13 @@ class Watching:
             declared = await asyncio.to_thread(load, self._path)
         except ManifestError as error:
             self._refused("manifests")
+            self._refuses = True
             log.error("%s is not followed, the last good one stays in force: %s", self._path, error)
             return
+        mended, self._refuses = self._refuses, False
         if declared == self._leader.declared:
+            if mended:
+                log.info("%s says again what is in force", self._path)
             return
         _tell_unknown(declared)
         self._leader.follow(declared)
