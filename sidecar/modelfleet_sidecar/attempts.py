@@ -26,6 +26,10 @@ BLAMED = frozenset({RetryOn.CONNECT, RetryOn.TIMEOUT, RetryOn.SERVER_ERROR})
 """Failures that open breakers; a caller's own fault, or 429, does not."""
 
 
+SETTLED_AS_ERROR = "SettledAsError"
+"""Why a routed decision failed: its caller said so."""
+
+
 class Attempts:
     """What became of attempts at model servers."""
 
@@ -63,6 +67,17 @@ class Attempts:
             held = self._lease.holding.lease.slots.get(decision.slot)
             in_flight = held.in_flight if held is not None else 1
             self._health.refused(decision.slot, began, now, in_flight, failure.back_off)
+
+    def routed(self, decision: Decision, began: float, *, broken: bool) -> None:
+        """A caller who asked the model itself says how that ended."""
+        if not broken:
+            self.answered(decision, began)
+            return
+        if (policy := self._lease.policy) is not None:
+            self._health.follow(policy.fallback.breaker)
+        self._last[decision.variant] = SETTLED_AS_ERROR
+        now = self._clock()
+        self._health.failed(decision.variant, decision.slot, decision.reservation, began, now)
 
     def whole(self, decision: Decision, seconds: float, tokens: int) -> None:
         """A whole answer of so many tokens, or to so many where it has none, came; its slot is free again."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from modelfleet_core.values import NanoUsd, usd
 
 from modelfleet_sidecar.assign import Lease
+from modelfleet_sidecar.attempts import SETTLED_AS_ERROR
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.explain import DecisionLog, Entry
@@ -20,8 +21,6 @@ from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.learning import Learning
 from modelfleet_sidecar.telemetry import Telemetry
 
-SETTLED_AS_ERROR = "SettledAsError"
-"""Why a routed decision failed: its caller said so."""
 NOT_SENT = "NotSent"
 """Why a routed decision came to nothing: its caller gave it back."""
 
@@ -57,16 +56,21 @@ class Books:
         telemetry: Telemetry,
         clock: Callable[[], float],
         freed: Callable[[], None],
+        routed: Callable[[Decision, float, bool], None],
     ) -> None:
-        """`freed` is called when a slot or money came back."""
+        """`freed` is called when a slot or money came back; `routed` hears of a routed decision, before it is
+        settled, when it was taken and whether the model failed it."""
         self._lease = lease
         self._learning = learning
         self._telemetry = telemetry
         self._clock = clock
         self._freed = freed
+        self._routed = routed
         self._decisions = DecisionLog()
         self._open: dict[int, Decision] = {}
         """Decisions not settled yet, by reservation."""
+        self._taken: dict[int, float] = {}
+        """When those of them were that are routed."""
 
     @property
     def unsettled(self) -> int:
@@ -79,6 +83,8 @@ class Books:
 
     def note(self, decision: Decision) -> None:
         self._open[decision.reservation] = decision
+        if decision.settle_within is not None:
+            self._taken[decision.reservation] = self._clock()
         self._decisions.add(decision)
         self._telemetry.decided(decision)
 
@@ -135,6 +141,8 @@ class Books:
                 " RouteBatch only",
             )
         if usage is None:
+            if broken:
+                self._hear(entry.decision, broken=True)
             self.release((entry.decision,))
             self._decisions.failed(decision_id, NOT_SENT)
             return Settled(NanoUsd(0), repeated=False)
@@ -146,6 +154,7 @@ class Books:
                 " the decision reserved for its prompt and max_output_tokens; send the counts that the"
                 " model server billed (the reserve stays held until then)",
             )
+        self._hear(entry.decision, broken=broken)
         cost = self.settle(entry.decision, actual)
         if broken:
             self._decisions.failed(decision_id, SETTLED_AS_ERROR)
@@ -197,5 +206,11 @@ class Books:
         entry = self._decisions.find(decision.id)
         return decision.reserved if entry is None or entry.cost is None else entry.cost
 
+    def _hear(self, decision: Decision, *, broken: bool) -> None:
+        if (taken := self._taken.get(decision.reservation)) is not None:
+            self._routed(decision, taken, broken)
+
     def _close(self, reservation: int) -> Decision | None:
+        if self._taken:
+            self._taken.pop(reservation, None)
         return self._open.pop(reservation, None)

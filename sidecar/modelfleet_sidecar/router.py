@@ -75,7 +75,12 @@ class Router:
         self._clock = clock
         self._asker = Asker(lease=lease, estimator=estimator, clock=clock)
         self._books = Books(
-            lease=lease, learning=learning, telemetry=telemetry, clock=clock, freed=self._freed
+            lease=lease,
+            learning=learning,
+            telemetry=telemetry,
+            clock=clock,
+            freed=self._freed,
+            routed=lambda decision, taken, broken: self._attempts.routed(decision, taken, broken=broken),
         )
         unreachable, health = Unreachable(clock), Health()
         self._attempts = Attempts(lease=lease, health=health, clock=clock, telemetry=telemetry)

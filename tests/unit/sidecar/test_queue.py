@@ -14,7 +14,7 @@ from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.journal import Ended, Entry
 from modelfleet_core.leasing.messages import SlotGrant
-from modelfleet_core.policy import Batching, OnOverload, Policy, Tenants, Tier
+from modelfleet_core.policy import Batching, Breaker, Fallback, OnOverload, Policy, Tenants, Tier
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, TierName, VariantKey
 from modelfleet_sidecar import batch, offline
 from modelfleet_sidecar.assign import decision_of
@@ -715,3 +715,37 @@ async def test_an_endpoint_that_refused_is_left_alone_while_another_can_be_reach
     assert unreachable.leave_alone([served, alive], now) == {served}
     now = LEFT_ALONE
     assert not unreachable.leave_alone([dead], now)
+
+
+async def test_what_callers_say_of_routed_requests_opens_a_breaker_and_closes_it() -> None:
+    async with Bench(SMALL, BIG, policy=policy_of(fallback=Fallback(breaker=Breaker(3, 0.2)))) as bench:
+        bench.lease.grant(slots_of((SMALL, 4), (BIG, 4)))
+        used = Usage(1, 1)
+        late = await bench.decide(routed=True)
+        for _ in range(3):
+            failed = await bench.decide(routed=True)
+            assert failed.variant == BIG.key
+            bench.router.settle(failed.id, used, broken=True)
+        elsewhere = await bench.decide(routed=True)
+        assert elsewhere.variant == SMALL.key
+        bench.router.settle(late.id, used)
+        assert (await bench.decide(routed=True)).variant == SMALL.key, "it began before"
+        placer = bench.router._batcher.queue.placer
+        await bench.until(lambda: not placer.shut(boot_clock()))
+        probe = await bench.decide(routed=True)
+        assert probe.variant == BIG.key
+        assert (await bench.decide(routed=True)).variant == SMALL.key, "one at a time"
+        bench.router.settle(probe.id, used)
+        assert (await bench.decide(routed=True)).variant == BIG.key
+
+
+async def test_a_routed_request_that_reached_no_server_tells_only_where_its_caller_calls_that_an_error() -> (
+    None
+):
+    async with Bench(SMALL, BIG, policy=policy_of(fallback=Fallback(breaker=Breaker(2, 100.0)))) as bench:
+        bench.lease.grant(slots_of((SMALL, 4), (BIG, 4)))
+        for broken in (False, False, False, True, True):
+            decision = await bench.decide(routed=True)
+            assert decision.variant == BIG.key
+            bench.router.settle(decision.id, None, broken=broken)
+        assert (await bench.decide(routed=True)).variant == SMALL.key
