@@ -38,11 +38,13 @@ class Bound(Enum):
 
 
 class LateError(CutError):
-    """An attempt exceeded a bound."""
+    """An attempt exceeded a bound. `callers`: since its caller read slowly, by no fault of the server's."""
 
-    def __init__(self, bound: Bound, limit: float) -> None:
-        super().__init__(f"timeouts.{bound.value} of {limit:g} is over")
+    def __init__(self, bound: Bound, limit: float, *, callers: bool = False) -> None:
+        why = ", and its caller was waited for longer than the server" if callers else ""
+        super().__init__(f"timeouts.{bound.value} of {limit:g} is over{why}")
         self.bound = bound
+        self.callers = callers
 
 
 class Patience:
@@ -74,7 +76,7 @@ class Patience:
         """Return which bound is exceeded. `waited`: seconds in all, with those of this silence."""
         timeouts = self._timeouts
         if now >= self._ends:
-            return LateError(Bound.TOTAL, timeouts.total)
+            return LateError(Bound.TOTAL, timeouts.total, callers=self._spoke and waited < timeouts.total / 2)
         if not self._spoke:
             late = now >= self._first_by
             return LateError(Bound.FIRST_TOKEN, timeouts.first_token) if late else None

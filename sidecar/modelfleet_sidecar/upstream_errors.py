@@ -112,6 +112,10 @@ def _date(text: bytes) -> float | None:
 
 def cut(decision: Decision, error: CutError) -> Failure:
     """Return the error of an answer that ended too early, or took too long."""
+    if isinstance(error, LateError) and error.callers:
+        return Failure(
+            Fault.UNAVAILABLE, TIMED_OUT, f"the answer of {_who(decision)} was read too slowly: {error}"
+        )
     if isinstance(error, LateError):
         return Failure(
             Fault.UNAVAILABLE,

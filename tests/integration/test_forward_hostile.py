@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from modelfleet_core.assignment.result import Termination
 from modelfleet_core.catalog import Pricing
+from modelfleet_core.policy import RetryOn, Timeouts
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.connection import HIGH_WATER
@@ -226,3 +227,30 @@ async def test_usage_beyond_any_model_books_the_reserve(tokens: int) -> None:
         assert await books.first() == RESERVE
         assert got.receipt is not None
         assert got.receipt.usage.estimated
+
+
+@pytest.mark.parametrize("reads", [False, True], ids=["by the caller", "by the server"])
+async def test_a_total_time_that_is_over_is_blamed_on_who_was_waited_for(reads: bool) -> None:
+    said = event(choices=[{"index": 0, "delta": {"content": "a"}}])
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(STREAM + chunked(said))
+        await writer.drain()
+        await reader.read()
+
+    async with forwarding(talk) as (forwarder, _, port):
+
+        async def relay() -> None:
+            async with (
+                asyncio.timeout(PATIENCE),
+                forwarder.open(decision_at(port), CALL, stream=True, timeouts=Timeouts(total=0.3)) as got,
+                aclosing(got.events()) as events,
+            ):
+                async for _ in events:
+                    while not reads and got._connection._interruption is None:  # noqa: ASYNC110 - as above
+                        await asyncio.sleep(0)
+
+        with pytest.raises(Failure, match=r"timeouts\.total") as failed:
+            await relay()
+        assert failed.value.retry_on is (RetryOn.TIMEOUT if reads else None)

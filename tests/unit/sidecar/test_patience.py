@@ -77,3 +77,13 @@ def test_without_a_pace_only_silence_and_the_total_end_a_stream() -> None:
     patience = Patience(slack, 0.0, stream=True)
     patience.spoke(0.0, 1.0)
     assert all(patience.look(float(now), 1.0, float(now), 1.0) is None for now in range(1, 100))
+
+
+@pytest.mark.parametrize(("waited", "blamed"), [(10.0, False), (90.0, True)])
+def test_who_is_to_blame_for_a_total_that_is_over_is_who_was_waited_for(waited: float, blamed: bool) -> None:
+    patience = Patience(TIMEOUTS, 0.0, stream=True)
+    patience.spoke(1.0, 1.0)
+    late = patience.look(100.0, 0.0, waited, 500.0)
+    assert late is not None
+    assert late.bound is Bound.TOTAL
+    assert late.callers is not blamed
