@@ -119,6 +119,21 @@ async def test_what_fails_before_the_first_byte_is_answered_elsewhere(act: Act, 
         assert await it.metric("modelfleet_sidecar_retries_total{") == 1
 
 
+async def test_a_server_that_refused_a_connection_is_said_to_be_out_of_reach_and_not_to_be_full() -> None:
+    live, dead = Spec("live", 0.5), Spec("dead", 0.9)
+    async with running_sidecar(live, dead) as rig, aiohttp.ClientSession(rig.http) as client:
+        served = EndpointUrl(rig.servers["live"].url)
+        rig.lease.grant({served: SlotGrant(live.key, 1), NOWHERE: SlotGrant(dead.key, 4)})
+        for attempts in ("2", "1"):
+            async with client.post(CHAT, json=body()) as response:
+                assert (response.status, response.headers["x-modelfleet-model"]) == (200, "live")
+                assert response.headers["x-modelfleet-attempts"] == attempts
+        async with client.get(f"/v1/decisions/{response.headers['x-modelfleet-decision-id']}") as explained:
+            told = await explained.json()
+        words = {one["model"]: one["stopped_by"] for one in told["candidates"]}
+        assert (words, told["certificate"]["binding"]) == ({"live": "", "dead": "Unreachable"}, [])
+
+
 async def test_a_stream_cut_after_its_first_byte_ends_in_one_error_event_and_is_counted_apart() -> None:
     async with bench(always(Act.CUT), always(Act.ANSWER), specs=[Spec("a", 0.9), Spec("b", 0.5)]) as it:
         async with it.client.post(CHAT, json=body(stream=True)) as response:

@@ -23,6 +23,10 @@ LeaveAlone = Callable[[Collection[EndpointUrl], float], Collection[EndpointUrl]]
 """Tells which of these endpoints can not be reached just now."""
 
 
+UNREACHABLE = "Unreachable"
+"""Why a variant is out of the question: what the lease has free of it could not be reached a moment ago."""
+
+
 def all_reached(_endpoints: Collection[EndpointUrl], _now: float) -> Collection[EndpointUrl]:
     """Leave no endpoint alone."""
     return ()
@@ -42,6 +46,8 @@ class Room:
     """Variants that the lease gives any slot of, free or not."""
     leaves: Leaves = field(default_factory=dict)
     """Of a variant's free slots how many a caller leaves to others."""
+    unreached: Collection[VariantKey] = ()
+    """Variants with free slots only where nothing could be reached a moment ago."""
 
     def slots(self, variant: VariantKey) -> int:
         free = self.spots.get(variant)
@@ -91,6 +97,8 @@ class Room:
         return tuple(whys)
 
     def _no_place(self, candidate: Candidate, variant: VariantKey) -> str:
+        if variant in self.unreached:
+            return UNREACHABLE
         kept = variant in self.spots and self.kept_for_others(candidate, variant)
         return FAIR_SHARE if kept else NO_SLOT
 
@@ -133,6 +141,7 @@ def room_of(
         for variant, there in spots.items():
             if limited.one_at_a_time(variant, now):
                 spots[variant] = {max(there, key=there.__getitem__): 1}
+    unreached = {endpoints[endpoint].variant for endpoint in alone if free[endpoint] > 0}
     return Room(
         spots=spots,
         accounts=holding.room(now),
@@ -140,6 +149,7 @@ def room_of(
         pacing=pacing,
         leased=leased,
         leaves=leaves,
+        unreached=unreached - spots.keys() if unreached else (),
     )
 
 

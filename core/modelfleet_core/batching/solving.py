@@ -19,7 +19,7 @@ from modelfleet_core.assignment.result import Prices, Termination
 from modelfleet_core.assignment.solver import assign
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import Certificate, Weighed
-from modelfleet_core.batching.room import Room
+from modelfleet_core.batching.room import UNREACHABLE, Room
 from modelfleet_core.batching.rows import rows_of
 from modelfleet_core.batching.worth import NO_SLOT, Look, look, paced
 from modelfleet_core.values import VariantKey
@@ -174,6 +174,8 @@ def _binding(batch: Batch, seen: Look, excluded_by: str) -> tuple[str, ...]:
     variant = batch.variants[seen.favourite]
     if excluded_by == NO_SLOT:
         return (f"slots:{variant}",) if variant in batch.room.leased else ()
+    if excluded_by == UNREACHABLE:
+        return ()
     return (excluded_by,) if excluded_by and not seen.excluded[seen.favourite] else ()
 
 

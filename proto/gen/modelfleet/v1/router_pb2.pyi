@@ -953,8 +953,8 @@ class Candidate(_message.Message):
     excluded_by: _builtins.str
     """Why it could not be chosen, by the first that holds: Pinned, Policy, Tier, rule:NAME, Capability:NAME,
     Excluded, ContextLength, MaxCost, MinQuality, NoApiKey, LowConfidence, MinimumQuality, LatencyObjective,
-    BreakerOpen, RateLimited, EndpointFailed, TooLate, TooDear, Pacing, NoFreeSlot, FairShare, Budget, or share:,
-    quota:, tenant:, rate: and its name. Empty: it could.
+    BreakerOpen, RateLimited, EndpointFailed, TooLate, TooDear, Pacing, Unreachable, NoFreeSlot, FairShare,
+    Budget, or share:, quota:, tenant:, rate: and its name. Empty: it could.
     """
     batch_price: _builtins.float
     """weighted quality it would have paid for limits of its batch"""
