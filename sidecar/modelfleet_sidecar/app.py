@@ -45,7 +45,7 @@ from modelfleet_sidecar.settings import Address, Settings, SettingsError, variab
 from modelfleet_sidecar.sockets import SocketError, claim, listening, remove, share
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.token_reviews import TokenReviews
-from modelfleet_sidecar.web_server import LAST_WORDS, WebServer
+from modelfleet_sidecar.web_server import HANDSHAKE, LAST_WORDS, MAX_CONNECTIONS, WebServer
 
 if TYPE_CHECKING:
     from modelfleet_sidecar.standalone.assembly import Standalone
@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 
 MESSAGE_CEILING = 64 * 1024 * 1024
 """Bytes of a gRPC message that are read at all; the policy's limit, which comes later, is below."""
+MAX_STREAMS = 4096
+"""gRPC calls of one connection at a time."""
 LEASE_PATIENCE = 3.0
 """Seconds for giving the lease back at the end, where an operator listens."""
 LAST_REPORT = 0.5
@@ -161,7 +163,7 @@ class Sidecar:
                 trouble=lambda: self._lease.trouble,
             )
         )
-        self._health = health_aio.HealthServicer()
+        self._health = health_aio.HealthServicer() if self._gate is None else _Checked()
         self._grpc: grpc.aio.Server | None = None
         self.http_address = settings.http_listen
         self.grpc_address = settings.grpc_listen
@@ -244,6 +246,9 @@ class Sidecar:
                 ("grpc.max_receive_message_length", MESSAGE_CEILING),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # a second sidecar on the port must fail, not share it
+                ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.server_handshake_timeout_ms", int(HANDSHAKE * 1000)),
             )
         )
         GrpcApi(router=self.router, telemetry=self.telemetry, gate=self._gate).add_to(server)
@@ -270,6 +275,13 @@ class Sidecar:
             except (SocketError, RuntimeError) as error:
                 raise _no_socket("grpc_socket", path, str(error)) from None
         return server
+
+
+class _Checked(health_aio.HealthServicer):  # type: ignore[misc] # it has no types
+    """Health that anybody may ask for, but not follow: nobody is asked who it is, and streams stay open."""
+
+    async def Watch(self, request: object, context: grpc.aio.ServicerContext[object, object]) -> None:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "a gateway's health is asked for by Check")
 
 
 def _dialer(settings: Settings) -> Dialer:

@@ -12,15 +12,16 @@ import hashlib
 import logging
 import os
 import stat
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from modelfleet_sidecar.failures import Failure, Fault
 
 log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 CALLER = "x-modelfleet-caller"
 AUTHORIZATION = "authorization"
@@ -33,11 +34,18 @@ FRESH = 60.0
 """Seconds for which an accepted token is not reviewed again, so that long goes one that was revoked."""
 REFUSED = 5.0
 """Seconds for which a refused one is not."""
+STALE = 300.0
+"""Seconds for which an accepted one holds beyond that while nobody can review it: applications go on."""
+ASK_AGAIN = 15.0
+"""Seconds after which it is tried again."""
 REMEMBERED = 10_000
+"""Accepted ones, and as many refused ones: no flood of wrong tokens makes others forgotten."""
 AT_ONCE = 16
 """Reviews under way."""
 WAITING = 1_000
 """Tokens that may wait for their review."""
+OF_ONE = 64
+"""Of these from one address, so that it can not take all places."""
 REVIEW_SECONDS = 3.0
 
 
@@ -104,6 +112,14 @@ def _key(path: Path) -> bytes:
     return key
 
 
+class _Accepted(NamedTuple):
+    """Whose token it is."""
+
+    name: str
+    until: float
+    stale_until: float
+
+
 class Tokens:
     """Tokens of ServiceAccounts. Only their hashes are kept, for a while and so many."""
 
@@ -114,24 +130,32 @@ class Tokens:
         self._reviewer = reviewer
         self._namespaces = namespaces
         self._clock = clock
-        self._known: OrderedDict[bytes, tuple[float, str | None]] = OrderedDict()
-        """Until when it holds, and who it is."""
+        self._accepted: OrderedDict[bytes, _Accepted] = OrderedDict()
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        """Until when it holds."""
+        self._waiting: Counter[str] = Counter()
+        """Tokens by the address that they came from."""
         self._under_way: dict[bytes, asyncio.Task[str | None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    async def caller_of(self, token: str, digest: bytes) -> str | None:
+    async def caller_of(self, token: str, digest: bytes, peer: str) -> str | None:
         """Return whose token it is; None: nobody's who may call. Raises ReviewError."""
-        known = self._known.get(digest)
-        if known is not None and self._clock() < known[0]:
-            return known[1]
-        review = self._under_way.get(digest)
-        if review is None:
-            if len(self._under_way) >= WAITING:
-                raise ReviewError(f"{WAITING} tokens wait for their review")
-            review = asyncio.create_task(self._review(token, digest))
-            self._under_way[digest] = review
-            review.add_done_callback(partial(self._reviewed, digest))
-        return await asyncio.shield(review)
+        now = self._clock()
+        accepted = self._accepted.get(digest)
+        if accepted is not None and now < accepted.until:
+            return accepted.name
+        if now < self._refused.get(digest, now):
+            return None
+        try:
+            return await asyncio.shield(self._under_way.get(digest) or self._begin(token, digest, peer))
+        except ReviewError as error:
+            now = self._clock()
+            if accepted is None or now >= accepted.stale_until:
+                raise
+            if now >= self._accepted.get(digest, accepted).until:  # the first of those who waited
+                log.warning("the token of ServiceAccount %s is taken as before: %s", accepted.name, error)
+                self._accepted[digest] = accepted._replace(until=now + ASK_AGAIN)
+            return accepted.name
 
     async def close(self) -> None:
         """End the reviews that are under way."""
@@ -142,8 +166,22 @@ class Tokens:
             await asyncio.wait(reviews)
         await self._reviewer.close()
 
-    def _reviewed(self, digest: bytes, review: asyncio.Task[str | None]) -> None:
+    def _begin(self, token: str, digest: bytes, peer: str) -> asyncio.Task[str | None]:
+        if len(self._under_way) >= WAITING:
+            raise ReviewError(f"{WAITING} tokens wait for their review")
+        if self._waiting[peer] >= OF_ONE:
+            raise ReviewError(f"{OF_ONE} tokens of {peer or 'this socket'} wait for their review")
+        review = asyncio.create_task(self._review(token, digest))
+        self._under_way[digest] = review
+        self._waiting[peer] += 1
+        review.add_done_callback(partial(self._reviewed, digest, peer))
+        return review
+
+    def _reviewed(self, digest: bytes, peer: str, review: asyncio.Task[str | None]) -> None:
         del self._under_way[digest]
+        self._waiting[peer] -= 1
+        if not self._waiting[peer]:
+            del self._waiting[peer]
         if not review.cancelled():
             review.exception()  # whoever still waits is told; perhaps nobody does
 
@@ -163,11 +201,20 @@ class Tokens:
                 "ServiceAccount %s may not call: its namespace is not in MODELFLEET_AUTH_NAMESPACES", name
             )
             name = None
-        self._known[digest] = self._clock() + (REFUSED if name is None else FRESH), name
-        self._known.move_to_end(digest)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
+        now = self._clock()
+        if name is None:
+            self._accepted.pop(digest, None)
+            _remember(self._refused, digest, now + REFUSED)
+        else:
+            _remember(self._accepted, digest, _Accepted(name, now + FRESH, now + FRESH + STALE))
         return name
+
+
+def _remember(known: OrderedDict[bytes, _T], digest: bytes, what: _T) -> None:
+    known[digest] = what
+    known.move_to_end(digest)
+    while len(known) > REMEMBERED:
+        known.popitem(last=False)
 
 
 class Gate:
@@ -177,9 +224,9 @@ class Gate:
         self._keys = keys
         self._tokens = tokens
 
-    async def admit(self, headers: Mapping[str, str]) -> dict[str, str]:
+    async def admit(self, headers: Mapping[str, str], peer: str = "") -> dict[str, str]:
         """Return the headers of a call as those behind the gate may see them: with who calls, and without the
-        secret. Names are lower-case. Raises Failure."""
+        secret. Names are lower-case; `peer` is the address that it came from. Raises Failure."""
         scheme, _, secret = headers.get(AUTHORIZATION, "").partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret or len(secret) > MAX_SECRET:
@@ -188,7 +235,7 @@ class Gate:
         caller = self._keys.caller_of(digest) if self._keys is not None else None
         if caller is None and self._tokens is not None and secret.count(".") == 2:
             try:
-                caller = await self._tokens.caller_of(secret, digest)
+                caller = await self._tokens.caller_of(secret, digest, peer)
             except ReviewError as error:
                 raise Failure(
                     Fault.UNAVAILABLE,

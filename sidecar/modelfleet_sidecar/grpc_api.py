@@ -7,7 +7,7 @@ In: calls of `modelfleet.v1.Router`. Out: its messages; the decision as initial 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -70,7 +70,14 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
             parse = message_factory.GetMessageClass(method.input_type).FromString
             answer = message_factory.GetMessageClass(method.output_type).SerializeToString
             called = self._called(getattr(self, method.name), parse)
-            if method.server_streaming:
+            if self._gate is not None:
+                # As streams, whose messages are read when asked for: after the caller has shown who it is.
+                behind = self._behind(self._gate, called)
+                if method.server_streaming:
+                    handlers[method.name] = grpc.stream_stream_rpc_method_handler(behind, None, answer)
+                else:
+                    handlers[method.name] = grpc.stream_unary_rpc_method_handler(behind, None, answer)
+            elif method.server_streaming:
                 handlers[method.name] = grpc.unary_stream_rpc_method_handler(called, None, answer)
             else:
                 handlers[method.name] = grpc.unary_unary_rpc_method_handler(called, None, answer)
@@ -189,8 +196,6 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                         f"the request is over {self._router.max_body} bytes; send less or raise"
                         " limits.maxBody",
                     )
-                if self._gate is not None:
-                    _ADMITTED.set(await self._gate.admit(_metadata(context)))
                 return await method(_parsed(raw, parse), context)
             except Failure as failure:
                 code = failure.status.grpc
@@ -206,6 +211,31 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                 self._telemetry.response("grpc", code)
 
         return called
+
+    def _behind(
+        self, gate: Gate, called: Callable[[bytes, Context], Awaitable[object]]
+    ) -> Callable[[AsyncIterator[bytes], Context], Awaitable[object]]:
+        """Return what serves a method for those whom the gate lets in; of others it reads nothing."""
+
+        async def admitted(messages: AsyncIterator[bytes], context: Context) -> object:
+            code = ""
+            try:
+                _ADMITTED.set(await gate.admit(_metadata(context), _address(context.peer())))
+                raw = await anext(messages, None)
+                if raw is None:
+                    raise Failure(Fault.BAD_REQUEST, "MalformedMessage", "the request holds no message")
+            except Failure as failure:
+                code = failure.status.grpc
+                await _abort(context, failure)
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            finally:
+                if code:
+                    self._telemetry.response("grpc", code)
+            return await called(raw, context)
+
+        return admitted
 
     async def _asked(self, chat: router_pb2.ChatRequest, context: Context, *, routed: bool = False) -> Ask:
         """Return what is asked; large pictures are written out beside the event loop."""
@@ -225,6 +255,12 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
 
 def _metadata(context: Context) -> dict[str, str]:
     return {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _address(peer: str) -> str:
+    """Return the address of a peer as gRPC names it, such as `ipv4:10.0.0.1:5`; empty: a Unix socket's."""
+    kind, _, rest = peer.partition(":")
+    return rest.rpartition(":")[0] if kind in ("ipv4", "ipv6") else ""
 
 
 def _parsed(raw: bytes, parse: Callable[[bytes], object]) -> object:

@@ -63,7 +63,7 @@ class HttpApi:
         caller = Caller(scope, receive, send)
         try:
             if self._gate is not None:
-                caller.headers = await self._gate.admit(caller.headers)
+                caller.headers = await self._gate.admit(caller.headers, caller.peer)
             await self._route(scope["method"], scope["path"], caller)
         except DisconnectedError:
             caller.status = 499

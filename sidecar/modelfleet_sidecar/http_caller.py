@@ -21,6 +21,9 @@ class Caller:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        client = scope.get("client")
+        self.peer: str = client[0] if client else ""
+        """Its address; empty: it came by a Unix socket."""
         self.started = False
         self.done = False
         """Whether the last of the answer was handed to the connection."""

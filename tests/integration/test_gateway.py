@@ -16,10 +16,12 @@ import grpc.aio
 import modelfleet_client as mf
 import pytest
 import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from modelfleet.v1 import router_pb2, router_pb2_grpc
-from modelfleet_sidecar import web_server
+from modelfleet_sidecar import app, web_server
 from modelfleet_sidecar.app import Sidecar
 from modelfleet_sidecar.gate import Gate, ReviewError, Tokens
+from modelfleet_sidecar.grpc_api import SERVICE
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.token_reviews import TokenReviews
 from support.access import pem, write_pair
@@ -207,3 +209,57 @@ async def test_who_does_not_agree_on_tls_in_time_is_cut_off(
             assert await reader.read() == b""
         writer.close()
         assert (await ask(sidecar, authority, KEY))[0] == 200
+
+
+async def test_of_strangers_no_message_is_read_over_grpc(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    async with gateway(tmp_path, authority) as (_, sidecar):
+        credentials = grpc.ssl_channel_credentials(pem(authority).encode())
+        async with grpc.aio.secure_channel(f"localhost:{sidecar.grpc_address.port}", credentials) as channel:
+            for method in SERVICE.methods:
+                # A message that never comes: whoever waits for it before looking who calls waits for ever.
+                call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(
+                    f"/{SERVICE.full_name}/{method.name}"
+                )()
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    async with asyncio.timeout(10.0):
+                        await call.read()
+                assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED, method.name
+            none: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(
+                f"/{SERVICE.full_name}/Complete"
+            )(metadata=(("authorization", f"Bearer {KEY}"),))
+            await none.done_writing()
+            with pytest.raises(grpc.aio.AioRpcError, match="holds no message"):
+                await none.read()
+
+
+async def test_health_may_be_asked_for_by_anybody_but_not_followed(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    async with gateway(tmp_path, authority) as (_, sidecar):
+        credentials = grpc.ssl_channel_credentials(pem(authority).encode())
+        async with grpc.aio.secure_channel(f"localhost:{sidecar.grpc_address.port}", credentials) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await health.Watch(health_pb2.HealthCheckRequest()).read()
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_connections_are_bounded_over_grpc_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_CONNECTIONS", 2)
+    hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+    async with running_sidecar(Spec("small")) as rig, asyncio.timeout(20.0):
+        streams = []
+        for wanted in (True, True, False):
+            reader, writer = await asyncio.open_connection(*rig.sidecar.grpc_address)
+            writer.write(hello)
+            assert bool(await reader.read(9)) == wanted
+            streams.append(writer)
+        for writer in streams:
+            writer.close()
+        async with grpc.aio.insecure_channel(rig.grpc) as channel:
+            message = router_pb2.Message(role="user", content="hello")
+            chat = router_pb2.ChatRequest(model="auto", messages=[message])
+            answer = await router_pb2_grpc.RouterStub(channel).Complete(chat, wait_for_ready=True)
+            assert answer.decision.model == "small"

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import modelfleet_sidecar.gate as gate_module
 import pytest
 from modelfleet_sidecar.failures import Failure, Fault
-from modelfleet_sidecar.gate import FRESH, MAX_SECRET, REFUSED, Gate, Keys, ReviewError, Tokens, namespaces_of
+from modelfleet_sidecar.gate import (
+    ASK_AGAIN,
+    FRESH,
+    MAX_SECRET,
+    OF_ONE,
+    REFUSED,
+    STALE,
+    WAITING,
+    Gate,
+    Keys,
+    ReviewError,
+    Tokens,
+    namespaces_of,
+)
 
 TOKEN = "head.body.signature"
 
@@ -84,6 +99,55 @@ async def test_an_api_server_that_is_away_is_no_reason_to_let_anybody_in() -> No
     assert (failure.fault, failure.reason, failure.retry_after) == (Fault.UNAVAILABLE, "NotReviewed", 2.0)
     reviews.away = False
     assert await gate.admit(bearer(TOKEN))
+
+
+async def test_who_was_let_in_stays_so_for_a_while_when_nobody_can_review() -> None:
+    clock, reviews = Clock(), Reviews({TOKEN: "ml/app"})
+    gate = Gate(None, Tokens(reviews, None, clock))
+    await gate.admit(bearer(TOKEN))
+    reviews.away = True
+    clock.now += FRESH
+    assert all(await asyncio.gather(*(gate.admit(bearer(TOKEN)) for _ in range(5))))
+    assert (await gate.admit(bearer(TOKEN)))["x-modelfleet-caller"] == "ml/app"
+    assert len(reviews.asked) == 2
+    clock.now += ASK_AGAIN
+    reviews.away, reviews.accounts = False, {}
+    assert (await refused(gate, bearer(TOKEN))).fault is Fault.UNAUTHENTICATED
+    reviews.away = True
+    clock.now += REFUSED
+    assert (await refused(gate, bearer(TOKEN))).reason == "NotReviewed"
+
+
+async def test_who_was_let_in_is_not_so_for_ever_when_nobody_can_review() -> None:
+    clock, reviews = Clock(), Reviews({TOKEN: "ml/app"})
+    gate = Gate(None, Tokens(reviews, None, clock))
+    await gate.admit(bearer(TOKEN))
+    reviews.away = True
+    clock.now += FRESH + STALE
+    assert (await refused(gate, bearer(TOKEN))).reason == "NotReviewed"
+
+
+async def test_a_flood_of_wrong_tokens_makes_no_right_one_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_module, "REMEMBERED", 10)
+    reviews = Reviews({TOKEN: "ml/app"})
+    gate = Gate(None, Tokens(reviews, None, Clock()))
+    await gate.admit(bearer(TOKEN))
+    for number in range(30):
+        await refused(gate, bearer(f"a.b.{number}"))
+    await gate.admit(bearer(TOKEN))
+    assert reviews.asked.count(TOKEN) == 1
+
+
+async def test_one_address_can_not_take_all_places_where_tokens_wait() -> None:
+    reviews = Reviews({TOKEN: "ml/app"})
+    gate = Gate(None, Tokens(reviews, None, Clock()))
+    flood = [asyncio.ensure_future(gate.admit(bearer(f"a.b.{n}"), "10.0.0.6")) for n in range(WAITING)]
+    await asyncio.sleep(0)
+    assert (await gate.admit(bearer(TOKEN), "10.0.0.7"))["x-modelfleet-caller"] == "ml/app"
+    ended = await asyncio.gather(*flood, return_exceptions=True)
+    reasons = Counter(error.reason for error in ended if isinstance(error, Failure))
+    assert reasons == {"NotAuthenticated": OF_ONE, "NotReviewed": WAITING - OF_ONE}
+    assert (await refused(gate, bearer("a.b.last"))).fault is Fault.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize(
