@@ -215,7 +215,7 @@ class Queue:
             self._look(self._waiting[order[0]], now)
             return order, False
         ready: list[int] = []
-        if self.placer.full(self._waiting[order[0]].candidate.caller, now):
+        if not order or self.placer.full(self._waiting[order[0]].candidate.caller, now):
             return ready, False
         for start in range(0, len(order), most + 1):
             part = order[start : start + most + 1]

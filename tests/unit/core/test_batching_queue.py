@@ -415,3 +415,15 @@ def test_the_base_url_of_a_failed_endpoint_stands_for_all_that_is_there() -> Non
     assert not avoided.avoids(EndpointUrl("https://api.example.com:8443#big/api"))
     one = replace(candidate(), avoided=frozenset({EndpointUrl("https://api.example.com#big/api")}))
     assert not one.avoids(EndpointUrl("https://api.example.com#small/api"))
+
+
+def test_a_batch_that_everybody_left_before_it_was_picked_is_empty() -> None:
+    queue = queue_of(granted({BIG: 1}))
+    queue.arrive(1, only_big(), 0.0)
+    queue.changed(0.0)
+    assert queue.leave(1, 0.0)
+    for now in (0.0, 1.0):
+        batch = queue.due(now)
+        if batch is not None:
+            assert queue.commit(solving.solve(batch, lambda: 1.0), now) == ()
+    assert queue.wake_at is None
