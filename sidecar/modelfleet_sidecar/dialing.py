@@ -280,7 +280,7 @@ def _covers(
     if part == "*":
         return True
     name, colon, said = part.rpartition(":")
-    if colon and said.isdecimal() and ":" not in name:
+    if colon and said.isdecimal() and (":" not in name or name.endswith("]")):
         if int(said) != port:
             return False
         part = name

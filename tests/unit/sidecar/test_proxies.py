@@ -49,6 +49,8 @@ def test_this_machine_is_always_asked_directly(host: str) -> None:
         ("10.1.2.3:80", "10.1.2.3", False),
         ("fd00::/8", "fd00::7", True),
         ("[fd00::7]", "fd00::7", True),
+        ("[fd00::7]:443", "fd00::7", True),
+        ("[fd00::7]:80", "fd00::7", False),
         ("", "api.example.com", False),
         (",,", "api.example.com", False),
     ],
