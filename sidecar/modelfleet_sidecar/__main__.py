@@ -54,6 +54,7 @@ async def run(settings: Settings) -> int:
         log.critical("a part of the sidecar broke", exc_info=failed.exception())
         return 1
     failed.cancel()
+    log.info("told to stop: what is in flight has up to %g s to end", settings.drain_grace)
     await sidecar.drain()  # which says what did not end
     log.info("drained")
     return 0

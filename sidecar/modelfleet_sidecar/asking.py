@@ -62,7 +62,7 @@ class Asker:
                 Fault.BAD_REQUEST,
                 "UnboundedCost",
                 f"{call.unbounded} leaves the cost of the request without an upper bound, which the budget of"
-                f" policy {policy.key} needs",
+                f" policy {policy.key} needs; leave it out",
                 field=call.unbounded,
             )
         now = self._clock()

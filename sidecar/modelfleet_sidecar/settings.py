@@ -186,7 +186,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
         description="Routes the requests of one pod to the models of a fleet, within its lease.",
     )
     for name, setting in SETTINGS.items():
-        default = "required" if setting.required else f"default {setting.default or 'none'}"
+        default = "required without config" if setting.required else f"default {setting.default or 'none'}"
         parser.add_argument(
             f"--{name.replace('_', '-')}", help=f"{setting.help} ({variable(name)}; {default})"
         )

@@ -47,6 +47,10 @@ def refused(
     except (ValueError, RecursionError):
         said = "no reason given"
     who = _who(decision)
+    if status == 404:
+        said += (
+            f"; the fleet's url, servedName ({decision.served_name}) or capabilities may not be the server's"
+        )
     if key and status in (401, 403):
         return Failure(  # without what the server said: it may quote parts of the key
             Fault.UNAVAILABLE,

@@ -29,8 +29,8 @@ MONEY = NanoUsd(10**12)
 COST = PRICING.cost(INPUT, OUTPUT)
 PATIENT = Fallback(breaker=Breaker(failures=1000))
 NOWHERE = EndpointUrl("http://127.0.0.1:1")
-RETRIED = (Act.RESET, Act.CUT, Act.EARLY, Act.BUSY, Act.BROKEN, Act.NONSENSE)
-FREE = (Act.BUSY, Act.BROKEN, Act.REFUSE)
+RETRIED = (Act.RESET, Act.CUT, Act.EARLY, Act.BUSY, Act.BROKEN, Act.UNKNOWN, Act.NONSENSE)
+FREE = (Act.BUSY, Act.BROKEN, Act.UNKNOWN, Act.REFUSE)
 """Refused by status: nothing is billed."""
 
 
@@ -117,6 +117,14 @@ async def test_what_fails_before_the_first_byte_is_answered_elsewhere(act: Act, 
         assert first["cost_usd"] == (0 if act in FREE else first["reserved_usd"])
         assert it.spent() == round((first["cost_usd"] + told["cost_usd"]) * 1e9)
         assert await it.metric("modelfleet_sidecar_retries_total{") == 1
+
+
+async def test_a_server_that_knows_no_such_model_is_told_by_what_the_fleet_says_of_it() -> None:
+    async with bench(always(Act.UNKNOWN), specs=[Spec("best", 0.9)]) as it:
+        async with it.client.post(CHAT, json=body()) as response:
+            said = (await response.json())["error"]
+        assert (response.status, said["code"]) == (503, "UpstreamError")
+        assert "servedName (served/best)" in said["message"]
 
 
 async def test_a_server_that_refused_a_connection_is_said_to_be_out_of_reach_and_not_to_be_full() -> None:

@@ -36,6 +36,8 @@ class Act(Enum):
     """Status 400: no other server would do better."""
     STRANGER = "stranger"
     """Status 401."""
+    UNKNOWN = "unknown"
+    """Status 404: it has no such model."""
     STREAM_ERROR = "stream_error"
     """An error where the answer should be, after a first event if streamed."""
 
@@ -106,7 +108,13 @@ async def _one(
     held, served.held = served.held, None
     if held is not None:
         await held.wait()
-    status = {Act.BUSY: 429, Act.BROKEN: 500, Act.REFUSE: 400, Act.STRANGER: 401}.get(act)
+    status = {
+        Act.BUSY: 429,
+        Act.BROKEN: 500,
+        Act.REFUSE: 400,
+        Act.STRANGER: 401,
+        Act.UNKNOWN: 404,
+    }.get(act)
     if act is Act.RESET:
         return False
     if status is not None:
