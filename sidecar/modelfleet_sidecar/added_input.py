@@ -11,7 +11,7 @@ from dataclasses import replace
 from modelfleet_core.catalog import Model
 from modelfleet_core.estimation.estimate import Estimate
 from modelfleet_core.estimation.profile import RequestProfile
-from modelfleet_core.values import usd
+from modelfleet_core.values import NanoUsd, usd
 
 from modelfleet_sidecar.bounds import OUTSIDE_PROMPT, template_tokens
 from modelfleet_sidecar.calls import Call
@@ -49,5 +49,5 @@ def with_input(
             input_tokens=profile.input_tokens + tokens,
             input_tokens_bound=profile.input_tokens_bound + tokens,
         ),
-        replace(estimate, cost=estimate.cost + usd(cost), reserve=type(cost)(estimate.reserve + cost)),
+        estimate._replace(cost=estimate.cost + usd(cost), reserve=NanoUsd(estimate.reserve + cost)),
     )

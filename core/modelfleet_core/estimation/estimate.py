@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import NamedTuple
 
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.estimation.forecast import UNTOLD_VARIANCE, FloatArray, Forecast, Question
@@ -26,9 +25,8 @@ _TRUSTED = 100.0
 """Scored answers per model after which the manifest's priors, as corrected, are trusted by half."""
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """One model's expected answer to one request."""
+class Estimate(NamedTuple):
+    """One model's expected answer to one request; there are many, and tuples are made the fastest."""
 
     model: ModelName
     quality: float
@@ -74,28 +72,28 @@ def estimates(
     variance = forecast.variance or (UNTOLD_VARIANCE,) * len(quality)
     samples = forecast.samples or (0.0,) * len(quality)
     if learned is not None and embedding is not None:
-        better, doubt, scored = learned.correct(embedding, np.array(quality, dtype=np.float64))
-        quality, seen = better.tolist(), scored.tolist()
-        variance = [new if n > 0 else old for new, old, n in zip(doubt.tolist(), variance, seen, strict=True)]
+        quality, doubt, seen = learned.correct(embedding, quality)
+        variance = [new if n > 0 else old for new, old, n in zip(doubt, variance, seen, strict=True)]
         samples = [old + n for old, n in zip(samples, seen, strict=True)]
         mean = sum(seen) / len(seen)
         confidence = max(confidence, mean / (mean + _TRUSTED))
     tokens = forecast.output_tokens or (math.nan,) * len(quality)
     limit = float(profile.max_output_tokens)
+    asked, most_asked, most = profile.input_tokens, profile.input_tokens_bound, profile.max_output_tokens
     models = []
     for j, model in enumerate(fleet.models):
         length = profile.output_tokens if math.isnan(tokens[j]) else min(limit, tokens[j])
         pricing = model.pricing
         models.append(
             Estimate(
-                model=model.name,
-                quality=quality[j],
-                base=base[j],
-                quality_variance=variance[j],
-                samples=samples[j],
-                cost=usd(pricing.cost(profile.input_tokens, round(length))),
-                reserve=pricing.cost(profile.input_tokens_bound, profile.max_output_tokens),
-                output_tokens=length,
+                model.name,
+                quality[j],
+                base[j],
+                variance[j],
+                samples[j],
+                usd(pricing.cost(asked, round(length))),
+                pricing.cost(most_asked, most),
+                length,
             )
         )
     return Estimates(tuple(models), confidence)

@@ -7,6 +7,7 @@ Made by `merging` in the leader, handed to sidecars as a document.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -49,14 +50,19 @@ class Learned:
     samples: FloatArray
     """(m + 1,) weight of the scores behind it, the last one 0."""
     _along: FloatArray = field(init=False, repr=False)
-    """(k, m + m k): `theta` and `deviation` without the last row, side by side: one product is faster."""
+    """(m + m k, k): `theta` and `deviation` without the last row, over each other: one product is faster."""
+    _seen: list[float] = field(init=False, repr=False)
+    """(m,) of `samples`."""
 
     def __post_init__(self) -> None:
         theta, deviation = self.theta[:-1], self.deviation[:-1]
         side = np.moveaxis(deviation, 0, 1).reshape(theta.shape[1], -1)
-        object.__setattr__(self, "_along", np.hstack((theta.T, side)))
+        object.__setattr__(self, "_along", np.ascontiguousarray(np.hstack((theta.T, side)).T))
+        object.__setattr__(self, "_seen", self.samples[:-1].tolist())
 
-    def correct(self, embedding: FloatArray, base: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def correct(
+        self, embedding: FloatArray, base: Sequence[float]
+    ) -> tuple[list[float], list[float], list[float]]:
         """Return quality in [0, 1], the variance of that estimate, and samples; each (m,).
 
         `embedding` (k,), `base` (m,) in the order of `models`. Where samples are 0, the variance says nothing
@@ -68,18 +74,21 @@ class Learned:
         just the requests on which it was hoped too much of (the winner's curse): without this, all others
         would seem better than it.
         """
-        if not len(base):
-            return base, base, base
         m = len(base)
-        product = embedding @ self._along
-        moved, doubts = product[:m], product[m:].reshape(m, -1)
-        variance = np.einsum("ij,ij->i", doubts, doubts)
-        favourite = int(base.argmax())
-        apart = moved - moved[favourite]
-        least = SURE * np.sqrt(variance + variance[favourite])
-        surely = np.copysign(np.maximum(np.abs(apart) - least, 0.0), apart)
-        quality = np.minimum(np.maximum(base + moved[favourite] + surely, 0.0), 1.0)
-        return quality, variance, self.samples[:-1]
+        if not m:
+            return [], [], []
+        product = self._along @ embedding
+        doubts = product[m:].reshape(m, -1)
+        moved: list[float] = product[:m].tolist()
+        variance: list[float] = np.einsum("ij,ij->i", doubts, doubts).tolist()
+        favourite = max(range(m), key=base.__getitem__)
+        common, doubt = moved[favourite], variance[favourite]
+        quality = []
+        for usual, own, its in zip(base, moved, variance, strict=True):
+            apart = own - common
+            surely = math.copysign(max(0.0, abs(apart) - SURE * math.sqrt(its + doubt)), apart)
+            quality.append(min(1.0, max(0.0, usual + common + surely)))
+        return quality, variance, self._seen
 
     def for_fleet(self, models: Sequence[ModelName]) -> Learned:
         """Return this for `models`, in their order; what all share holds for those it does not know."""

@@ -286,13 +286,13 @@ def _play(
     for number, row in enumerate(order.tolist(), start=1):
         now = number * _SECONDS
         told, base = scene.embedding[row], scene.base[row]
-        estimates = learned.correct(told, base)[0]
-        explored = explore(estimates.tolist(), exploration, rng.random())
-        chosen = int(estimates.argmax()) if explored is None else explored
+        estimates = learned.correct(told, base.tolist())[0]
+        explored = explore(estimates, exploration, rng.random())
+        chosen = estimates.index(max(estimates)) if explored is None else explored
         key = ExperienceKey(TaskName(""), "", scene.models[chosen], "")
-        log.answered(key, float(estimates[chosen]), 0.0)
+        log.answered(key, estimates[chosen], 0.0)
         if rng.random() < feedback:
-            answer = Answer(key, told, float(base[chosen]), float(estimates[chosen]))
+            answer = Answer(key, told, float(base[chosen]), estimates[chosen])
             log.scored(answer, float(scene.quality[row, chosen]))
         if number % _EVERY == 0:
             learner.hear(_SIDECAR, log.changes(), now)
@@ -307,7 +307,7 @@ def _play(
 def _corrected(learned: Learned, scene: _Scene) -> FloatArray:
     return np.array(
         [
-            learned.correct(told, base)[0]
+            learned.correct(told, base.tolist())[0]
             for told, base in zip(scene.test_embedding, scene.test_base, strict=True)
         ]
     )

@@ -33,15 +33,15 @@ def taught(scores: int, mean: float = 1.0, model: str = "small") -> Learned:
 
 def correction(learned: Learned, model: str = "small") -> float:
     mine = learned.for_fleet([ModelName(model)])
-    return float(mine.correct(embedding(), np.array([0.5]))[0][0]) - 0.5
+    return mine.correct(embedding(), [0.5])[0][0] - 0.5
 
 
 def test_nothing_learned_corrects_nothing() -> None:
     quality, _, samples = NOTHING_LEARNED.for_fleet([ModelName("a"), ModelName("b")]).correct(
-        embedding(1.0), np.array([0.2, 0.9])
+        embedding(1.0), [0.2, 0.9]
     )
-    assert quality.tolist() == [0.2, 0.9]
-    assert samples.tolist() == [0.0, 0.0]
+    assert quality == [0.2, 0.9]
+    assert samples == [0.0, 0.0]
 
 
 def test_few_scores_say_nothing_some_little_and_many_much() -> None:
@@ -54,12 +54,12 @@ def test_few_scores_say_nothing_some_little_and_many_much() -> None:
 
 def test_a_correction_stays_within_quality() -> None:
     learned = taught(500).for_fleet([ModelName("small")])
-    assert learned.correct(embedding(), np.array([0.9]))[0][0] <= 1.0
+    assert learned.correct(embedding(), [0.9])[0][0] <= 1.0
 
 
 def test_variance_falls_with_evidence_and_samples_tell_its_amount() -> None:
     less, more = (taught(n, 0.5).for_fleet([ModelName("small")]) for n in (20, 500))
-    variances = [learned.correct(embedding(), np.array([0.5]))[1][0] for learned in (less, more)]
+    variances = [learned.correct(embedding(), [0.5])[1][0] for learned in (less, more)]
     assert variances[0] > variances[1] > 0.0
     assert more.samples[0] == pytest.approx(500.0)
 
@@ -81,7 +81,7 @@ def test_what_all_models_share_holds_for_one_without_scores() -> None:
         teach(log, model, 300, 0.2)
     learner.hear(sidecar(), log.changes(), 1.0)
     new = learner.learned(1.0).for_fleet([ModelName("new")])
-    quality, _, samples = new.correct(embedding(), np.array([0.5]))
+    quality, _, samples = new.correct(embedding(), [0.5])
     assert quality[0] < 0.4
     assert samples[0] == 0.0
 
@@ -93,7 +93,7 @@ def test_the_order_of_models_stays_where_nothing_is_known_of_the_others() -> Non
     teach(log, "other", 3, 0.6)
     learner.hear(sidecar(), log.changes(), 1.0)
     mine = learner.learned(1.0).for_fleet([ModelName("favourite"), ModelName("other"), ModelName("new")])
-    favourite, other, new = mine.correct(embedding(), np.array([0.5, 0.49, 0.49]))[0]
+    favourite, other, new = mine.correct(embedding(), [0.5, 0.49, 0.49])[0]
     assert favourite < 0.5
     assert favourite > max(other, new)
 
@@ -104,7 +104,7 @@ def test_scores_of_both_turn_the_order_of_models() -> None:
     teach(log, "other", 300, 0.6)
     learner.hear(sidecar(), log.changes(), 1.0)
     mine = learner.learned(1.0).for_fleet([ModelName("favourite"), ModelName("other")])
-    favourite, other = mine.correct(embedding(), np.array([0.5, 0.4]))[0]
+    favourite, other = mine.correct(embedding(), [0.5, 0.4])[0]
     assert other > favourite + 0.1
 
 
@@ -121,9 +121,9 @@ def test_where_there_is_nothing_to_learn_quality_of_what_is_chosen_does_not_fall
             if number % 100 == 0:
                 learner.hear(sidecar(), log.changes(), 1.0)
                 learned = learner.learned(1.0).for_fleet(names)
-            estimated = learned.correct(told, expected)[0]
-            chosen = int(estimated.argmax())
-            one = Answer(key(names[chosen]), told, float(expected[chosen]), float(estimated[chosen]))
+            estimated = learned.correct(told, expected.tolist())[0]
+            chosen = estimated.index(max(estimated))
+            one = Answer(key(names[chosen]), told, float(expected[chosen]), estimated[chosen])
             log.scored(one, float(rng.random() < expected[chosen]))
             lost.append(expected.max() - expected[chosen])
     assert np.mean(lost[-1000:]) < 0.002
@@ -135,7 +135,7 @@ def test_a_correction_depends_on_the_request() -> None:
         teach(log, "small", 500, mean, side)
     learner.hear(sidecar(), log.changes(), 1.0)
     mine = learner.learned(1.0).for_fleet([ModelName("small")])
-    high, low = (mine.correct(embedding(side), np.array([0.5]))[0][0] for side in (1.0, -1.0))
+    high, low = (mine.correct(embedding(side), [0.5])[0][0] for side in (1.0, -1.0))
     assert high > 0.8
     assert low < 0.2
 

@@ -37,11 +37,11 @@ def _routed(*, calibrated: bool, seed: int) -> tuple[FloatArray, float, set[Verd
         seen = quality + NOISE * rng.normal(size=len(MODELS))
         trust = SPREAD**2 / (SPREAD**2 + NOISE**2) if calibrated else 1.0
         base = np.clip(MEAN + trust * (seen - MEAN), 0.0, 1.0)
-        used, _, _ = learned.correct(x, base)
-        j = int(used.argmax())
+        used, _, _ = learned.correct(x, base.tolist())
+        j = used.index(max(used))
         lost += float(quality[base.argmax()] - quality[j])
         score = float(rng.random() < quality[j])
-        log.scored(Answer(key(MODELS[j]), x, float(base[j]), float(used[j])), score)
+        log.scored(Answer(key(MODELS[j]), x, float(base[j]), used[j]), score)
         if number % 100 == 99:
             learner.hear(sidecar(), log.changes(), 1.0)
             verdicts.add(learner.standing().verdict)
