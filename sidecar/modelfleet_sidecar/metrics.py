@@ -5,7 +5,11 @@ In: nothing. Out: `Metrics`. Next: `telemetry`, which says when each of them cha
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+Metric = TypeVar("Metric", Counter, Histogram)
 
 STAGES = ("assign", "http", "grpc", "judge")
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -219,3 +223,18 @@ class Metrics:
             ["api", "status"],
             registry=registry,
         )
+
+
+class Labelled(Generic[Metric]):
+    """A metric that each request changes: its time series, found by one look into a dict."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric: Metric = metric
+        self._known: dict[tuple[str, ...], Metric] = {}
+
+    def of(self, *labels: str) -> Metric:
+        """Return the series of these labels. None is ever removed, so that it stays the registry's."""
+        known = self._known.get(labels)
+        if known is None:
+            known = self._known[labels] = self._metric.labels(*labels)
+        return known

@@ -20,7 +20,7 @@ from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.logs import DecisionLines
-from modelfleet_sidecar.metrics import Metrics
+from modelfleet_sidecar.metrics import Labelled, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,11 @@ class Telemetry:
     """Counters of one sidecar."""
 
     def __init__(self) -> None:
-        self._metrics = Metrics()
+        self._metrics = metrics = Metrics()
+        self._requests, self._responses = Labelled(metrics.requests), Labelled(metrics.responses)
+        self._decisions, self._batches = Labelled(metrics.decisions), Labelled(metrics.batches)
+        self._seconds, self._waited = Labelled(metrics.seconds), Labelled(metrics.waited)
+        self._cost = Labelled(metrics.cost)
         self._lines = DecisionLines()
         self._told: frozenset[VariantKey] = frozenset()
         """Variants whose breakers and limits were told last."""
@@ -85,8 +89,8 @@ class Telemetry:
         return self._metrics.registry
 
     def request(self, model: str, tier: str, outcome: str, seconds: float) -> None:
-        self._metrics.requests.labels(model, tier, outcome).inc()
-        self._metrics.seconds.labels(model).observe(seconds)
+        self._requests.of(model, tier, outcome).inc()
+        self._seconds.of(model).observe(seconds)
         if model and outcome not in NO_FAULT:
             self._lines.failed(model, outcome)
 
@@ -134,14 +138,14 @@ class Telemetry:
         self._metrics.cut_streams.labels(decision.variant.model).inc()
 
     def response(self, api: str, status: str) -> None:
-        self._metrics.responses.labels(api, status).inc()
+        self._responses.of(api, status).inc()
 
     def decided(self, decision: Decision) -> None:
         variant = decision.variant
-        self._metrics.decisions.labels(variant.model, variant.variant, decision.reason.value).inc()
+        self._decisions.of(variant.model, variant.variant, decision.reason.value).inc()
         if decision.rule:
             self._metrics.ruled.labels(decision.rule).inc()
-        self._metrics.waited.labels(decision.tier).observe(decision.waited)
+        self._waited.of(decision.tier).observe(decision.waited)
         self._lines.decided(decision)
 
     def refused(self, reason: str) -> None:
@@ -149,7 +153,7 @@ class Telemetry:
         self._lines.refused(reason)
 
     def batch(self, size: int, certificate: Certificate) -> None:
-        self._metrics.batches.labels(certificate.termination.value).inc()
+        self._batches.of(certificate.termination.value).inc()
         self._metrics.batch_size.observe(size)
         self._metrics.solve_seconds.observe(certificate.seconds)
         self._metrics.gap.observe(certificate.gap)
@@ -164,7 +168,7 @@ class Telemetry:
         self._metrics.queue.set(length)
 
     def settled(self, decision: Decision, cost: NanoUsd, *, expired: bool) -> None:
-        self._metrics.cost.labels(decision.variant.model).inc(usd(cost))
+        self._cost.of(decision.variant.model).inc(usd(cost))
         if expired:
             self._metrics.expired.inc()
 
