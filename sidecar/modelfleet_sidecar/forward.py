@@ -10,9 +10,9 @@ A request that never reached the server costs nothing; an answer with usage cost
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import TracebackType
 from typing import Protocol
 
 from modelfleet_core.policy import RetryOn, Timeouts
@@ -70,8 +70,7 @@ class Forwarder:
         self._release = release
         self._hanging_up: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self,
         decision: Decision,
         call: Call,
@@ -79,72 +78,73 @@ class Forwarder:
         stream: bool,
         timeouts: Timeouts = USUAL,
         spoken: Spoken | None = None,
-    ) -> AsyncIterator[Exchange]:
+    ) -> Attempt:
         """Send the request; enter once the server has answered 200. Leaving early cancels it at the server.
 
         Raises Failure: unreachable, refused, cut, too slow or not understood.
         """
-        begun = self._clock()
-        connection: Connection | None = None
-        exchange: Exchange | None = None
-        vigil: Vigil | None = None
-        actual: NanoUsd | None = None
+        return Attempt(self, decision, call, stream=stream, timeouts=timeouts, spoken=spoken)
+
+    async def send(self, attempt: Attempt) -> Exchange:
+        """Send an attempt's request; return its exchange. Raises Failure."""
+        decision, call, timeouts = attempt.decision, attempt.call, attempt.timeouts
+        begun = attempt.begun = self._clock()
+        write = partial(
+            upstream_body,
+            call,
+            served_name=decision.served_name,
+            max_output_tokens=decision.max_output_tokens,
+            stream=attempt.stream,
+            changes=decision.changes,
+        )
+        body = await asyncio.to_thread(write) if call.large else write()
+        key = self._key(decision)
         try:
-            write = partial(
-                upstream_body,
-                call,
-                served_name=decision.served_name,
-                max_output_tokens=decision.max_output_tokens,
-                stream=stream,
-                changes=decision.changes,
-            )
-            body = await asyncio.to_thread(write) if call.large else write()
-            key = self._key(decision)
-            try:
-                target = Target.parse(decision.slot, decision.certified)
-                connection = await self._pool.acquire(target, within=timeouts.connect)
-            except ConnectError as error:
-                raise unreachable(decision, error) from None
-            dialect = call.dialect
-            events = EventStream(keep_usage=call.wants_usage, dialect=dialect) if stream else None
-            vigil = Vigil(timeouts, begun, connection, events, self._clock)
-            sent_at = self._clock()
-            try:
-                named = {REQUEST_ID: decision.id, **decision.passed}
-                await connection.send(target, dialect.path, body, named, bearer=key)
-                status, headers = await connection.head()
-            except CutError as error:
-                raise cut(decision, error) from None
-            if status != 200:
-                said = await _said(connection)
-                actual = NanoUsd(0)
-                raise refused(decision, status, headers, said, key)
-            _check_type(decision, headers, stream=stream)
-            exchange = Exchange(
-                decision,
-                call,
-                connection,
-                self._settle,
-                stream=events,
-                vigil=vigil,
-                secret=key,
-                sent_at=sent_at,
-                clock=self._clock,
-                noted=self._noted,
-                began=lambda: self._attempts.answered(decision, begun),
-                spoken=spoken,
-            )
-            yield exchange
-        except Failure as failure:
-            if exchange is None or not exchange.through:
-                self._attempts.failed(decision, begun, failure)
-            raise
-        finally:
-            if vigil is not None:
-                vigil.end()
-            if exchange is not None and exchange.usage is not None:
-                actual = cost_of(decision, exchange.usage)
-            self._part(decision, connection, actual)
+            target = Target.parse(decision.slot, decision.certified)
+            connection = await self._pool.acquire(target, within=timeouts.connect)
+        except ConnectError as error:
+            raise unreachable(decision, error) from None
+        attempt.connection = connection
+        dialect = call.dialect
+        events = EventStream(keep_usage=call.wants_usage, dialect=dialect) if attempt.stream else None
+        vigil = attempt.vigil = Vigil(timeouts, begun, connection, events, self._clock)
+        sent_at = self._clock()
+        try:
+            named = {REQUEST_ID: decision.id, **decision.passed}
+            await connection.send(target, dialect.path, body, named, bearer=key)
+            status, headers = await connection.head()
+        except CutError as error:
+            raise cut(decision, error) from None
+        if status != 200:
+            said = await _said(connection)
+            attempt.actual = NanoUsd(0)
+            raise refused(decision, status, headers, said, key)
+        _check_type(decision, headers, stream=attempt.stream)
+        return Exchange(
+            decision,
+            call,
+            connection,
+            self._settle,
+            stream=events,
+            vigil=vigil,
+            secret=key,
+            sent_at=sent_at,
+            clock=self._clock,
+            noted=self._noted,
+            began=lambda: self._attempts.answered(decision, begun),
+            spoken=attempt.spoken,
+        )
+
+    def end(self, attempt: Attempt, error: BaseException | None) -> None:
+        """Say how an attempt ended, and settle it."""
+        exchange = attempt.exchange
+        if isinstance(error, Failure) and (exchange is None or not exchange.through):
+            self._attempts.failed(attempt.decision, attempt.begun, error)
+        if attempt.vigil is not None:
+            attempt.vigil.end()
+        if exchange is not None and exchange.usage is not None:
+            attempt.actual = cost_of(attempt.decision, exchange.usage)
+        self._part(attempt.decision, attempt.connection, attempt.actual)
 
     def _key(self, decision: Decision) -> str:
         """Return the API key to send, empty: none is asked for. Raises Failure where it has gone."""
@@ -189,6 +189,54 @@ class Forwarder:
         """The same, then close all connections."""
         await self.settled()
         await self._pool.close()
+
+
+class Attempt:
+    """The context of one attempt: its request is sent on entry, and it is settled however it is left.
+
+    A class of its own, for a generator costs every request more.
+    """
+
+    __slots__ = (
+        *("_forwarder", "actual", "begun", "call", "connection", "decision", "exchange"),
+        *("spoken", "stream", "timeouts", "vigil"),
+    )
+
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        decision: Decision,
+        call: Call,
+        *,
+        stream: bool,
+        timeouts: Timeouts,
+        spoken: Spoken | None,
+    ) -> None:
+        self._forwarder = forwarder
+        self.decision = decision
+        self.call = call
+        self.stream = stream
+        self.timeouts = timeouts
+        self.spoken = spoken
+        self.begun = 0.0
+        self.connection: Connection | None = None
+        self.exchange: Exchange | None = None
+        self.vigil: Vigil | None = None
+        self.actual: NanoUsd | None = None
+        """What it cost, as far as that is known otherwise than by its usage."""
+
+    async def __aenter__(self) -> Exchange:
+        try:
+            exchange = self.exchange = await self._forwarder.send(self)
+        except BaseException as error:
+            self._forwarder.end(self, error)
+            raise
+        return exchange
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _where: TracebackType | None
+    ) -> None:
+        self._forwarder.end(self, error)
 
 
 async def _said(connection: Connection) -> bytes:
