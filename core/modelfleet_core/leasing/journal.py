@@ -19,8 +19,9 @@ A line is a JSON list whose first item says what it is:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from modelfleet_core.leasing.messages import SidecarId
@@ -31,6 +32,8 @@ FORMAT = 1
 MAX_LINE = 1 << 20
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_text: Callable[[str], str] = lru_cache(256)(_encode)
+"""Accounts and endpoints as JSON; there are few."""
 
 
 class JournalError(ValueError):
@@ -157,14 +160,18 @@ def line_of(entry: Entry) -> str:
     match entry:
         case Granted(account, granted):
             return _line(["granted", account, granted])
-        case TakenUp(reservation, endpoint, amounts, rates, at):
-            return _line(["taken", reservation, endpoint, dict(amounts), dict(rates), at])
+        case TakenUp(reservation, endpoint, amounts, rates, at):  # these two are written for each request
+            return f'["taken",{reservation},{_text(endpoint)},{_counts(amounts)},{_counts(rates)},{at!r}]\n'
         case Ended(reservation, charged):
-            return _line(["ended", reservation, dict(charged)])
+            return f'["ended",{reservation},{_counts(charged)}]\n'
         case Reported(sequence, returned):
             return _line(["reported", sequence, dict(returned)])
         case Over(account):
             return _line(["over", account])
+
+
+def _counts(amounts: Mapping[Any, int]) -> str:
+    return f"{{{','.join([f'{_text(name)}:{amount}' for name, amount in amounts.items()])}}}"
 
 
 def life_from(lines: Iterable[str]) -> Life:
