@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -58,6 +59,7 @@ class Target:
     path: str
 
     @classmethod
+    @lru_cache(1024)
     def parse(cls, endpoint: EndpointUrl, certified: str = "") -> Target:
         """Return the target of an endpoint as its slots are counted, whose certificate must be for the name
         `certified`; empty: for its host. Raises ConnectError where it is no http(s) URL."""
@@ -103,6 +105,7 @@ class Connection(asyncio.Protocol):
         self.closed = loop.create_future()
         self._loop = loop
         self._transport: asyncio.Transport | None = None
+        self._incoming: select.poll | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self._waiter: asyncio.Future[None] | None = None
@@ -157,11 +160,7 @@ class Connection(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether nothing has come since the last response, also not what the loop has yet to read."""
-        if self._transport is None:
-            return False
-        waiting = select.poll()
-        waiting.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return not waiting.poll(0)
+        return self._incoming is not None and not self._incoming.poll(0)
 
     async def send(
         self, target: Target, path: str, body: bytes, passed: Mapping[str, str], *, bearer: str = ""
@@ -264,6 +263,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         # A pod whose node or network has gone sends nothing, not even an end: its kernel's silence tells.
         tcp = transport.get_extra_info("socket")
+        self._incoming = select.poll()
+        self._incoming.register(tcp.fileno(), select.POLLIN)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in SILENCE.items():
             tcp.setsockopt(socket.IPPROTO_TCP, option, value)

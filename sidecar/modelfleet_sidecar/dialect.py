@@ -135,7 +135,7 @@ class _Responses(Dialect):
 
     def cut(self, chunk: Mapping[object, object]) -> bool:
         why = self._whole(chunk).get("incomplete_details")
-        return isinstance(why, Mapping) and why.get("reason") == "max_output_tokens"
+        return isinstance(why, dict) and why.get("reason") == "max_output_tokens"
 
     def failure(self, chunk: Mapping[object, object]) -> object:
         if chunk.get("type") == "error":
@@ -160,7 +160,7 @@ class _Responses(Dialect):
     @staticmethod
     def _whole(chunk: Mapping[object, object]) -> Mapping[object, object]:
         inner = chunk.get("response")
-        return inner if isinstance(inner, Mapping) else chunk
+        return inner if isinstance(inner, dict) else chunk
 
 
 CHAT = Dialect()
@@ -175,8 +175,8 @@ def read_usage(answer: object) -> Usage | None:
     Some servers leave tokens of reasoning out of `completion_tokens` and bill them: the total shows them.
     The responses API says input and output; embeddings have no output.
     """
-    usage = answer.get("usage") if isinstance(answer, Mapping) else None
-    if not isinstance(usage, Mapping):
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    if not isinstance(usage, dict):
         return None
     names = (
         ("prompt_tokens", "completion_tokens")
@@ -190,7 +190,7 @@ def read_usage(answer: object) -> Usage | None:
     if said is None or written is None:
         return None
     details = usage.get(f"{names[0]}_details")
-    cached = _tokens(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    cached = _tokens(details.get("cached_tokens")) if isinstance(details, dict) else None
     return Usage(
         said,
         written if total is None else max(written, total - said),
@@ -206,11 +206,11 @@ def _tokens(count: object) -> int | None:
 
 def _choices(chunk: Mapping[object, object]) -> Iterable[Mapping[str, object]]:
     choices = chunk.get("choices")
-    return (one for one in choices if isinstance(one, Mapping)) if isinstance(choices, list) else ()
+    return (one for one in choices if isinstance(one, dict)) if isinstance(choices, list) else ()
 
 
 def _in_choices(chunk: Mapping[object, object], name: str) -> Iterable[Mapping[str, object]]:
-    return (one for choice in _choices(chunk) if isinstance(one := choice.get(name), Mapping))
+    return (one for choice in _choices(chunk) if isinstance(one := choice.get(name), dict))
 
 
 def _weight(value: object) -> int:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -132,6 +133,8 @@ class LeaseClient:
         self._report_moved = asyncio.Event()
         self._changed = asyncio.Event()
         self._giving_back: asyncio.TimerHandle | None = None
+        self._gives_back_at = math.inf
+        """When that rings."""
         self._farewell: int | None = None
         """Sequence of the report that gave everything back."""
         self._farewell_heard = False
@@ -162,11 +165,16 @@ class LeaseClient:
         now = self._clock()
         self.holding.give_back(now)
         due = self.holding.next_give_back(now)
+        if due is None or due >= self._gives_back_at:
+            return  # a timer that rings too early looks again
         if self._giving_back is not None:
             self._giving_back.cancel()
-            self._giving_back = None
-        if due is not None:
-            self._giving_back = asyncio.get_running_loop().call_later(due - now, self.give_back)
+        self._gives_back_at = due
+        self._giving_back = asyncio.get_running_loop().call_later(due - now, self._give_back_due)
+
+    def _give_back_due(self) -> None:
+        self._gives_back_at = math.inf
+        self.give_back()
 
     def record(
         self,
