@@ -1,4 +1,4 @@
-"""Breakers, limits, fair turns and a queue together: no slot that may be used stands idle while somebody waits
+"""Breakers, limits, fair turns and a queue together: no slot that may be used stands idle while one waits
 for it, nobody is held back for callers or probes that have gone, and every request ends once."""
 
 from __future__ import annotations

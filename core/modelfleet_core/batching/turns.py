@@ -57,6 +57,8 @@ class Turns:
         self._virtual = 0.0
         self._finish: dict[str, float] = {}
         """Of callers who had more than the virtual time tells."""
+        self._forgot = -math.inf
+        """When others were forgotten last."""
 
     def __len__(self) -> int:
         return len(self._finish)
@@ -84,7 +86,8 @@ class Turns:
         start = self.start(caller)
         self._virtual = start
         name = self._known_as(caller)
-        if name not in self._finish and len(self._finish) >= MOST_CALLERS + CROWDS:
+        if name is not caller and now - self._forgot >= MEMORY:
+            self._forgot = now
             self._finish = {known: end for known, end in self._finish.items() if end > start}
             name = self._known_as(caller)
         self._finish[name] = start + max(0.0, seconds)

@@ -241,3 +241,14 @@ def test_what_is_limited_to_one_request_is_not_kept_empty_for_callers_who_have_g
     health.failed(BIG, endpoint_of(BIG), 1, 0.0, 0.0)
     queue.arrive(1, one("hot", 10.0), 10.0)
     assert [type(outcome) for outcome in due(queue, 10.2)] == [Placed]
+
+
+def test_callers_of_long_ago_make_room_for_new_ones_to_be_told_apart() -> None:
+    turns = Turns()
+    for number in range(5 * MOST_CALLERS):
+        turns.took(f"caller-{number}", BIG, 1.0, 0.0)
+    for number in range(200):
+        turns.took("caller-0", BIG, 1.0, MEMORY + number)
+    turns.took("hot", BIG, 1.0, MEMORY + 200.0)
+    starts = [turns.start(f"new-{number}") for number in range(20 * CROWDS)]
+    assert max(starts) < turns.start("hot"), "none of them is taken for the hot one"
