@@ -218,7 +218,7 @@ class Sidecar:
             log.warning(
                 "requests were still in flight after %g s and have failed", self._settings.drain_grace
             )
-        self._http.should_exit = True
+        self._http.stop()
         assert self._grpc is not None  # noqa: S101 - it has started
         await asyncio.gather(http, self._grpc.stop(LAST_WORDS if whole else 0))
         for path in (self._settings.grpc_socket, self._settings.http_socket):
@@ -231,7 +231,7 @@ class Sidecar:
         returned = await self._lease.drain(patience if self._lease.connected else 0.0)
         if not returned:
             log.warning("the operator has not acknowledged that the lease is given back; it will expire")
-        self._admin.should_exit = True
+        self._admin.stop()
         await admin
         for task in (lease, router, *beside):
             task.cancel()

@@ -1,7 +1,7 @@
 """The HTTP/1.1 listener: uvicorn as a part of this program, guarded against callers that send too slowly or
 too much before anything is known of them.
 
-In: connections. Out: ASGI calls for requests whose head has come whole. Next: `http_api`, `telemetry`.
+In: connections. Out: ASGI calls for requests whose head has come whole. Next: `http_api`, `admin`.
 
 Timers run only for heads and bodies that did not come whole at once, so that usual requests pay nothing.
 """
@@ -23,6 +23,8 @@ from modelfleet_sidecar.asgi import AsgiApp
 
 LAST_WORDS = 1
 """Seconds that connections get to take the end of their answers once all requests are done."""
+TICK = 1.0
+"""Seconds between looks at the clock, for the header `date`."""
 KEEP_ALIVE = 75
 """Seconds that a connection may stay without a request."""
 MAX_HEAD = 64 * 1024
@@ -232,6 +234,19 @@ class WebServer(uvicorn.Server):
             config.ssl = tls
         super().__init__(config)
         self.listening = asyncio.Event()
+        self._told = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `serve` close the listeners and return."""
+        self.should_exit = True
+        self._told.set()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's own, but over as soon as it is told, and awake once a second, for the date."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK):
+                    await self._told.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's own, but with bounds for TLS."""
