@@ -29,10 +29,7 @@ def upstream_body(
     named = [name for name in call.limits if fields.get(name) is not None]
     for name in named or call.limits[:1]:
         fields[name] = max_output_tokens
-    if call.limits:  # whatever else a server may take for the limit is none above it; null would be no limit
-        for name in LIMITS:
-            if name in fields and name not in call.limits and not _within(fields[name], max_output_tokens):
-                fields[name] = max_output_tokens
+    _lower(fields, call, max_output_tokens)
     if not stream:
         fields.pop("stream", None)
         fields.pop("stream_options", None)
@@ -50,7 +47,9 @@ def upstream_body(
         fields.pop(name, None)
     if changes.system_prompt and takes_system_prompt(call):
         _instruct(fields, changes.system_prompt, call)
-    return _renamed(fields, call.source, changes.rename)
+    _rename(fields, call.source, changes.rename)
+    _lower(fields, call, max_output_tokens)
+    return write(fields, call.source)
 
 
 def _within(value: object, limit: int) -> bool:
@@ -62,15 +61,23 @@ def takes_system_prompt(call: Call) -> bool:
     return call.dialect in (CHAT, RESPONSES)
 
 
-def _renamed(fields: dict[str, object], source: Source | None, rename: Mapping[str, str]) -> bytes:
-    """Write fields under the names that the server takes; where the caller gave both, the server's holds."""
+def _lower(fields: dict[str, object], call: Call, limit: int) -> None:
+    """Let whatever else a server may take for the limit be none above it; null would be no limit at all."""
+    if not call.limits:
+        return
+    for name in LIMITS:
+        if name in fields and name not in call.limits and not _within(fields[name], limit):
+            fields[name] = limit
+
+
+def _rename(fields: dict[str, object], source: Source | None, rename: Mapping[str, str]) -> None:
+    """Put fields under the names that the server takes; where the caller gave both, the server's holds."""
     for name, instead in rename.items():
         if name in fields:
             value = fields.pop(name)
             if fields.get(instead) is None:
                 text = source.of(name, value) if source is not None else None
                 fields[instead] = value if text is None else Written(text)
-    return write(fields, source)
 
 
 def _instruct(fields: dict[str, object], prompt: str, call: Call) -> None:

@@ -137,6 +137,15 @@ def test_a_renamed_limit_is_the_decided_one_whatever_the_caller_says_under_the_n
     assert json.loads(body)["max_output_tokens"] == 7
 
 
+def test_neither_another_field_nor_a_default_becomes_a_limit_above_the_decided_one() -> None:
+    changes = RequestMapping(rename={"room": "n_predict"}, defaults={"max_new_tokens": -1})
+    body = upstream_body(
+        parse(room=10**9), served_name="s", max_output_tokens=7, stream=False, changes=changes
+    )
+    sent = json.loads(body)
+    assert (sent["n_predict"], sent["max_new_tokens"], sent["max_tokens"]) == (7, 7, 7)
+
+
 @pytest.mark.parametrize("name", ["Max_Tokens", "MODEL", "N", "\u017ftream", "Best_Of", "Tools"])
 def test_a_name_that_some_servers_take_for_another_is_refused(name: str) -> None:
     with pytest.raises(Failure, match=f"servers may take it for {name.casefold()}"):
