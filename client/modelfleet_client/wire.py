@@ -238,6 +238,10 @@ def error_of(call: grpc.RpcError) -> ModelfleetError:
 
 
 def _message(message: Message) -> router_pb2.Message:
+    if not isinstance(message, Message):
+        raise TypeError(
+            f"a message is a {type(message).__name__}; write modelfleet_client.Message('user', 'text')"
+        )
     plain = isinstance(message.content, str)
     return router_pb2.Message(
         role=message.role,

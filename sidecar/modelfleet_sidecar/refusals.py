@@ -26,12 +26,10 @@ def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
             return no_lease(lease.refusal)
         case Why.TOO_LATE:
             left = max(0.0, candidate.deadline - now)
-            return Failure(
-                Fault.DEADLINE,
-                "DeadlineExceeded",
-                f"no place was found within {now - candidate.arrived:.3g} s: {given_up.short};"
-                f" no model is expected to answer in the {left:.2g} s left",
-            )
+            said = f"no model is expected to answer in the {left:.2g} s left"
+            if given_up.short != NO_SLOT or not any(lease.holding.free(now).values()):
+                said = f"no place was found within {now - candidate.arrived:.3g} s: {given_up.short}; {said}"
+            return Failure(Fault.DEADLINE, "DeadlineExceeded", said)
         case Why.NO_SLOT:
             lacks = "every leased slot is in use"
             if given_up.short != NO_SLOT:

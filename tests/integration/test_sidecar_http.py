@@ -252,6 +252,16 @@ async def test_a_request_without_a_place_ends_at_its_deadline() -> None:
         assert rig.sidecar.router.waiting == 0
 
 
+async def test_a_deadline_that_no_model_keeps_is_not_put_down_to_slots_where_some_are_free() -> None:
+    slow = Spec("big", latency=LatencyProfile(ttft=5000.0, per_token=5.0, load=0.0))
+    async with running_sidecar(slow, policy=policy_of(max_request=0.05)) as rig, client_of(rig) as client:
+        async with client.post(CHAT, json=body()) as response:
+            said = (await error_of(response))["message"]
+        assert (response.status, response.headers["x-modelfleet-reason"]) == (504, "DeadlineExceeded")
+        assert "no model is expected to answer in the 0.0" in said
+        assert "NoFreeSlot" not in said
+
+
 async def test_a_deadline_within_a_stream_is_an_error_event_and_no_clean_end() -> None:
     async with (
         running_sidecar(Spec("big", latency=CRAWLING), policy=policy_of(max_request=1.0)) as rig,

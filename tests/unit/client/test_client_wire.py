@@ -16,6 +16,11 @@ def test_a_text_is_one_message_of_the_user_without_headers() -> None:
     }
 
 
+def test_a_message_as_openai_writes_it_is_refused_with_what_to_write() -> None:
+    with pytest.raises(BadRequest, match=r"a message is a dict; write .*Message\('user', 'text'\)"):
+        chat_request(Chat([{"role": "user", "content": "hello"}]))  # type: ignore[list-item]
+
+
 def test_wishes_become_the_headers_that_the_http_api_reads() -> None:
     chat = Chat(
         "hello",
