@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from modelfleet_core.leasing.accounts import BUDGET
+from modelfleet_sidecar import app
 from modelfleet_sidecar.app import Sidecar
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.settings import SettingsError
@@ -180,7 +181,10 @@ async def test_an_estimator_that_can_not_be_read_is_told_and_priors_go_on(tmp_pa
             assert await ask(sidecar, http) == (200, "small")
 
 
-async def test_a_damaged_ledger_grants_nothing_and_keeps_nobody_from_stopping(tmp_path: Path) -> None:
+async def test_a_damaged_ledger_grants_nothing_and_keeps_nobody_from_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "LEASE_PATIENCE", 0.2)  # for what comes at no start here
     config, state = tmp_path / "config.yaml", tmp_path / "state"
     async with model_servers(["small"]) as servers, aiohttp.ClientSession() as http:
         write(
