@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 
@@ -25,6 +26,7 @@ def main() -> int:
     try:
         settings = read_settings(sys.argv[1:])
         log_to_stderr(settings.log_format, settings.log_level)
+        allow_connections()
         return uvloop.run(run(settings))
     except SettingsError as error:
         sys.stderr.write(f"modelfleet-sidecar: {error}\n")
@@ -58,6 +60,13 @@ async def run(settings: Settings) -> int:
     await sidecar.drain()  # which says what did not end
     log.info("drained")
     return 0
+
+
+def allow_connections() -> None:
+    """Take as many open files as may be had: container runtimes begin programs with 1,024, which a queue full
+    of callers and their model servers' connections are above."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _settle_memory() -> None:

@@ -227,3 +227,13 @@ async def test_a_sidecar_killed_with_money_in_flight_is_finished_by_its_next_sta
         answered = server.records[0].cost_nano_usd + server.records[-1].cost_nano_usd
         assert usage.spent == usage.granted == answered + reserve
         assert billed <= usage.spent
+
+
+def test_a_program_that_is_begun_with_few_open_files_takes_as_many_as_it_may() -> None:
+    code = (
+        "import resource as r; most = r.getrlimit(r.RLIMIT_NOFILE)[1];"
+        "r.setrlimit(r.RLIMIT_NOFILE, (200, most));"
+        "from modelfleet_sidecar.__main__ import allow_connections; allow_connections();"
+        "assert r.getrlimit(r.RLIMIT_NOFILE) == (most, most)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
