@@ -48,7 +48,8 @@ class EventStream:
         self._keep_usage = keep_usage
         self._dialect = dialect
         self._marks = dialect.marks
-        self._partial = b""
+        self._partial = bytearray()
+        """What has come of an event that has not ended."""
 
     @property
     def tokens(self) -> float:
@@ -63,16 +64,29 @@ class EventStream:
             self.events += data.count(b"data:")
             self.size += len(data)
             return data
-        data = self._partial + data
+        if self._partial:
+            data = self._joined(data)
         end = max(
             data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0,
             data.rfind(b"\n\r\n") + 3 if b"\n\r\n" in data else 0,
         )
-        self._partial = data[end:]
         self.size += end
-        if len(self._partial) > MAX_EVENT:
-            raise BadStreamError(f"an event is over {MAX_EVENT} bytes")
-        return b"".join(event for event in _events(data[:end]) if self._relays(event))
+        if end < len(data):
+            self._partial += data[end:]
+            if len(self._partial) > MAX_EVENT:
+                raise BadStreamError(f"an event is over {MAX_EVENT} bytes")
+        return b"".join(event for event in _events(data[:end]) if self._relays(event)) if end else b""
+
+    def _joined(self, data: bytes) -> bytes:
+        """Return an event with what comes after it, once it may have ended; before that only what ended not.
+
+        Joined anew with each piece, a long event in small ones would cost the square of its length.
+        """
+        near = bytes(self._partial[-2:]) + data
+        if b"\n\n" in near or b"\n\r\n" in near:
+            data = bytes(self._partial) + data
+            self._partial.clear()
+        return data
 
     def _marked(self, data: bytes) -> bool:
         for mark in self._marks:  # noqa: SIM110 - a generator costs more than the search

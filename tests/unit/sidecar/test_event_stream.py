@@ -132,3 +132,25 @@ def test_an_error_is_quoted_at_bounded_length() -> None:
     assert error_text({"error": "plain"}) == "plain"
     assert error_text({"detail": 5}) == "no reason given"
     assert error_text([1]) == "no reason given"
+
+
+def test_a_long_event_in_small_pieces_costs_no_more_than_its_length() -> None:
+    long = piece("x" * (MAX_EVENT - 100))
+
+    def looked_at(size: int) -> int:
+        """Return the bytes that are handled, as pieces are joined with what was held before."""
+        stream, handled = EventStream(keep_usage=False), 0
+        joined = stream._joined
+
+        def counting(data: bytes) -> bytes:
+            nonlocal handled
+            data = joined(data)
+            handled += len(data)
+            return data
+
+        stream._joined = counting  # type: ignore[method-assign]
+        relayed = b"".join(stream.feed(long[at : at + size]) for at in range(0, len(long), size))
+        assert relayed == long
+        return handled
+
+    assert looked_at(1000) < 3 * len(long)
