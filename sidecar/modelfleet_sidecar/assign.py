@@ -7,10 +7,10 @@ lease. Next: `forward`, or the caller.
 from __future__ import annotations
 
 import secrets
+from array import array
 from collections.abc import Mapping
 from typing import Protocol
 
-import numpy as np
 from modelfleet_core.batching.outcome import Placed
 from modelfleet_core.catalog import ExternalPlacement, Fleet, PoolPlacement
 from modelfleet_core.demand import ModelOffer
@@ -61,23 +61,20 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
     """Return the decision on a request that the core has placed at `now`."""
     candidate, j, held = placed.candidate, placed.column, placed.reservation
     weighed = placed.weighed
-    model = next(model for model in seen.fleet.models if model.name == placed.variant.model)
-    variant = next(variant for variant in model.variants if variant.key == placed.variant)
-    placement = variant.placement
-    figures = (
-        candidate.quality,
-        candidate.cost,
-        candidate.service_time,
-        weighed.slot_prices,
-        weighed.values,
-        weighed.paid,
-    )
+    model, placement = seen.frame.model(j), seen.frame.variants[j].placement
+    deviation, samples, paced = seen.evidence
     considered = NOTHING_KEPT
     if seen.ask.explained:
         considered = Considered(
             variants=candidate.variants,
-            figures=np.array(figures, dtype=np.float64),
-            evidence=np.array(seen.evidence, dtype=np.float64),
+            kept=array(
+                "d",
+                (
+                    *(*candidate.quality, *candidate.cost, *candidate.service_time),
+                    *(*weighed.slot_prices, *weighed.values, *weighed.paid),
+                    *(*deviation, *samples, *paced),
+                ),
+            ),
             money_price=weighed.money_price,
             excluded_by=weighed.excluded_by,
             stopped_by=weighed.stopped_by,

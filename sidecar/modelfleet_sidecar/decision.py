@@ -5,6 +5,7 @@ In: `Ask` from the API modules through `router`. Out: `Decision` (forward, settl
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,6 +20,7 @@ from modelfleet_core.estimation.signs import Signs
 from modelfleet_core.estimation.subject import Subject, subject
 from modelfleet_core.estimation.urgency import Urgency
 from modelfleet_core.policy import Tier
+from modelfleet_core.records import record
 from modelfleet_core.rules import Matched
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, TaskName, VariantKey
 
@@ -53,7 +55,7 @@ class Attempt:
     """Its reason."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Ask:
     """One request to decide on. Times are on the sidecar's clock."""
 
@@ -126,17 +128,13 @@ class About:
         return [*self.subject.signs, f"urgency {self.urgency.value}: {self.urgent_by}"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Considered:
     """What the program saw of one request: one entry per variant of the fleet."""
 
     variants: tuple[VariantKey, ...]
-    figures: FloatArray
-    """(6, m): quality, cost in USD, service seconds, slot price, value, and what it would have paid besides
-    for limits of its batch."""
-    evidence: FloatArray
-    """(3, m): the quality's standard deviation as an estimate, scored answers behind it, and answers behind
-    the service seconds."""
+    kept: array[float]
+    """(9 m,) `figures` and then `evidence`, row by row: it is made for every decision, and seldom read."""
     money_price: float
     """Quality per USD: value = weight * quality - slot price * service seconds - money price * cost."""
     excluded_by: tuple[str, ...]
@@ -145,8 +143,24 @@ class Considered:
     """(m,) what kept the request from the variant: the above, or the limit of the batch of which others
     took the rest; empty: nothing, it is the one chosen or worth less."""
 
+    @property
+    def figures(self) -> FloatArray:
+        """(6, m): quality, cost in USD, service seconds, slot price, value, and what it would have paid
+        besides for limits of its batch."""
+        return self._rows[:6]
 
-NOTHING_KEPT = Considered((), np.empty((6, 0)), np.empty((3, 0)), 0.0, (), ())
+    @property
+    def evidence(self) -> FloatArray:
+        """(3, m): the quality's standard deviation as an estimate, scored answers behind it, and answers
+        behind the service seconds."""
+        return self._rows[6:]
+
+    @property
+    def _rows(self) -> FloatArray:
+        return np.array(self.kept).reshape(9, len(self.variants))
+
+
+NOTHING_KEPT = Considered((), array("d"), 0.0, (), ())
 """Of a request whose caller wants nothing explained."""
 
 
@@ -170,7 +184,7 @@ class Grounds(NamedTuple):
     """Hash of what was asked, with a key of this process."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Decision:
     """One request's model, endpoint, slot and reserved money; held until it is settled."""
 

@@ -38,6 +38,7 @@ from modelfleet_core.estimation.profile import RequestProfile
 from modelfleet_core.estimation.trained import Trained
 from modelfleet_core.leasing.messages import Document
 from modelfleet_core.policy import Policy
+from modelfleet_core.records import record
 from modelfleet_core.values import TaskName, VariantKey
 
 from modelfleet_sidecar.plugins import Plugin
@@ -65,7 +66,7 @@ class Lease(Protocol):
     async def wait_change(self, timeout: float) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Known:
     """What is known of one request."""
 

@@ -127,20 +127,21 @@ class DecisionLog:
 def options(decision: Decision) -> list[Option]:
     """Return every variant that was considered: what could be chosen first, best value first."""
     considered = decision.considered
+    figures, evidence = considered.figures, considered.evidence
     listed = [
         Option(
             variant=variant,
-            quality=float(considered.figures[0, j]),
-            cost=float(considered.figures[1, j]),
-            service_time=float(considered.figures[2, j]),
-            slot_price=float(considered.figures[3, j]),
-            value=float(considered.figures[4, j]),
-            batch_price=float(considered.figures[5, j]),
+            quality=float(figures[0, j]),
+            cost=float(figures[1, j]),
+            service_time=float(figures[2, j]),
+            slot_price=float(figures[3, j]),
+            value=float(figures[4, j]),
+            batch_price=float(figures[5, j]),
             excluded_by=considered.excluded_by[j],
             stopped_by=considered.stopped_by[j],
-            deviation=float(considered.evidence[0, j]),
-            samples=float(considered.evidence[1, j]),
-            service_samples=float(considered.evidence[2, j]),
+            deviation=float(evidence[0, j]),
+            samples=float(evidence[1, j]),
+            service_samples=float(evidence[2, j]),
         )
         for j, variant in enumerate(considered.variants)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from modelfleet_core.catalog import ExternalPlacement, Fleet
+from modelfleet_core.catalog import ExternalPlacement, Fleet, Model
 from modelfleet_core.leasing.accounts import Unit, accounts_of
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import AccountName, NanoUsd
@@ -53,6 +53,10 @@ class Frame:
 
     def of(self, fleet: Fleet, policy: Policy) -> bool:
         return self.fleet is fleet and self.policy is policy
+
+    def model(self, j: int) -> Model:
+        """Return the model of variant `j`."""
+        return self.fleet.models[self.places[j]]
 
     def barred(self, ask: Ask) -> tuple[str, ...]:
         """Return `eligible.barred` of each model."""

@@ -22,6 +22,7 @@ from modelfleet_core.estimation.latency import Pace
 from modelfleet_core.estimation.profile import RequestProfile, profile_of
 from modelfleet_core.leasing.rates import rate_uses
 from modelfleet_core.policy import OnOverload, Policy, Rule, Tier
+from modelfleet_core.records import record
 from modelfleet_core.rules import decides
 from modelfleet_core.values import EndpointUrl, ModelName, TaskName, VariantKey
 
@@ -55,13 +56,12 @@ class Estimator(Protocol):
     def output_tokens(self) -> Mapping[TaskName, float]: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Prospect:
-    """One request and what each variant of `fleet` (m of them, in its order) would make of it."""
+    """One request and what each variant of a fleet (m of them, in its order) would make of it."""
 
     ask: Ask
-    fleet: Fleet
-    policy: Policy
+    frame: Frame
     profile: RequestProfile
     candidate: Candidate
     """What the core decides on."""
@@ -81,6 +81,14 @@ class Prospect:
     """Whether estimates were not trusted, and models left out for it."""
     explored: VariantKey | None = None
     """What was made the best by chance; None: nothing was."""
+
+    @property
+    def fleet(self) -> Fleet:
+        return self.frame.fleet
+
+    @property
+    def policy(self) -> Policy:
+        return self.frame.policy
 
 
 class Used(NamedTuple):
@@ -214,8 +222,7 @@ def prospect(
     )
     return Prospect(
         ask=ask,
-        fleet=fleet,
-        policy=policy,
+        frame=frame,
         profile=seen,
         candidate=candidate,
         output_limit=output_limit,

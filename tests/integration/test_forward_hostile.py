@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 import math
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 
-import numpy as np
 import pytest
 from modelfleet_core.assignment.result import Termination
 from modelfleet_core.catalog import Pricing
@@ -63,7 +63,7 @@ def decision_at(port: int, number: int = 1) -> Decision:
         max_output_tokens=10,
         input_tokens=3,
         settle_within=None,
-        considered=Considered((variant,), np.zeros((6, 1)), np.zeros((3, 1)), 0.0, ("",), ("",)),
+        considered=Considered((variant,), array("d", [0.0] * 9), 0.0, ("",), ("",)),
         grounds=GROUNDS,
         certificate=Certificate(0.0, 0.0, 0.0, Termination.OPTIMAL, (), 0.0),
         batch_size=1,

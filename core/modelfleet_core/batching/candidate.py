@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
+from modelfleet_core.records import record
 from modelfleet_core.values import AccountName, EndpointUrl, NanoUsd, TierName, VariantKey, base_url
 
 SETTLED_BY = 10.0
@@ -22,7 +23,7 @@ _NO_CHARGES: Mapping[AccountName, int] = MappingProxyType({})
 _NO_RATES: Mapping[EndpointUrl, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Candidate:
     """One request over the m variants of its fleet, in the fleet's order. Times are on one clock."""
 

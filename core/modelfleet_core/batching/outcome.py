@@ -12,6 +12,7 @@ from enum import Enum
 from modelfleet_core.assignment.result import Termination
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.leasing.reservations import Reservation
+from modelfleet_core.records import record
 from modelfleet_core.values import VariantKey
 
 
@@ -28,7 +29,7 @@ class Certificate:
     """That solving took."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Weighed:
     """What was known of one request's m variants when it was placed, and what stood against each."""
 
@@ -49,7 +50,7 @@ class Weighed:
     neither, it was chosen or is worth less."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Placed:
     """A request with its variant, slot and money; held until the reservation is settled."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
 from modelfleet_core.batching.candidate import Candidate
@@ -15,6 +15,7 @@ from modelfleet_core.batching.worth import FAIR_SHARE, NO_MONEY, NO_SLOT
 from modelfleet_core.health import Health
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.holding import Holding
+from modelfleet_core.records import record
 from modelfleet_core.values import AccountName, EndpointUrl, TierName, VariantKey
 
 Leaves = Mapping[str, Mapping[VariantKey, int]]
@@ -32,7 +33,7 @@ def all_reached(_endpoints: Collection[EndpointUrl], _now: float) -> Collection[
     return ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Room:
     spots: dict[VariantKey, dict[EndpointUrl, int]]
     """Free slots by endpoint of each variant that has any; `placing` counts them down."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelfleet_core.assignment.problem import LARGEST
 from modelfleet_core.batching.candidate import Candidate
+from modelfleet_core.records import record
 
 NO_SLOT, NO_MONEY, TOO_LATE, TOO_DEAR, PACING = "NoFreeSlot", "Budget", "TooLate", "TooDear", "Pacing"
 """Why a variant can not be chosen now; other words in `excluded_by` hold however long a request waits."""
@@ -46,7 +46,7 @@ class Worth(NamedTuple):
     """What would be chosen if nothing were short; -1: there are no variants."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Look:
     """The same, and what it is against waiting."""
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from modelfleet_core.catalog import Fleet
 from modelfleet_core.estimation.profile import RequestProfile
+from modelfleet_core.records import record
 from modelfleet_core.values import TaskName
 
 FloatArray = npt.NDArray[np.float64]
@@ -24,7 +25,7 @@ UNTOLD_VARIANCE = 0.01
 """Of an estimate that says nothing of its own doubt: a standard deviation of 0.1."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Question:
     """One request."""
 

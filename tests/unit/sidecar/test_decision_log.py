@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 from modelfleet_core.assignment.result import Termination
 from modelfleet_core.batching.outcome import Certificate
@@ -39,7 +41,11 @@ def decision(number: int) -> Decision:
         input_tokens=5,
         settle_within=None,
         considered=Considered(
-            VARIANTS, figures, np.zeros((3, 3)), 0.0, ("", "NoFreeSlot", ""), ("", "NoFreeSlot", "")
+            VARIANTS,
+            array("d", [*figures.ravel().tolist(), *[0.0] * 9]),
+            0.0,
+            ("", "NoFreeSlot", ""),
+            ("", "NoFreeSlot", ""),
         ),
         grounds=GROUNDS,
         certificate=Certificate(0.7, 0.7, 0.0, Termination.OPTIMAL, (), 0.001),
