@@ -82,12 +82,13 @@ class Client:
         timeout: float | None = None,
         retries: Retries | None = None,
         credentials: grpc.ChannelCredentials | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         """`address`: `host:port` or `unix:/path`; None: $MODELFLEET_ADDRESS, or 127.0.0.1:17070.
 
         `timeout`: seconds that a call gets where it says nothing itself, all its attempts; None: the policy's
-        `limits.maxRequest`. `credentials` and `metadata` (such as `authorization`) are for a shared gateway.
+        `limits.maxRequest`. `credentials` and `metadata` (such as `authorization`) are for a shared gateway;
+        a function is asked before each attempt, as for a token that is renewed.
         """
         self.address = address or os.environ.get(ADDRESS) or DEFAULT_ADDRESS
         if credentials is None:
@@ -97,7 +98,7 @@ class Client:
         self._stub = router_pb2_grpc.RouterStub(self._channel)
         self._timeout = timeout
         self._retries = retries if retries is not None else Retries()
-        self._metadata = tuple((metadata or {}).items())
+        self._metadata = metadata if callable(metadata) else lambda: metadata or {}
 
     def complete(
         self,
@@ -229,7 +230,7 @@ class Client:
             if left is not None and left <= 0:
                 raise Late("the time for the call was over before it was sent", code="DEADLINE_EXCEEDED")
             try:
-                return method(request, timeout=left, metadata=self._metadata)
+                return method(request, timeout=left, metadata=tuple(self._metadata().items()))
             except grpc.RpcError as error:
                 failure = wire.error_of(error)
                 left = None if end is None else end - time.monotonic()

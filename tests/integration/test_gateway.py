@@ -105,6 +105,16 @@ async def test_only_who_has_a_key_is_answered_over_grpc(tmp_path: Path) -> None:
         bearer = {"authorization": f"Bearer {KEY}"}
         async with mf.AsyncClient(address, credentials=credentials, metadata=bearer) as client:
             assert (await client.complete("hello")).model == "small"
+        renewed = iter([f"Bearer {KEY}", "Bearer of-nobody-at-all-now", f"Bearer {OTHER}"])
+
+        def said() -> dict[str, str]:
+            return {"authorization": next(renewed)}
+
+        async with mf.AsyncClient(address, credentials=credentials, metadata=said) as client:
+            assert (await client.complete("hello")).model == "small"
+            with pytest.raises(mf.Unauthenticated):
+                await client.complete("hello")
+            assert (await client.complete("hello")).model == "small"
 
 
 async def test_callers_can_not_say_who_they_are(tmp_path: Path) -> None:
