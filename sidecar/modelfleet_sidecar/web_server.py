@@ -20,6 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from modelfleet_sidecar.asgi import AsgiApp
+from modelfleet_sidecar.http_cycle import HttpCycle
 
 LAST_WORDS = 1
 """Seconds that connections get to take the end of their answers once all requests are done."""
@@ -128,6 +129,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._method = self.parser.get_method()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            self.cycle.__class__ = HttpCycle  # uvicorn has no place to say so; its task has not begun
             self._in_body = True
 
     def on_body(self, body: bytes) -> None:
