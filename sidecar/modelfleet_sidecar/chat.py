@@ -80,7 +80,8 @@ def _held(messages: object) -> Held:
 
 def format_needs(wanted: object) -> tuple[str, ...]:
     """Return what a format of answers needs a model to be capable of."""
-    return ("json",) if isinstance(wanted, dict) and wanted.get("type") in JSON_FORMATS else ()
+    kind = wanted.get("type") if isinstance(wanted, dict) else None
+    return ("json",) if isinstance(kind, str) and kind in JSON_FORMATS else ()
 
 
 def _needs(fields: Mapping[str, object]) -> tuple[str, ...]:

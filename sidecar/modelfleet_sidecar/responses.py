@@ -84,6 +84,8 @@ def _add(held: Held, given: object, *, optional: bool) -> None:
         if not isinstance(item, dict):
             raise bad_field(at, f"must be an object such as a message, not {kind_of(item)}")
         kind = item.get("type")
+        if not isinstance(kind, str | None):
+            raise bad_field(f"{at}.type", f"must be a string such as message, not {kind_of(kind)}")
         if kind in (None, "message"):
             if item.get("content") is None:  # what the server has stored, by its id
                 held.unbounded = held.unbounded or at

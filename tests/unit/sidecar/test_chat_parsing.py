@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from modelfleet_core.catalog import RequestMapping
+from modelfleet_sidecar import responses
 from modelfleet_sidecar.bounds import DECIDING
 from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.chat import parse_json
@@ -229,3 +230,18 @@ def test_tools_count_towards_the_input_bound() -> None:
 def test_half_a_surrogate_pair_survives_to_the_server() -> None:
     call = parse_json(b'{"messages": [{"role": "user", "content": "\\ud800"}]}')
     assert b"\\ud800" in upstream_body(call, served_name="s", max_output_tokens=1, stream=False)
+
+
+def test_a_format_of_answers_that_has_an_object_for_its_type_needs_nothing_and_breaks_nothing() -> None:
+    assert parse(response_format={"type": {}}).needs == parse().needs
+    assert parse(response_format={"type": "json_object"}).needs - parse().needs == {"json"}
+
+
+def test_a_tool_whose_type_is_no_string_has_no_bound() -> None:
+    assert parse(tools=[{"type": {}}]).unbounded == "tools[0]"
+
+
+@pytest.mark.parametrize("kind", [{}, [], 1, True])
+def test_an_item_of_a_response_whose_type_is_no_string_is_refused_by_its_name(kind: object) -> None:
+    with pytest.raises(Failure, match=r"input\[0\]\.type: must be a string such as message"):
+        responses.parse_json(json.dumps({"model": "m", "input": [{"type": kind}]}).encode())
