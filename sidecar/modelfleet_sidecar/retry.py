@@ -57,7 +57,7 @@ class RetryBudget:
 
     def _gain(self, now: float, more: float) -> None:
         self._left = min(MOST, self._left + more + A_SECOND * max(0.0, now - self._at))
-        self._at = now
+        self._at = max(self._at, now)
 
 
 def next_attempt(

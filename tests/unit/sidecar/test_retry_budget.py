@@ -40,3 +40,12 @@ def test_lost_connections_are_not_counted() -> None:
     budget = RetryBudget(0.0)
     assert all(budget.take(failure(RetryOn.CONNECT), 0.0) for _ in range(1000))
     assert budget.take(failure(RetryOn.SERVER_ERROR), 0.0)
+
+
+def test_a_request_that_came_before_the_last_attempt_gains_no_second_twice() -> None:
+    budget = RetryBudget(0.0)
+    while budget.take(failure(RetryOn.SERVER_ERROR), 100.0):
+        pass
+    for _ in range(4):
+        budget.asked(50.0)
+    assert not budget.take(failure(RetryOn.SERVER_ERROR), 100.0)
