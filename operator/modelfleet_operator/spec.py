@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from modelfleet_core.catalog import Fleet, PoolPlacement, Variant
-from modelfleet_core.leasing.accounts import accounts_of
 from modelfleet_core.leasing.holders import Follows
 from modelfleet_core.leasing.messages import Document
-from modelfleet_core.policy import ROUTED, ModelChoice, Policy
-from modelfleet_core.values import ModelName, ObjectKey, VariantKey
+from modelfleet_core.policy import Policy
+from modelfleet_core.references import named_in_vain
+from modelfleet_core.values import ObjectKey, VariantKey
 
 from modelfleet_operator.conditions import Condition, no, unknown, yes
 from modelfleet_operator.declarations import Declared
@@ -169,50 +169,11 @@ def _policy(
 
 def _resolved(policy: Policy, fleet: Fleet) -> Condition:
     """Say that the fleet is there, and which models the policy names in vain: it is in force all the same."""
-    known = frozenset(model.name for model in fleet.models)
-    said = [
-        f"has no model {', '.join(sorted(names - known)[:8])}, which {where}"
-        for where, names in _named(policy)
-        if names - known
-    ]
-    said += [
-        f"has none of the models that rule {rule.name} allows, so that its requests are refused"
-        for rule in policy.rules
-        if rule.allow is not None and not (rule.allow - rule.deny) & known
-    ]
-    said += [
-        f"has none of the models that {whose} allows, so that its requests are refused"
-        for whose, choice in _choices(policy)
-        if not any(map(choice.permits, known))
-    ]
+    said = named_in_vain(policy, fleet)
     if said:
         message = f"in force; but ModelFleet {fleet.key.name} {'; '.join(said[:8])}: correct the names"
         return yes(RESOLVED_REFS, "UnknownModels", message)
     return yes(RESOLVED_REFS, "Resolved", f"ModelFleet {fleet.key.name} is in force")
-
-
-def _named(policy: Policy) -> Iterator[tuple[str, frozenset[ModelName]]]:
-    """Return where the policy names models, with what comes of it where one is unknown, and which."""
-    accounts = frozenset(model for account in accounts_of(policy) for model in account.models or ())
-    yield "shares or quotas name: these limit nothing for it", accounts
-    for rule in policy.rules:
-        named = (rule.allow or frozenset()) | rule.deny | rule.prefer
-        yield f"rule {rule.name} names: it does nothing there", named
-    for whose, choice in _choices(policy):
-        yield f"models of {whose} name: it does nothing there", (choice.allow or frozenset()) | choice.deny
-    aliased = frozenset(ModelName(target) for target in policy.aliases.values() if target != ROUTED)
-    yield "aliases stand for: requests for these are refused", aliased
-    if policy.default_model is not None:
-        yield "defaultModel names: estimates decide instead", frozenset([policy.default_model])
-    if policy.judge is not None and policy.judge.model is not None:
-        yield "judge names: nothing is scored", frozenset([policy.judge.model])
-
-
-def _choices(policy: Policy) -> Iterator[tuple[str, ModelChoice]]:
-    """Return whose requests may use which models only."""
-    yield "the policy", policy.models
-    for tier in policy.tiers:
-        yield f"tier {tier.name}", tier.models
 
 
 def _invalid(declared: Declared[Fleet] | Declared[Policy]) -> Condition:

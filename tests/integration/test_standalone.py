@@ -171,6 +171,20 @@ async def test_a_bad_file_keeps_the_last_good_one_in_force(
             await until(lambda: sidecar.router.models() == ("auto", "tiny"))
 
 
+async def test_models_that_the_policy_names_in_vain_are_told_and_the_rest_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "config.yaml"
+    async with model_servers(["small"]) as servers, aiohttp.ClientSession() as http:
+        names = policy(aliases={"gpt-4": "smal"}, models={"deny": ["old"]})
+        write(config, fleet({"small": servers["small"].url}), names)
+        async with standalone(config, None) as sidecar:
+            await until(leased(sidecar))
+            assert await ask(sidecar, http) == (200, "small")
+    assert "has no model smal, which aliases stand for: requests for these are refused" in caplog.text
+    assert "has no model old, which models of the policy name" in caplog.text
+
+
 async def test_an_estimator_that_can_not_be_read_is_told_and_priors_go_on(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     async with model_servers(["small"]) as servers, aiohttp.ClientSession() as http:

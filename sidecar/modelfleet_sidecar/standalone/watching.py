@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from modelfleet_core.estimation.artifact import ArtifactError
 from modelfleet_core.leasing.estimators import NO_DOCUMENT
+from modelfleet_core.references import named_in_vain
 
 from modelfleet_sidecar.standalone.leader import LocalLeader
 from modelfleet_sidecar.standalone.learning import Learning, read_base
@@ -130,3 +131,5 @@ class Watching:
 def _tell_unknown(declared: Declared) -> None:
     if declared.unknown:
         log.warning("fields that no one knows are ignored: %s", ", ".join(declared.unknown[:8]))
+    if vain := named_in_vain(declared.policy, declared.fleet):
+        log.warning("the fleet %s: correct the names", "; ".join(vain[:8]))
