@@ -48,9 +48,10 @@ class Asker:
         if fleet is None or policy is None:
             raise no_lease(self._lease.refusal)
         wished = wishes(headers)
-        if call.model in policy.aliases:
-            call = replace(call, model=policy.aliases[call.model])
-        known_model(call.model, fleet)
+        alias = call.model if call.model in policy.aliases else ""
+        if alias:
+            call = replace(call, model=policy.aliases[alias])
+        known_model(call.model, fleet, alias)
         reading = read(call.texts)
         matched = self._rules_of(policy).first(
             Asking(reading.text, reading.script, reading.input_tokens, headers)

@@ -324,15 +324,16 @@ def _lean(rows: _Rows, rule: Rule | None, kappa: float) -> tuple[float, ...]:
     )
 
 
-def known_model(name: str, fleet: Fleet) -> None:
-    """Raise Failure where a caller names a model that the fleet does not have."""
+def known_model(name: str, fleet: Fleet, alias: str = "") -> None:
+    """Raise Failure where a caller names a model that the fleet does not have, or an `alias` of one."""
     if name == AUTO or fleet.model(ModelName(name)) is not None:
         return
     known = ", ".join(model.name for model in fleet.models)
+    stands = f" (the alias {alias!r} of the policy stands for it)" if alias else ""
     raise Failure(
         Fault.NOT_FOUND,
         "ModelNotFound",
-        f"the model {name[:100]!r} is not in the fleet; use {AUTO!r} or one of: {known}",
+        f"the model {name[:100]!r} is not in the fleet{stands}; use {AUTO!r} or one of: {known}",
         field="model",
     )
 

@@ -81,7 +81,9 @@ def test_an_alias_is_routed_or_pins_as_the_policy_says() -> None:
     assert desk.decide("hi", model="cheap").variant.model == "small"
     # An alias may bear a model's name: that name is routed then.
     assert desk.prospect("hi", model="big").candidate.excluded_by == ("", "")
-    with pytest.raises(Failure, match="'vanished' is not in the fleet") as refused:
+    with pytest.raises(
+        Failure, match="'vanished' is not in the fleet .the alias 'gone' of the policy"
+    ) as refused:
         desk.ask("hi", model="gone")
     assert refused.value.fault is Fault.NOT_FOUND
 
