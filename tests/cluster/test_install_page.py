@@ -72,7 +72,7 @@ def test_the_page_does_what_it_says(cluster: Cluster, tmp_path: Path) -> None:
     assert re.search(r"modelfleet\S*/chat +Active +3/4 ", fleet)
     assert ANSWER.search(app)
     for name in ("model: large", "tier: gold", "reason", "cost-usd", "decision-id"):
-        assert f"x-modelfleet-{name}" in asked
+        assert f"x-modelfleet-{name}" in asked, asked  # with the explanation of the choice
     assert '"candidates"' in asked
     assert "modelfleet_sidecar_lease_live 1.0" in asked
     assert "Events:" in watched
