@@ -136,6 +136,8 @@ def _scanned(text: str) -> tuple[dict[str, object], Source]:
 
 
 def _after_blank(text: str, at: int) -> int:
+    if text[at : at + 1] > " ":  # as nearly always
+        return at
     found = _BLANK.match(text, at)
     assert found is not None  # noqa: S101 - the empty text matches too
     return found.end()
