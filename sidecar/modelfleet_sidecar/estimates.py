@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from modelfleet_core.catalog import Fleet, Variant
 from modelfleet_core.estimation.artifact import decode as read_trained
 from modelfleet_core.estimation.asked import TrainedEstimator
-from modelfleet_core.estimation.embedding import doubted, embed
+from modelfleet_core.estimation.embedding import embed_one
 from modelfleet_core.estimation.estimate import Estimates, PriorEstimator, estimates
 from modelfleet_core.estimation.features import FloatArray, features
 from modelfleet_core.estimation.forecast import (
@@ -194,7 +194,7 @@ class LiveEstimator:
             forecast = self._priors.forecast(question, fleet)
         embedding = None
         if question.features is not None:
-            embedding = doubted(embed(question.features), forecast.confidence)
+            embedding = embed_one(question.features, forecast.confidence)
         learned = fitted.learned if version == self._learned.base_version else None
         return Known(
             estimates=estimates(question.profile, fleet, forecast, learned, embedding),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from modelfleet_core.estimation.embedding import EMBEDDING, TYPICAL, doubted, embed
+from modelfleet_core.estimation.embedding import EMBEDDING, TYPICAL, doubted, embed, embed_one
 from modelfleet_core.estimation.features import feature_matrix, features
 
 
@@ -47,3 +47,10 @@ def test_an_embedding_is_the_shorter_the_surer_the_base_is_and_never_nothing() -
     both = doubted(np.array([one, one]), np.array([0.0, 0.5]))
     assert both == pytest.approx(np.array([doubted(one, 0.0), doubted(one, 0.5)]))
     assert one[0] == 1.0, "what was given stays as it was"
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("text", ["", "why?", "x = 3; " * 300, "Почему небо синее?"])
+def test_one_request_is_embedded_as_by_its_parts(text: str, confidence: float) -> None:
+    x = features(text)
+    assert embed_one(x, confidence) == pytest.approx(doubted(embed(x), confidence), rel=1e-12)
