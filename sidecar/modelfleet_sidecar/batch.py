@@ -1,7 +1,7 @@
 """Stage batch, the shell around the core's queue: futures, timers, threads, telemetry.
 
 In: `Ask`s from the router, changes of the lease. Out: each one's `Decision` or `Failure`, and what the lease
-client is to ask the operator for. Next: `forward`.
+client is to ask the operator for. Next: `serving`, or the caller.
 """
 
 from __future__ import annotations

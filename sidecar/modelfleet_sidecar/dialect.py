@@ -1,7 +1,7 @@
 """Stage forward, what kinds of answers look like: where they are asked for, what is content, usage, the end.
 
-In: the JSON of a model server's answer or of one event of its stream. Out: what `forward` and `sse` need to
-know of it. One `Dialect` for each kind of call; `Call.dialect` says which.
+In: the JSON of a model server's answer or of one event of its stream. Out: what `exchange` and `sse` need
+to know of it. One `Dialect` for each kind of call; `Call.dialect` says which.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Stage forward, API keys of external models: files that the kubelet mounts, `<folder>/<secret>/<key>`, or,
 without an operator, variables of the environment, `MODELFLEET_KEY_<SECRET>_<KEY>`.
 
-In: which Secret and key a variant names. Out: the key, for `upstream` to send and `forward` to hide, or
-nothing: then `prospect` leaves the variant out. No log, metric, explanation or error holds a key.
+In: which Secret and key a variant names. Out: the key, for `connection` to send and `upstream_errors` to
+hide, or nothing: then `prospect` leaves the variant out. No log, metric, explanation or error holds a key.
 """
 
 from __future__ import annotations

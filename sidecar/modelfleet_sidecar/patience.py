@@ -2,7 +2,7 @@
 slowly it may go.
 
 In: the policy's `Timeouts`, what a connection waits for, tokens so far. Out: which `Bound` is exceeded; a
-`Vigil` then ends the connection's waiting with it. Next: `forward` says so, and may try elsewhere.
+`Vigil` then ends the connection's waiting with it. Next: `exchange` says so, and `serving` may try elsewhere.
 
 Only waiting for the model server counts between tokens and for the pace: a caller that reads slowly is no
 fault of the server's.

@@ -1,7 +1,7 @@
 """Stage forward, streams: cuts a model server's events apart without parsing what is only relayed.
 
 In: bytes as they arrive. Out: whole events to relay; on the way it finds content, usage, errors and the end.
-Next: `forward` holds back what comes before the first content, settles by `usage` and tells a whole stream
+Next: `exchange` holds back what comes before the first content, settles by `usage` and tells a whole stream
 from a cut one by `done`.
 """
 
