@@ -39,8 +39,9 @@ _MOST_BYTES = 4 * (_START + _END + 1)
 _KIND_BITS = _MOST_BYTES.bit_length()
 
 
-_FIRST_MIX, _SECOND_MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(33))
+_FIRST_MIX, _SECOND_MIX = (np.array(mix, dtype=np.uint64) for mix in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_SHIFTS = tuple([np.array(shift, dtype=np.uint64) for shift in (30, 27, 31, 33)])
+"""Arrays, since a scalar is made one in each call."""
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> None:
@@ -83,7 +84,10 @@ def _powers(base: int) -> npt.NDArray[np.uint64]:
 _CLASS = _classes().tobytes()
 _VALUE = _byte_values()
 _BASE = 0x5851F42D4C957F2D
-_TIMES = np.uint64(_BASE)
+_TIMES = np.array(_BASE, dtype=np.uint64)
+_TIMES_WORDS, _TIMES_PAIRS, _TIMES_RUNS, _BEFORE_RUNS = (
+    np.array(number, dtype=np.uint64) for number in (_WORDS, _PAIRS, _RUNS, _WORDS + _PAIRS)
+)
 _POWER = _powers(_BASE)
 _INVERSE = _powers(pow(_BASE, -1, 1 << 64))
 _MARK_BYTES = np.frombuffer(_MARKS, dtype=np.uint8).astype(np.intp)
@@ -109,7 +113,7 @@ def features(text: str) -> FloatArray:
     powers = values * _POWER[:size]
     hashes = np.add.reduceat(powers, starts)
     hashes *= _INVERSE.take(starts)
-    words = hashes[kinds != _SPACE]
+    words = hashes.compress(kinds != _SPACE)
     result[LEXICAL:] = _hashed(words, values)
     sizes = np.empty_like(starts)
     np.subtract(starts[1:], starts[:-1], out=sizes[:-1])
@@ -148,11 +152,15 @@ def _hashed(words: npt.NDArray[np.uint64], values: npt.NDArray[np.uint64]) -> np
         runs += values[2:]
     _mix(every)
     every >>= _SHIFTS[3]
-    for first, last, buckets in ((0, len(words), _WORDS), (len(words), pairs, _PAIRS), (pairs, None, _RUNS)):
-        every[first:last] *= np.uint64(buckets)
+    for first, last, buckets in (
+        (0, len(words), _TIMES_WORDS),
+        (len(words), pairs, _TIMES_PAIRS),
+        (pairs, None, _TIMES_RUNS),
+    ):
+        every[first:last] *= buckets
     every >>= _SHIFTS[2]
-    every[len(words) : pairs] += np.uint64(_WORDS)
-    every[pairs:] += np.uint64(_WORDS + _PAIRS)
+    every[len(words) : pairs] += _TIMES_WORDS
+    every[pairs:] += _BEFORE_RUNS
     return np.bincount(every.view(np.int64), minlength=FEATURES - LEXICAL)
 
 
@@ -186,7 +194,8 @@ def _lexical(
     upper, lower, other = sum(counts[65:91]), sum(counts[97:123]), sum(counts[128:])
     digits, blanks, lines = sum(counts[48:58]), sum(counts[:33]) + counts[127], counts[10]
     letters = upper + lower + other
-    size = letters + digits + blanks + int(by_byte[_MARK_BYTES].sum())
+    marks = by_byte.take(_MARK_BYTES)
+    size = letters + digits + blanks + int(marks.sum())
     result[:16] = (
         length,
         runs[_LETTER],
@@ -205,4 +214,4 @@ def _lexical(
         10.0 * other / size,
         10.0 * blanks / size,
     )
-    result[16:LEXICAL] = by_byte[_MARK_BYTES]
+    result[16:LEXICAL] = marks
