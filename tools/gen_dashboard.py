@@ -311,7 +311,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Retries and cut streams",
-                "Per second: attempts followed by another, and streams that broke after their first byte.",
+                "Per second: attempts followed by another, and streams that broke after their first content.",
                 (
                     (
                         f"sum by (reason) (rate(modelfleet_sidecar_retries_total{{{N}}}[{R}]))",

@@ -31,7 +31,7 @@ class Metrics:
         )
         self.retries = Counter(
             f"{name}retries",
-            "Attempts that failed before the first byte of an answer and were followed by another.",
+            "Attempts that failed before the first content of an answer and were followed by another.",
             ["reason"],
             registry=registry,
         )
@@ -44,7 +44,7 @@ class Metrics:
         )
         self.cut_streams = Counter(
             f"{name}cut_streams",
-            "Streams that a model server broke after their first byte; their callers got an error event.",
+            "Streams that a model server broke after their first content; their callers got an error event.",
             ["model"],
             registry=registry,
         )
