@@ -89,10 +89,13 @@ class Room:
 
     def excluded(self, candidate: Candidate, known: Sequence[str]) -> tuple[str, ...]:
         """Return why each variant can not be chosen now, where it is not `known` yet; empty: it can."""
-        whys = [
-            why or ("" if self.places(candidate, variant) else self._no_place(candidate, variant))
-            for variant, why in zip(candidate.variants, known, strict=True)
-        ]
+        spots = self.spots
+        anywhere = not self.leaves and not candidate.avoided  # where free slots are, it may have them
+        whys = []
+        for variant, why in zip(candidate.variants, known, strict=True):
+            if not why and not (variant in spots and (anywhere or self.places(candidate, variant))):
+                why = self._no_place(candidate, variant)
+            whys.append(why)
         if candidate.charges or candidate.rates:
             return tuple([why or self.short(candidate, j) for j, why in enumerate(whys)])
         return tuple(whys)

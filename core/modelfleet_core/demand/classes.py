@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,8 @@ if TYPE_CHECKING:  # messages.py imports this package for the demand in reports
 FloatArray = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOffer:
-    """Means of one model over the requests of a class."""
+class ModelOffer(NamedTuple):
+    """Means of one model over the requests of a class. A tuple: every request makes some."""
 
     quality: float
     cost_usd: float
