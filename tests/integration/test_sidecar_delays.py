@@ -18,5 +18,6 @@ async def test_each_decision_counts_once_whether_it_waited_for_a_slot_or_not() -
         assert figure("modelfleet_sidecar_decide_seconds_count") == 5
         waited = figure("modelfleet_sidecar_wait_seconds_sum", {"tier": "bronze"})
         deciding = figure("modelfleet_sidecar_decide_seconds_sum")
-        assert waited is not None and deciding is not None
+        assert waited is not None
+        assert deciding is not None
         assert deciding < waited
