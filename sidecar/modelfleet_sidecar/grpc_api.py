@@ -239,6 +239,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
 
     async def _asked(self, chat: router_pb2.ChatRequest, context: Context, *, routed: bool = False) -> Ask:
         """Return what is asked; large pictures are written out beside the event loop."""
+        await self._router.turn()
         large = chat.ByteSize() > LARGE
         call = await asyncio.to_thread(chat_call, chat) if large else chat_call(chat)
         return self._ask(call, chat, context, routed=routed)

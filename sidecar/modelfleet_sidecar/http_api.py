@@ -102,6 +102,7 @@ class HttpApi:
 
     async def _call(self, caller: Caller, parse: Callable[[bytes], Call]) -> None:
         body = await caller.body(self._router.max_body, within=self._router.max_request)
+        await self._router.turn()
         call = parse(body) if len(body) <= LARGE else await asyncio.to_thread(parse, body)
         # Whoever goes away ends the model's work.
         async with Attended(caller.gone, lambda: caller.done):

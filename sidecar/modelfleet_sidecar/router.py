@@ -28,6 +28,7 @@ from modelfleet_sidecar.explain import Entry
 from modelfleet_sidecar.failures import Failure, Fault, shutting_down
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.in_flight import InFlight
+from modelfleet_sidecar.intake import Intake
 from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.learning import Learning
@@ -73,6 +74,8 @@ class Router:
         self._keys = keys
         self._telemetry = telemetry
         self._clock = clock
+        self.turn = Intake().turn
+        """Await it before a request is parsed and asked about."""
         self._asker = Asker(lease=lease, estimator=estimator, clock=clock)
         self._books = Books(
             lease=lease,
