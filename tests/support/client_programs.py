@@ -73,8 +73,9 @@ def node_modules() -> Path:
 
 def client_wheel(folder: Path) -> Path:
     """Return the typed client's own distribution, built into `folder`; Python imports from it as it is."""
-    uv = Path(sys.executable).parent / "uv"
-    _run(uv, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT / "client", name="the client's wheel")
+    # pip goes by the machine's own settings of where packages come from.
+    build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder)
+    _run(*build, ROOT / "client", name="the client's wheel")
     (wheel,) = folder.glob("*.whl")
     return wheel
 
