@@ -82,6 +82,6 @@ class HttpCycle(RequestResponseCycle):
         if not more:
             self.response_complete = True
             self.message_event.set()
-            if not self.keep_alive:
+            if not self.keep_alive and not self.more_body:  # else `web_server` lets the caller read it first
                 self.transport.close()
             self.on_response()

@@ -42,6 +42,10 @@ PATIENCE = 10.0
 """Seconds for a head to come whole; and the time in which so much of a body must come:"""
 LEAST_PROGRESS = 10 * 1024
 """Bytes."""
+LINGER = 2.0
+"""Seconds for a caller that still sends to take its answer and to hang up."""
+LINGER_BYTES = 64 * 1024 * 1024
+"""That are thrown away meanwhile."""
 OFFERS = frozenset({b"connection", b"upgrade", b"http2-settings"})
 """Headers of an offer to speak another protocol."""
 REASONS = {
@@ -70,6 +74,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """Bytes that came since the timer was set."""
     _method = b""
     _timer: asyncio.TimerHandle | None = None
+    _lingers = False
+    """Whether the connection ends and what comes is thrown away."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -87,6 +93,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._came += len(data)
         self._beside += len(data)
+        if self._lingers:
+            if self._beside > LINGER_BYTES:
+                self.transport.close()
+            return
         rest = data
         while rest:
             try:
@@ -140,6 +150,26 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_body = False
         if not self.parser.should_upgrade():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_complete and cycle.more_body and not cycle.keep_alive:
+            self._linger()
+
+    def _linger(self) -> None:
+        """End a connection whose caller still sends what nobody wants.
+
+        Were it closed now, what comes would be answered by a reset, which takes the answer from the caller.
+        """
+        if self.transport.is_closing():
+            return
+        self._stop()
+        self._unset_keepalive_if_required()
+        self._lingers, self._beside = True, 0
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER, self.transport.close)
 
     def _head_without_offer(self) -> bytes:
         lines = [b"%b %b HTTP/1.1" % (self._method, self.url)]

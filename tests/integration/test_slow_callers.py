@@ -204,3 +204,19 @@ async def test_connections_are_bounded_and_who_is_one_too_many_is_told_to_come_l
 async def test_a_request_whose_end_may_be_read_in_two_ways_is_refused(framing: bytes) -> None:
     async with running_sidecar(Spec("small")) as rig:
         assert reason_of(await talk(rig, HEAD + framing + b"\r\n" + BODY)) == (400, "MalformedHttp")
+
+
+async def test_who_still_sends_can_read_why_its_request_is_refused() -> None:
+    async with running_sidecar(Spec("small")) as rig:
+        reader, writer = await asyncio.open_connection(*rig.sidecar.http_address)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {20 << 20}\r\n\r\n"
+        writer.write(head.encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        for _ in range(20):  # a closed connection would answer this by a reset
+            writer.write(b"x" * (1 << 20))
+            await writer.drain()
+        answer += await reader.read()
+        assert reason_of(answer) == (413, "BodyTooLarge")
+        writer.close()
+        await writer.wait_closed()
+        assert await fine(rig)

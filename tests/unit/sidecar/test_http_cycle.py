@@ -28,8 +28,11 @@ class Ready:
     write_paused = False
 
 
-def cycle_on(transport: Written, *, method: str = "POST", keep_alive: bool = True) -> HttpCycle:
-    return HttpCycle(
+def cycle_on(
+    transport: Written, *, method: str = "POST", keep_alive: bool = True, whole: bool = True
+) -> HttpCycle:
+    """Return a cycle whose request has come, `whole` or its head alone."""
+    cycle = HttpCycle(
         scope={"type": "http", "method": method},  # type: ignore[arg-type, typeddict-item]
         transport=transport,  # type: ignore[arg-type]
         flow=Ready(),  # type: ignore[arg-type]
@@ -42,6 +45,8 @@ def cycle_on(transport: Written, *, method: str = "POST", keep_alive: bool = Tru
         keep_alive=keep_alive,
         on_response=lambda: None,
     )
+    cycle.more_body = not whole
+    return cycle
 
 
 async def answer(
@@ -95,6 +100,14 @@ async def test_a_connection_that_ends_says_so_once_and_ends(
     await answer(cycle_on(transport, keep_alive=keep_alive), headers, {"body": b"ok"})
     assert transport.writes[0].count(b"connection: close\r\n") == 1
     assert transport.closed
+
+
+async def test_a_connection_whose_caller_still_sends_is_not_closed_over_its_answer() -> None:
+    transport = Written()
+    cycle = cycle_on(transport, keep_alive=False, whole=False)
+    await answer(cycle, [LENGTH], {"body": b"ok"})
+    assert cycle.response_complete
+    assert not transport.closed
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\x00b", b"\x7f"])
