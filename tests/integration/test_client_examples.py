@@ -86,7 +86,7 @@ async def test_the_unchanged_node_client_gets_answers_streams_and_tools(tmp_path
 
 async def test_the_typed_clients_own_distribution_needs_nothing_else_of_the_product(tmp_path: Path) -> None:
     python = await asyncio.to_thread(client_programs.python)
-    wheel = await asyncio.to_thread(client_programs.client_wheel, tmp_path)
+    wheel = await asyncio.to_thread(client_programs.client_wheel)
     async with running_sidecar(*SPECS) as rig:
         env = injected(rig) | {"PYTHONPATH": str(wheel)}
         text = await printed(python, EXAMPLES / "typed_client.py", env=env, cwd=tmp_path)

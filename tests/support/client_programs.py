@@ -34,7 +34,7 @@ def report(line: str) -> None:
 def python(of: Path = EXAMPLES) -> Path:
     """Return an interpreter with the packages that `of` locks; the examples': all but the typed client."""
     lock = of / "requirements.txt"
-    with _folder(lock) as (folder, made):
+    with _folder(lock.read_bytes()) as (folder, made):
         interpreter = folder / "bin" / "python"
         if not made:
             uv = Path(sys.executable).parent / "uv"
@@ -63,7 +63,7 @@ def schemathesis() -> Path:
 
 def node_modules() -> Path:
     """Return a folder of Node's packages."""
-    with _folder(EXAMPLES / "package-lock.json") as (folder, made):
+    with _folder((EXAMPLES / "package-lock.json").read_bytes()) as (folder, made):
         if not made:
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(EXAMPLES / name, folder / name)
@@ -71,13 +71,18 @@ def node_modules() -> Path:
         return folder / "node_modules"
 
 
-def client_wheel(folder: Path) -> Path:
-    """Return the typed client's own distribution, built into `folder`; Python imports from it as it is."""
-    # pip goes by the machine's own settings of where packages come from.
-    build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder)
-    _run(*build, ROOT / "client", name="the client's wheel")
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+def client_wheel() -> Path:
+    """Return the typed client's own distribution; Python imports from it as it is."""
+    sources = [ROOT / "client" / "pyproject.toml", *(ROOT / "client").rglob("*.py")]
+    sources += (ROOT / "proto" / "gen" / "modelfleet").rglob("*.py")
+    content = b"".join(path.read_bytes() for path in sorted(sources))
+    with _folder(content) as (folder, made):
+        if not made:
+            # pip goes by the machine's own settings of where packages come from.
+            build = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder)
+            _run(*build, ROOT / "client", name="the client's wheel")
+        (wheel,) = folder.glob("*.whl")
+        return wheel
 
 
 def grpcurl() -> Path:
@@ -85,9 +90,9 @@ def grpcurl() -> Path:
 
 
 @contextmanager
-def _folder(lock: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folder of what `lock` names, and whether it is whole; it is once the body has ended."""
-    key = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()[:16]
+def _folder(content: bytes) -> Iterator[tuple[Path, bool]]:
+    """Yield the folder of what `content` makes, and whether it is whole; it is once the body has ended."""
+    key = hashlib.sha256(content + sys.version.encode()).hexdigest()[:16]
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modelfleet" / "clients"
     folder = base / key
     base.mkdir(parents=True, exist_ok=True)
@@ -114,5 +119,5 @@ def _run(*command: str | Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    for make in (python, schemathesis, node_modules, grpcurl):
+    for make in (python, schemathesis, node_modules, grpcurl, client_wheel):
         make()
