@@ -26,8 +26,8 @@ from modelfleet_core.leasing.reservations import Reservation
 from modelfleet_core.pacing import Pacing
 from modelfleet_core.values import AccountName, TierName, VariantKey, account_parts
 
-LENT_WITHIN = 1.0
-"""Seconds in which a leader that has free slots of another variant has lent some."""
+SHUT_PATIENCE = 10.0
+"""Seconds that a request waits at most while all that could serve it is shut, or not leased."""
 
 
 class Placer:
@@ -159,8 +159,8 @@ class Placer:
             leased = self._leased()
             if any(leased.get(variant) for variant in possible if variant not in shut):
                 return None
-        if len(theirs) < len(candidate.possible) and now - candidate.arrived < LENT_WITHIN:
-            return None  # the leader may lend something else
+        if len(theirs) < len(candidate.possible) and now - candidate.arrived < SHUT_PATIENCE:
+            return None  # something else may be lent, once others have done with it
         return min([shut[variant] for variant in theirs], key=lambda one: one.until)
 
     def room(self, now: float, candidate: Candidate | None = None) -> Room:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
-from modelfleet_core.batching.placing import Placer
+from modelfleet_core.batching.placing import SHUT_PATIENCE, Placer
 from modelfleet_core.batching.room import LeaveAlone, Room, all_reached
 from modelfleet_core.batching.solving import Batch, Solved
 from modelfleet_core.batching.turns import in_turn, several, to_push_out
@@ -28,8 +28,6 @@ DEADLINE_MARGIN = 0.02
 """Seconds that assigning and forwarding need before a request's latest start."""
 LOOK_AGAIN = 0.25
 """Seconds between looks at what waits, since the loss of waiting grows with time."""
-SHUT_PATIENCE = 10.0
-"""Seconds that a request waits at most while all that could serve it is shut."""
 CLAIMS_ANYTHING = 2
 """Batches without a place for it after which a request asks the leader for slots of any variant."""
 BUDGET_PATIENCE = 2.0

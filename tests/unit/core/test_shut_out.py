@@ -8,8 +8,8 @@ import pytest
 from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Outcome, Placed, Why
-from modelfleet_core.batching.placing import LENT_WITHIN
-from modelfleet_core.batching.queue import BUDGET_PATIENCE, SHUT_PATIENCE, Queue
+from modelfleet_core.batching.placing import SHUT_PATIENCE
+from modelfleet_core.batching.queue import BUDGET_PATIENCE, Queue
 from modelfleet_core.health import BREAKER_OPEN, RATE_LIMITED, Health
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.policy import Batching, Breaker
@@ -102,7 +102,7 @@ def test_who_is_told_to_come_back_later_by_a_server_is_told_so_at_once() -> None
     assert (outcome.why, outcome.short, outcome.until) == (Why.SHUT, RATE_LIMITED, 60.0)
 
 
-def test_who_may_be_lent_something_else_waits_that_long() -> None:
+def test_who_may_be_lent_something_else_waits_until_others_have_done_with_it() -> None:
     other = VariantKey(ModelName("other"), "gpu")
     queue = queue_of(opened(100.0))
     two = replace(
@@ -116,7 +116,8 @@ def test_who_may_be_lent_something_else_waits_that_long() -> None:
     )
     queue.arrive(1, two, 0.0)
     assert due(queue, 0.0) == []
-    (outcome,) = due(queue, LENT_WITHIN)
+    assert due(queue, SHUT_PATIENCE - 0.5) == [], "its slots may be in use elsewhere for as long as an answer"
+    (outcome,) = due(queue, SHUT_PATIENCE)
     assert isinstance(outcome, GivenUp)
     assert outcome.why is Why.SHUT
 
