@@ -11,6 +11,10 @@ from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, ObjectKey, P
 FEMTO_PER_NANO = 1_000_000
 USUAL_CAPABILITIES = frozenset({"chat", "tools", "json", "completions"})
 """Of models that declare none."""
+TEMPLATE_TOKENS = 96
+"""Tokens that a chat template may put before a conversation where nothing else is declared: a default system
+text, the date."""
+MAX_TEMPLATE_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +173,8 @@ class Model:
     not declared, so whatever chat models commonly can (chat, tools, json, completions)."""
     image_tokens: int | None = None
     """The most input tokens that it counts for one image; None: not known."""
+    template_tokens: int = TEMPLATE_TOKENS
+    """The most input tokens that its chat template adds to a conversation, besides those for tools."""
     request: RequestMapping = RequestMapping()
 
     def lacks(self, needs: frozenset[str], *, pinned: bool) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from modelfleet_core.catalog import RequestMapping
+from modelfleet_core.catalog import MAX_TEMPLATE_TOKENS, TEMPLATE_TOKENS, RequestMapping
 from modelfleet_core.errors import SpecError
 from modelfleet_core.manifest_fields import Fields, shown, unique
 from modelfleet_core.manifest_rules import MAX_PARAMS, MAX_PARAMS_DEPTH, MAX_PARAMS_TEXT, RESERVED
@@ -44,6 +44,13 @@ def read_image_tokens(fields: Fields) -> int | None:
     if not fields.has("imageTokens"):
         return None
     return fields.integer("imageTokens", least=1, most=MAX_IMAGE_TOKENS)
+
+
+def read_template_tokens(fields: Fields) -> int:
+    """Return the most tokens that a chat template adds."""
+    if not fields.has("templateTokens"):
+        return TEMPLATE_TOKENS
+    return fields.integer("templateTokens", least=TEMPLATE_TOKENS, most=MAX_TEMPLATE_TOKENS)
 
 
 def read_request(fields: Fields) -> RequestMapping:

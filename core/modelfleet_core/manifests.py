@@ -47,7 +47,12 @@ from modelfleet_core.manifest_fields import (
     unique,
 )
 from modelfleet_core.manifest_policy import read_policy
-from modelfleet_core.manifest_request import read_capabilities, read_image_tokens, read_request
+from modelfleet_core.manifest_request import (
+    read_capabilities,
+    read_image_tokens,
+    read_request,
+    read_template_tokens,
+)
 from modelfleet_core.policy import ROUTED, Policy
 from modelfleet_core.values import (
     EndpointUrl,
@@ -189,6 +194,7 @@ def _model(fields: Fields, pools: Mapping[PoolName, Pool]) -> Model:
         variants=variants,
         capabilities=read_capabilities(fields),
         image_tokens=read_image_tokens(fields),
+        template_tokens=read_template_tokens(fields),
         request=read_request(fields),
     )
 

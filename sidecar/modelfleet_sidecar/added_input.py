@@ -1,14 +1,14 @@
 """Stage assign, first half: input tokens that a request has with one model and not with another.
 
-In: a `Call` and a model. Out: a bound of the tokens that its images and its system prompt add. Next:
-`prospect` costs them and looks whether they fit.
+In: a `Call` and a model. Out: a bound of the tokens that its images, the model's system prompt and its chat
+template add. Next: `prospect` costs them and looks whether they fit.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from modelfleet_core.catalog import Model
+from modelfleet_core.catalog import TEMPLATE_TOKENS, Model
 from modelfleet_core.estimation.estimate import Estimate
 from modelfleet_core.estimation.profile import RequestProfile
 from modelfleet_core.values import NanoUsd, usd
@@ -22,8 +22,9 @@ _FRAME = 16
 
 
 def added_input(call: Call, model: Model) -> int | None:
-    """Return a bound of the tokens; None: the model does not say how many an image has at most."""
-    tokens = 0
+    """Return a bound of the tokens beside those that each request is taken to have; None: the model does not
+    say how many an image has at most."""
+    tokens = model.template_tokens - TEMPLATE_TOKENS
     if call.images:
         if model.image_tokens is None:
             return None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from modelfleet_core.catalog import TEMPLATE_TOKENS
+
 from modelfleet_sidecar.failures import bad_field
 from modelfleet_sidecar.request_text import Source, dump
 
@@ -78,10 +80,8 @@ DECIDING = frozenset(
 (Go's `encoding/json` prefers exact names but takes any case)."""
 OWN_TOOLS = ("function", "custom")
 """Tools that the caller runs itself, whose calls are output as any other."""
-TEMPLATE_TOKENS = 96
-"""Tokens that a chat template may put before a conversation: a default system text, the date."""
 TOOL_TOKENS = 512
-"""Tokens of its instructions for tools."""
+"""Tokens of a chat template's instructions for tools."""
 
 
 def field_tokens(

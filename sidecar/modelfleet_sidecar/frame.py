@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from modelfleet_core.catalog import ExternalPlacement, Fleet, Model
+from modelfleet_core.catalog import TEMPLATE_TOKENS, ExternalPlacement, Fleet, Model
 from modelfleet_core.leasing.accounts import Unit, accounts_of
 from modelfleet_core.policy import Policy
 from modelfleet_core.values import AccountName, NanoUsd
@@ -40,7 +40,10 @@ class Frame:
             for placement in [variant.placement for variant in self.variants]
         )
         """Whether any variant has limits by the minute."""
-        self.adds = any(model.request.system_prompt or model.request.defaults for model in fleet.models)
+        self.adds = any(
+            model.request.system_prompt or model.request.defaults or model.template_tokens > TEMPLATE_TOKENS
+            for model in fleet.models
+        )
         """Whether any model has more of a request in its prompt than the caller sent."""
         contexts = [model.context_tokens for model in fleet.models if model.context_tokens is not None]
         self.least_context = min(contexts, default=None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.values import NanoUsd
 from modelfleet_sidecar import chat, completions, embeddings, responses
-from modelfleet_sidecar.bounds import LIMITS, TEMPLATE_TOKENS, TOOL_TOKENS
+from modelfleet_sidecar.bounds import LIMITS, TOOL_TOKENS
 from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.upstream_body import upstream_body
@@ -23,6 +23,8 @@ from support.sidecars import Spec, policy_of
 pytestmark = pytest.mark.property
 
 IMAGE_TOKENS = 700
+TEMPLATE_TOKENS = 2000
+"""Far more than is taken for usual."""
 FRAME = 16
 DESK = Desk(
     policy_of(budget=NanoUsd(10**15)),
@@ -35,6 +37,7 @@ DESK.lease.fleet = replace(
         replace(
             model,
             image_tokens=IMAGE_TOKENS,
+            template_tokens=TEMPLATE_TOKENS,
             capabilities=frozenset(
                 {
                     "chat",

@@ -87,6 +87,7 @@ def full_fleet_manifest() -> Manifest:
     manifest["spec"]["models"][1] |= {
         "capabilities": ["chat", "tools", "vision"],
         "imageTokens": 1600,
+        "templateTokens": 900,
         "request": {
             "systemPrompt": "Answer in plain words.",
             "rename": {"max_tokens": "max_completion_tokens", "top_k": "topK"},

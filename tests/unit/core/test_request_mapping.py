@@ -19,6 +19,7 @@ def test_a_model_declares_what_it_can_do_and_how_requests_are_changed_for_it() -
     model = parse_fleet(full_fleet_manifest()).models[1]
     assert model.capabilities == {"chat", "tools", "vision"}
     assert model.image_tokens == 1600
+    assert model.template_tokens == 900
     assert model.request.system_prompt == "Answer in plain words."
     assert model.request.rename == {"max_tokens": "max_completion_tokens", "top_k": "topK"}
     assert model.request.remove == {"logit_bias", "user"}
@@ -29,6 +30,7 @@ def test_a_model_that_declares_nothing_has_what_chat_models_commonly_have() -> N
     model = model_of()
     assert model.capabilities is None
     assert model.image_tokens is None
+    assert model.template_tokens == 96
     assert not model.lacks(frozenset({"chat", "tools", "json", "completions"}), pinned=False)
     assert model.lacks(frozenset({"chat", "vision"}), pinned=False) == "vision"
     assert not model.lacks(frozenset({"embeddings"}), pinned=True)
@@ -40,6 +42,8 @@ def test_a_model_that_declares_nothing_has_what_chat_models_commonly_have() -> N
         ({"capabilities": []}, "capabilities"),
         ({"capabilities": ["flying"]}, "capabilities[0]"),
         ({"imageTokens": 0}, "imageTokens"),
+        ({"templateTokens": 95}, "templateTokens"),
+        ({"templateTokens": 1_000_001}, "templateTokens"),
         ({"request": {"systemPrompt": " "}}, "request.systemPrompt"),
         ({"request": {"systemPrompt": "x" * 5000}}, "request.systemPrompt"),
         ({"request": {"rename": {"model": "name"}}}, "request.rename.model"),
