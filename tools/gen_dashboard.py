@@ -407,11 +407,16 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Faults",
-                "Internal errors per second; USD per hour billed above the bound, which must be 0.",
+                "Internal errors and prompts above their bound, per second; USD per hour billed above the "
+                "bound. All must be 0.",
                 (
                     (
                         f"sum by (stage) (rate(modelfleet_sidecar_internal_errors_total{{{N}}}[{R}]))",
                         "fault in {{stage}}",
+                    ),
+                    (
+                        f"sum by (model) (rate(modelfleet_sidecar_prompts_above_bound_total{{{N}}}[{R}]))",
+                        "prompts of {{model}}",
                     ),
                     (
                         f"sum(rate(modelfleet_sidecar_excess_usd_total{{{N}}}[{R}])) * 3600",

@@ -40,15 +40,15 @@ def added_input(call: Call, model: Model) -> int | None:
 
 
 def with_input(
-    profile: RequestProfile, estimate: Estimate, model: Model, tokens: int
+    profile: RequestProfile, estimate: Estimate, model: Model, tokens: int, unseen: int
 ) -> tuple[RequestProfile, Estimate]:
-    """Return both with so many tokens more."""
-    cost = model.pricing.cost(tokens, 0)
+    """Return both with so many tokens more, and `unseen` ones that are only feared."""
+    cost, most = model.pricing.cost(tokens, 0), model.pricing.cost(tokens + unseen, 0)
     return (
         replace(
             profile,
             input_tokens=profile.input_tokens + tokens,
-            input_tokens_bound=profile.input_tokens_bound + tokens,
+            input_tokens_bound=profile.input_tokens_bound + tokens + unseen,
         ),
-        estimate._replace(cost=estimate.cost + usd(cost), reserve=NanoUsd(estimate.reserve + cost)),
+        estimate._replace(cost=estimate.cost + usd(cost), reserve=NanoUsd(estimate.reserve + most)),
     )

@@ -61,7 +61,8 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
     """Return the decision on a request that the core has placed at `now`."""
     candidate, j, held = placed.candidate, placed.column, placed.reservation
     weighed = placed.weighed
-    model, placement = seen.frame.model(j), seen.frame.variants[j].placement
+    place, model, placement = seen.frame.places[j], seen.frame.model(j), seen.frame.variants[j].placement
+    template_tokens = seen.frame.templates[place]
     deviation, samples, paced = seen.evidence
     considered = NOTHING_KEPT
     if seen.ask.explained:
@@ -104,6 +105,8 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         pricing=model.pricing,
         max_output_tokens=seen.output_limit[j],
         input_tokens=seen.profile.input_tokens,
+        prompt_bound=seen.input_bound[place] - template_tokens,
+        template_tokens=template_tokens,
         settle_within=held.deadline - now if seen.ask.routed else None,
         considered=considered,
         grounds=Grounds(

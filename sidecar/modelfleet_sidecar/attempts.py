@@ -18,6 +18,7 @@ from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.templates import Templates
 from modelfleet_sidecar.upstream_errors import KEY_REFUSED
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,17 @@ class Attempts:
     """What became of attempts at model servers."""
 
     def __init__(
-        self, *, lease: Lease, health: Health, clock: Callable[[], float], telemetry: Telemetry
+        self,
+        *,
+        lease: Lease,
+        health: Health,
+        templates: Templates,
+        clock: Callable[[], float],
+        telemetry: Telemetry,
     ) -> None:
         self._lease = lease
         self._health = health
+        self._templates = templates
         self._clock = clock
         self._telemetry = telemetry
         self._last: dict[VariantKey, str] = {}
@@ -50,6 +58,10 @@ class Attempts:
         if self._last:
             self._last.pop(decision.variant, None)
         self._health.works(decision.variant, decision.slot, decision.reservation, began, self._clock())
+
+    def counted(self, decision: Decision, input_tokens: int) -> None:
+        """The server counted so many tokens of the prompt; call it before the decision is settled."""
+        self._templates.counted(decision, input_tokens)
 
     def failed(self, decision: Decision, began: float, failure: Failure) -> None:
         """The attempt failed; call it before the decision is settled."""

@@ -32,6 +32,7 @@ from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers
 from modelfleet_sidecar.refusals import no_lease, overloaded, refused
 from modelfleet_sidecar.repeats import Repeats
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.templates import Templates
 
 MAX_WAITING = 1_000
 """Requests that may wait; beyond them callers are told to come back."""
@@ -65,6 +66,7 @@ class Batcher:
         lease: Lease,
         estimator: Estimator,
         keys: ApiKeys,
+        templates: Templates,
         leave_alone: LeaveAlone,
         health: Health | None = None,
         release: Callable[[Decision], None],
@@ -75,7 +77,13 @@ class Batcher:
         """`health` says what to use of the lease, None: all of it; `draw` returns random numbers, uniform in
         [0, 1), for exploration."""
         self.outlook = Outlook(
-            lease=lease, estimator=estimator, keys=keys, clock=clock, telemetry=telemetry, draw=draw
+            lease=lease,
+            estimator=estimator,
+            keys=keys,
+            templates=templates,
+            clock=clock,
+            telemetry=telemetry,
+            draw=draw,
         )
         self._lease = lease
         self._release = release
@@ -113,6 +121,11 @@ class Batcher:
             self._queue.changed(self._freed_at)
             self._follow()
         self.tell()
+
+    def look_anew(self) -> None:
+        """Requests cost otherwise from now on, those that wait too."""
+        self.outlook.look_anew()
+        self._following = (None, None)
 
     def elsewhere(self, ask: Ask) -> bool:
         """Return whether the lease has an endpoint that could serve a request and has not failed it."""
@@ -332,7 +345,7 @@ class Batcher:
             self._end(ticket, internal(error))
 
     def _renew(self) -> None:
-        """Take over prices, and look anew at requests that were estimated for another fleet or policy."""
+        """Take over prices, and look anew at requests that were estimated by what holds no more."""
         fleet, policy, now = self._lease.fleet, self._lease.policy, self._clock()
         self._queue.set_prices(self._lease.slot_prices, self._lease.money_price)
         if policy is not None:
@@ -342,10 +355,10 @@ class Batcher:
         whole = True
         for ticket, waiting in list(self._waiting.items()):
             seen = waiting.prospect
-            if seen.fleet is fleet and seen.policy is policy:
-                continue
             if fleet is None or policy is None:
                 self._end(ticket, no_lease(self._lease.refusal))
+                continue
+            if seen.frame is self.outlook.frame(fleet, policy):
                 continue
             try:
                 new = self.outlook.prospect(seen.ask, fleet, policy)

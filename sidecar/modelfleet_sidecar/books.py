@@ -152,7 +152,8 @@ class Books:
                 "usage",
                 f"costs {usd(actual):.9f} USD, more than the {usd(entry.decision.reserved):.9f} USD that"
                 " the decision reserved for its prompt and max_output_tokens; send the counts that the"
-                " model server billed (the reserve stays held until then)",
+                " model server billed (the reserve stays held until then), and where its prompt has more,"
+                " declare templateTokens of the model in the fleet",
             )
         self._hear(entry.decision, broken=broken)
         cost = self.settle(entry.decision, actual)

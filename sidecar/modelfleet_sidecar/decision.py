@@ -211,6 +211,10 @@ class Decision:
     """Per choice; enforced upstream, so that `reserved` is a bound."""
     input_tokens: int
     """Expected; counts as usage where the server sends none."""
+    prompt_bound: int
+    """No server counts more input tokens, but for what the model's chat template adds."""
+    template_tokens: int
+    """What that is taken to add at most; `reserved` is for both."""
     settle_within: float | None
     """Seconds after which it settles at its reserve by itself; None: the sidecar forwards and settles it."""
     considered: Considered

@@ -66,16 +66,19 @@ class Exchange:
         clock: Callable[[], float],
         noted: Noted,
         began: Callable[[], None],
+        counted: Callable[[int], None],
         spoken: Spoken | None = None,
     ) -> None:
         """`stream` reads the events; None: the answer comes whole. `vigil` ends an attempt that takes too
-        long. `began` is called with the first content, before anything is settled. `spoken` collects what is
-        said; None: nobody wants to know."""
+        long. `began` is called with the first content, `counted` with the tokens of the prompt where the
+        server tells them, both before anything is settled. `spoken` collects what is said; None: nobody wants
+        to know."""
         self._spoken = spoken
         self.decision = decision
         self._clock = clock
         self._noted = noted
         self._began = began
+        self._counted = counted
         self.through = False
         """Whether the whole answer has come; what fails then is not the server's fault."""
         self._sent_at = sent_at
@@ -227,6 +230,7 @@ class Exchange:
             self._began()
         if self.usage is not None:
             usage = self.usage
+            self._counted(usage.input_tokens)
             actual: NanoUsd | None = cost_of(decision, usage)
         else:
             most = decision.max_output_tokens * self._call.choices

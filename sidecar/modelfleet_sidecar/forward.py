@@ -42,6 +42,9 @@ class Hearing(Protocol):
     def answered(self, decision: Decision, began: float) -> None:
         """The server began to answer."""
 
+    def counted(self, decision: Decision, input_tokens: int) -> None:
+        """The server counted so many tokens of the prompt."""
+
     def failed(self, decision: Decision, began: float, failure: Failure) -> None:
         """The attempt failed before its answer was whole."""
 
@@ -132,6 +135,7 @@ class Forwarder:
             clock=self._clock,
             noted=self._noted,
             began=lambda: self._attempts.answered(decision, begun),
+            counted=lambda tokens: self._attempts.counted(decision, tokens),
             spoken=attempt.spoken,
         )
 

@@ -27,7 +27,8 @@ _Charged = tuple[tuple[tuple[AccountName, bool], ...], ...]
 class Frame:
     """One fleet under one policy: m variants, in the order of the fleet. Not shared by threads."""
 
-    def __init__(self, fleet: Fleet, policy: Policy) -> None:
+    def __init__(self, fleet: Fleet, policy: Policy, templates: Sequence[int] = ()) -> None:
+        """`templates`: tokens that each model's chat template is taken to add; none: what is declared."""
         self.fleet = fleet
         self.policy = policy
         self.variants = fleet.variants()
@@ -40,9 +41,9 @@ class Frame:
             for placement in [variant.placement for variant in self.variants]
         )
         """Whether any variant has limits by the minute."""
-        self.adds = any(
-            model.request.system_prompt or model.request.defaults or model.template_tokens > TEMPLATE_TOKENS
-            for model in fleet.models
+        self.templates = tuple(templates) or tuple([model.template_tokens for model in fleet.models])
+        self.adds = max(self.templates) > TEMPLATE_TOKENS or any(
+            model.request.system_prompt or model.request.defaults for model in fleet.models
         )
         """Whether any model has more of a request in its prompt than the caller sent."""
         contexts = [model.context_tokens for model in fleet.models if model.context_tokens is not None]

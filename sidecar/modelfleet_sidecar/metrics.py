@@ -119,6 +119,13 @@ class Metrics:
             "USD that servers billed above the bound that was reserved; must stay 0.",
             registry=registry,
         )
+        self.above_bound = Counter(
+            f"{name}prompts_above_bound",
+            "Answers whose prompt the server counted above the bound that was reserved, by model: its "
+            "`templateTokens`, or `imageTokens`, are too few.",
+            ["model"],
+            registry=registry,
+        )
         self.keys = Gauge(
             f"{name}keys_missing",
             "API keys that the fleet names and this pod does not have; their models are not used.",

@@ -23,6 +23,7 @@ from modelfleet_sidecar.prospect import NOTHING_USED, Estimator, Prospect, Used,
 from modelfleet_sidecar.refusals import no_lease
 from modelfleet_sidecar.sessions import Sessions
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.templates import Templates
 
 
 class Outlook:
@@ -34,6 +35,7 @@ class Outlook:
         lease: Lease,
         estimator: Estimator,
         keys: ApiKeys,
+        templates: Templates,
         clock: Callable[[], float],
         telemetry: Telemetry,
         draw: Callable[[], float],
@@ -42,12 +44,13 @@ class Outlook:
         self._lease = lease
         self._estimator = estimator
         self._keys = keys
+        self._templates = templates
         self._clock = clock
         self._telemetry = telemetry
         self._draw = draw
         self._sessions = Sessions()
         self._frame: Frame | None = None
-        """Of the fleet and policy that were looked by last."""
+        """Of what was looked by last; None: it holds no more."""
 
     def look(self, ask: Ask) -> Prospect:
         """Return a request's prospect. Raises Failure."""
@@ -69,10 +72,18 @@ class Outlook:
             cached = self._sessions.cached(ask.caller, ask.session, ask.reading.input_tokens, self._clock())
             if cached is not None and holding.variant_of(cached.endpoint) != cached.variant:
                 cached = None  # it is leased no more
+        frame, used = self.frame(fleet, policy), used_of(holding)
+        return prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used, cached, frame)
+
+    def frame(self, fleet: Fleet, policy: Policy) -> Frame:
+        """Return what all requests are looked at by now."""
         if self._frame is None or not self._frame.of(fleet, policy):
-            self._frame = Frame(fleet, policy)
-        used = used_of(holding)
-        return prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used, cached, self._frame)
+            self._frame = Frame(fleet, policy, self._templates.of(fleet))
+        return self._frame
+
+    def look_anew(self) -> None:
+        """Something else holds for the same fleet and policy."""
+        self._frame = None
 
     def went(self, seen: Prospect, decision: Decision, now: float) -> None:
         """Remember where a session went."""

@@ -67,6 +67,8 @@ class Prospect:
     """What the core decides on."""
     output_limit: tuple[int, ...]
     """(m,) tokens per choice that the variant may be asked for."""
+    input_bound: Sequence[int]
+    """By model of the fleet: no server counts more input tokens."""
     known: Known
     base: tuple[float, ...]
     """(m,) quality without what was learned since its estimator was made."""
@@ -226,6 +228,7 @@ def prospect(
         profile=seen,
         candidate=candidate,
         output_limit=output_limit,
+        input_bound=bounds,
         known=known,
         base=tuple([one.base for one in there]),
         load=tuple(load),
@@ -256,8 +259,9 @@ def _by_model(
     for place, model in enumerate(models):
         there, estimate, why = seen, estimates[place], whys[place]
         added = 0 if plain else added_input(call, model)
-        if added:
-            there, estimate = with_input(seen, estimate, model, added)
+        unseen = frame.templates[place] - model.template_tokens
+        if added or unseen:
+            there, estimate = with_input(seen, estimate, model, added or 0, unseen)
         room = _output_room(model, there, limit, call.asked_output_tokens is not None)
         if not why and added is None and frame.policy.budget is not None:
             why = UNBOUNDED_IMAGE

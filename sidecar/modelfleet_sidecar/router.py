@@ -39,6 +39,7 @@ from modelfleet_sidecar.prospect import known_model
 from modelfleet_sidecar.refusals import no_lease
 from modelfleet_sidecar.serving import Serving
 from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.templates import Templates
 from modelfleet_sidecar.unreachable import Unreachable
 from modelfleet_sidecar.upstream import Pool
 
@@ -86,11 +87,17 @@ class Router:
             routed=lambda decision, taken, broken: self._attempts.routed(decision, taken, broken=broken),
         )
         unreachable, health = Unreachable(clock), Health()
-        self._attempts = Attempts(lease=lease, health=health, clock=clock, telemetry=telemetry)
+        templates = Templates(
+            lease=lease, clock=clock, telemetry=telemetry, raised=lambda: self._batcher.look_anew()
+        )
+        self._attempts = Attempts(
+            lease=lease, health=health, templates=templates, clock=clock, telemetry=telemetry
+        )
         self._batcher = Batcher(
             lease=lease,
             estimator=estimator,
             keys=keys,
+            templates=templates,
             leave_alone=unreachable.leave_alone,
             health=health,
             release=lambda decision: self.release([decision]),

@@ -181,10 +181,13 @@ class Telemetry:
     def judge_queue(self, length: int) -> None:
         self._metrics.judge_queue.set(length)
 
+    def prompt_above_bound(self, decision: Decision) -> None:
+        self._metrics.above_bound.labels(decision.variant.model).inc()
+
     def excess(self, decision: Decision, amount: NanoUsd) -> None:
         self._metrics.excess.inc(usd(amount))
         if decision.settle_within is None:
-            problem = "the model server breaks the limits sent to it"
+            problem = "the model server breaks the limits sent to it, or counts more of the prompt"
         else:
             problem = "the application asked the model for more, or settled more than the model counted"
         log.error(

@@ -62,6 +62,8 @@ def decision_at(port: int, number: int = 1) -> Decision:
         pricing=Pricing(input_femto=10**9, output_femto=10**9),
         max_output_tokens=10,
         input_tokens=3,
+        prompt_bound=40,
+        template_tokens=96,
         settle_within=None,
         considered=Considered((variant,), array("d", [0.0] * 9), 0.0, ("",), ("",)),
         grounds=GROUNDS,
@@ -126,6 +128,9 @@ class Unheard:
     """Nobody asks how attempts end."""
 
     def answered(self, decision: Decision, began: float) -> None:
+        pass
+
+    def counted(self, decision: Decision, input_tokens: int) -> None:
         pass
 
     def failed(self, decision: Decision, began: float, failure: Failure) -> None:

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from modelfleet.v1 import router_pb2, router_pb2_grpc
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.policy import Breaker, Fallback
-from modelfleet_core.values import EndpointUrl
+from modelfleet_core.values import EndpointUrl, NanoUsd
 from support.sidecars import Rig, Spec, fleet_of, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
@@ -147,3 +147,25 @@ async def test_a_status_stays_within_what_clients_take_however_many_models_it_na
         request.model = "nobody"
         error, reason = await info_of(router_pb2_grpc.RouterStub(channel).Complete(request))
         assert (error.code(), reason) == (grpc.StatusCode.NOT_FOUND, "ModelNotFound")
+
+
+async def test_a_template_that_adds_more_than_the_fleet_says_costs_more_than_the_reserve_only_once() -> None:
+    said = {"role": "assistant", "content": "ok"}
+    usage = {"prompt_tokens": 3000, "completion_tokens": 1}
+    answer = response("200 OK", {"choices": [{"message": said, "finish_reason": "stop"}], "usage": usage})
+    asked = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
+    async with sidecar_before(answer) as rig, aiohttp.ClientSession() as web:
+        (endpoint,) = rig.lease.holding.lease.slots
+        rig.lease.grant({endpoint: SlotGrant(Spec("big").key, 4)}, money=NanoUsd(10**9))
+        excess = []
+        for _ in range(2):
+            async with web.post(f"{rig.http}/v1/chat/completions", json=asked) as got:
+                assert got.status == 200, await got.text()
+            async with web.get(f"{rig.admin}/metrics") as told:
+                lines = (await told.text()).splitlines()
+            excess.append(
+                next(line for line in lines if line.startswith("modelfleet_sidecar_excess_usd_total"))
+            )
+        assert 'modelfleet_sidecar_prompts_above_bound_total{model="big"} 1.0' in lines
+    assert float(excess[0].split()[1]) > 0.0
+    assert excess[1] == excess[0]

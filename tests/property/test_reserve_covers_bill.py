@@ -15,7 +15,12 @@ from modelfleet_core.values import NanoUsd
 from modelfleet_sidecar import chat, completions, embeddings, responses
 from modelfleet_sidecar.bounds import LIMITS, TOOL_TOKENS
 from modelfleet_sidecar.calls import Call
+from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.failures import Failure
+from modelfleet_sidecar.frame import Frame
+from modelfleet_sidecar.prospect import prospect
+from modelfleet_sidecar.telemetry import Telemetry
+from modelfleet_sidecar.templates import Templates
 from modelfleet_sidecar.upstream_body import upstream_body
 from support.desks import Desk
 from support.sidecars import Spec, policy_of
@@ -30,6 +35,9 @@ DESK = Desk(
     policy_of(budget=NanoUsd(10**15)),
     [Spec("big", 0.8, pricing=Pricing(3 * 10**9, 7 * 10**9), context_tokens=None)],
 )
+PLAIN = Desk(policy_of(), [Spec("big")])
+"""Whose model declares nothing."""
+DECISION = PLAIN.decide("hi")
 assert DESK.lease.fleet is not None
 DESK.lease.fleet = replace(
     DESK.lease.fleet,
@@ -227,3 +235,34 @@ def test_no_server_bills_more_than_the_reserve(parse: Callable[[bytes], Call], d
         first = own if alien is None else (alien,)
         bill = fleet.models[0].pricing.cost(asked(sent, path), answered(sent, path, first=first))
         assert bill <= seen.candidate.reserve[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    template=st.integers(0, 20_000),
+    texts=st.lists(st.tuples(st.text("ab ", max_size=200), st.floats(0.25, 1.0)), min_size=2, max_size=5),
+)
+def test_whatever_a_template_adds_at_most_the_first_of_short_requests_costs_more_than_its_reserve(
+    template: int, texts: list[tuple[str, float]]
+) -> None:
+    fleet, policy = PLAIN.lease.fleet, PLAIN.lease.policy
+    assert fleet is not None
+    assert policy is not None
+    templates = Templates(lease=PLAIN.lease, clock=lambda: 0.0, telemetry=Telemetry(), raised=lambda: None)
+    short = 0
+    for text, tokens_per_byte in texts:
+        asked = PLAIN.router.ask(
+            parse_fields({"messages": [{"role": "user", "content": text}]}), {}, remaining=None
+        )
+        frame = Frame(fleet, policy, templates.of(fleet))
+        seen = prospect(asked, fleet, policy, PLAIN.estimator, frame=frame)
+        counted = template + FRAME + round(tokens_per_byte * len(text))
+        short += counted > seen.input_bound[0]
+        told = replace(
+            DECISION,
+            input_tokens=seen.profile.input_tokens,
+            prompt_bound=seen.input_bound[0] - frame.templates[0],
+            template_tokens=frame.templates[0],
+        )
+        templates.counted(told, counted)
+    assert short <= 1

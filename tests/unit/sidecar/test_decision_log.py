@@ -39,6 +39,8 @@ def decision(number: int) -> Decision:
         pricing=Pricing(1, 1),
         max_output_tokens=10,
         input_tokens=5,
+        prompt_bound=40,
+        template_tokens=96,
         settle_within=None,
         considered=Considered(
             VARIANTS,
