@@ -52,12 +52,17 @@ _ASCII_WORDS = bytes(
 """What stands for each byte where words of ASCII are parted, as `keywords.words` does it."""
 _ONLY_DIGITS = bytes(code if chr(code) in "0123456789" else ord(" ") for code in range(256))
 _FORMULA = re.compile(r"[=+*/^<>≤≥√∑∫]\s*-?\d")
+_FORMULA_MARKS = bytes(
+    ord("=") if chr(code) in "=+*/^<>" else ord("0") if chr(code) in "0123456789" else code
+    for code in range(128)
+) + bytes([0] * 128)
+_BLANKS = bytes(code for code in range(128) if chr(code).isspace())
 _CODE_MARKS = (
     (";", ";\n"),
     (":", "):\n"),
     ("{", ") {"),
     ("{", "){"),
-    ("S", "SELECT "),
+    ("L", "SELECT "),
     (">", " => "),
     ("#", "#include"),
 )
@@ -111,13 +116,26 @@ def signs(text: str) -> Signs:
             if again := lower.count(phrase):
                 kinds[kind] = kinds.get(kind, 0) + again
     numbers = len(text.encode("ascii", "replace").translate(_ONLY_DIGITS).split())
-    blocks = max(0, text.count("```") - text.count("```json")) if "```" in text else 0
+    blocks = max(0, text.count("```") - text.count("```json")) if "`" in text else 0
+    if max(kinds.values(), default=0) > _MOST:
+        kinds = {kind: min(_MOST, times) for kind, times in kinds.items()}
     return Signs(
         words=count,
         numbers=numbers,
-        # A formula has a digit; only of other scripts' digits the count of numbers tells nothing.
-        formulas=len(_FORMULA.findall(text)) if numbers or not text.isascii() else 0,
+        formulas=_formulas(text, numbers),
         code=blocks + sum([text.count(mark) for sign, mark in _CODE_MARKS if sign in text]),
         letters=letters_by_script(text),
-        kinds={kind: min(_MOST, times) for kind, times in kinds.items()},
+        kinds=kinds,
     )
+
+
+def _formulas(text: str, numbers: int) -> int:
+    """Return how many operators of `text`, with so many numbers, stand before one."""
+    if not text.isascii():
+        return len(_FORMULA.findall(text))
+    if not numbers:
+        return 0
+    marks = text.encode().translate(_FORMULA_MARKS, _BLANKS)  # which is searched many times faster
+    if b"=-0" in marks:  # blanks may have stood behind the minus, where they part it from the number
+        return len(_FORMULA.findall(text))
+    return marks.count(b"=0")
