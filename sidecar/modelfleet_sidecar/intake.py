@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-MOST = 4
-"""Requests that are taken up in one turn of the event loop."""
+MOST = 2
+"""Requests that are taken up in one turn of the event loop. What waits for a timer goes on up to two turns
+after that rang, and in each as many requests are answered as are taken up."""
 
 
 class Intake:

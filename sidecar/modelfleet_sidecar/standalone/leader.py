@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
+import numpy.ma  # noqa: F401 - loaded by the meter's first `np.unique`, it would keep the event loop for 30 ms
 from modelfleet_core.catalog import ExternalPlacement, Fleet
 from modelfleet_core.demand import SharedDemand
 from modelfleet_core.demand.meter import DemandMeter
