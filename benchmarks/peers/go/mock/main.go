@@ -34,7 +34,8 @@ type behaviour struct {
 	CutAfter   int     `json:"cut_after"`   // chunks before the fault "cut"; an answer in one piece is cut in half
 }
 
-// share is a fault and how many requests of 1 it hits: reset, stall, cut, error_event, or a status such as 429.
+// share is a fault and how many requests of 1 it hits: reset, stall, cut, error_event, or a status such as 429,
+// or "429 bare", which is without Retry-After whatever the port's other 429s have.
 type share struct {
 	Fault string  `json:"fault"`
 	Of    float64 `json:"of"`
@@ -174,13 +175,14 @@ func (s *server) chat(w http.ResponseWriter, r *http.Request) {
 	case "", "cut", "error_event":
 	default:
 		s.saw(b, fault, 0)
-		status, _ := strconv.Atoi(fault)
+		code, bare := strings.CutSuffix(fault, " bare")
+		status, _ := strconv.Atoi(code)
 		w.Header().Set("Content-Type", "application/json")
-		if status == http.StatusTooManyRequests && b.RetryAfter != "" {
+		if status == http.StatusTooManyRequests && !bare && b.RetryAfter != "" {
 			w.Header().Set("Retry-After", b.RetryAfter)
 		}
 		w.WriteHeader(status)
-		io.WriteString(w, `{"error":{"message":"as it was told to","type":"mock","code":"`+fault+`"}}`)
+		io.WriteString(w, `{"error":{"message":"as it was told to","type":"mock","code":"`+code+`"}}`)
 		return
 	}
 	if !wait(r, b.FirstMs) {
