@@ -224,7 +224,10 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
         if not self._transport.is_closing():
             if self._transport.can_write_eof():
-                self._transport.write_eof()
+                try:
+                    self._transport.write_eof()
+                except OSError:  # it was reset, which the loop has not seen yet
+                    self._transport.close()
             else:  # TLS has no half-close
                 self._transport.close()
         await asyncio.wait([self.closed], timeout=patience)

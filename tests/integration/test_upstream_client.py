@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 
@@ -251,6 +252,19 @@ async def test_hanging_up_on_a_deaf_server_ends_after_its_patience() -> None:
             await connection.hang_up(0.05)
         assert not connection.usable
         never.set()
+
+
+async def test_hanging_up_on_a_server_that_has_just_reset_ends_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        target = Target.parse(EndpointUrl(f"http://127.0.0.1:{listening.getsockname()[1]}"))
+        async with pool() as made:
+            connection = await post(made, target)
+            server_side, _ = listening.accept()
+            server_side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            server_side.close()
+            async with asyncio.timeout(5.0):
+                await connection.hang_up(30.0)
+            assert not connection.usable
 
 
 async def test_a_caller_that_does_not_read_holds_the_server_back() -> None:
