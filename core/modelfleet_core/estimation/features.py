@@ -37,6 +37,7 @@ _SIZE = 10.0
 """Euclidean length of each block of hashed counts: what a text says does not depend on how long it is."""
 _MOST_BYTES = 4 * (_START + _END + 1)
 _KIND_BITS = _MOST_BYTES.bit_length()
+_KIND_KEYS = np.arange(4, dtype=np.int64) << _KIND_BITS
 
 
 _FIRST_MIX, _SECOND_MIX = (np.array(mix, dtype=np.uint64) for mix in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
@@ -105,24 +106,23 @@ def features(text: str) -> FloatArray:
     data = np.frombuffer(raw, dtype=np.uint8).astype(np.intp)
     kinds = np.frombuffer(raw.translate(_CLASS), dtype=np.uint8)
     values = _VALUE.take(data)
-    begins = np.equal(kinds, _MARK)
-    begins[0] = True
-    begins[1:] |= kinds[1:] != kinds[:-1]
-    starts = begins.nonzero()[0]
+    cuts = np.empty(size + 1, dtype=np.bool_)
+    np.not_equal(kinds[1:], kinds[:-1], out=cuts[1:-1])
+    cuts[:-1] |= kinds == _MARK
+    cuts[0] = cuts[-1] = True
+    bounds = cuts.nonzero()[0]
+    starts = bounds[:-1]
     kinds = kinds.take(starts)
     powers = values * _POWER[:size]
     hashes = np.add.reduceat(powers, starts)
     hashes *= _INVERSE.take(starts)
     words = hashes.compress(kinds != _SPACE)
     result[LEXICAL:] = _hashed(words, values)
-    sizes = np.empty_like(starts)
-    np.subtract(starts[1:], starts[:-1], out=sizes[:-1])
-    sizes[-1] = size - starts[-1]
-    _lexical(result, len(text), np.bincount(data, minlength=256), kinds, sizes)
+    _lexical(result, len(text), np.bincount(data, minlength=256), kinds, bounds[1:] - starts, size)
     np.log1p(result, out=result)
     for first, last in _BLOCKS:
         block = result[first:last]
-        length = math.sqrt(float(block @ block))
+        length = math.sqrt(block.dot(block))
         if length > 0.0:
             block *= _SIZE / length
     return result
@@ -166,8 +166,7 @@ def _hashed(words: npt.NDArray[np.uint64], values: npt.NDArray[np.uint64]) -> np
 
 def _longest(runs: Sequence[int], kinds: npt.NDArray[np.uint8], sizes: npt.NDArray[np.int64]) -> list[int]:
     """Return the size of the longest run of each kind, 0 where there is none; `runs` counts them."""
-    keys = kinds.astype(np.int64)
-    keys <<= _KIND_BITS
+    keys = _KIND_KEYS.take(kinds)
     keys |= sizes
     keys.sort()  # by kind, then by size: one pass is faster than a search for each kind
     longest, last = [], -1
@@ -183,10 +182,11 @@ def _lexical(
     by_byte: npt.NDArray[np.int64],
     kinds: npt.NDArray[np.uint8],
     sizes: npt.NDArray[np.int64],
+    size: int,
 ) -> None:
     """Fill the lexical figures: counts, and shares times ten, so that logarithms keep them apart.
 
-    `by_byte` (256,) counts of bytes; `kinds`, `sizes` of the runs of characters of one kind.
+    `by_byte` (256,) counts of bytes, `size` in all; `kinds`, `sizes` of the runs of characters of one kind.
     """
     runs = np.bincount(kinds, minlength=4).tolist()
     longest = _longest(runs, kinds, sizes)
@@ -194,8 +194,6 @@ def _lexical(
     upper, lower, other = sum(counts[65:91]), sum(counts[97:123]), sum(counts[128:])
     digits, blanks, lines = sum(counts[48:58]), sum(counts[:33]) + counts[127], counts[10]
     letters = upper + lower + other
-    marks = by_byte.take(_MARK_BYTES)
-    size = letters + digits + blanks + int(marks.sum())
     result[:16] = (
         length,
         runs[_LETTER],
@@ -214,4 +212,4 @@ def _lexical(
         10.0 * other / size,
         10.0 * blanks / size,
     )
-    result[16:LEXICAL] = marks
+    result[16:LEXICAL] = by_byte.take(_MARK_BYTES)
