@@ -31,8 +31,14 @@ class Learning:
         self._experience = experience
         self._clock = clock
         self._telemetry = telemetry
-        self._answered: OrderedDict[int, tuple[float, Decision]] = OrderedDict()
-        """By what was asked, the oldest first."""
+        self._answered: OrderedDict[int, tuple[float, ExperienceKey]] = OrderedDict()
+        """When and what answered, by what was asked, the oldest first. Decisions among many variants are large:
+        `explain` keeps as many as there is room for, and none is kept here."""
+
+    @property
+    def remembered(self) -> int:
+        """How many answers are remembered, to know their requests if they come again."""
+        return len(self._answered)
 
     def tell(self) -> None:
         """Tell how much is counted; call it now and then."""
@@ -42,8 +48,8 @@ class Learning:
         """Look whether a request was answered a moment ago."""
         before = self._answered.pop(asked_as(ask), None)
         if before is not None and self._clock() - before[0] <= REPEATED:
-            self._experience.retried(_key(before[1]))
-            self._telemetry.repeated(before[1])
+            self._experience.retried(before[1])
+            self._telemetry.repeated(before[1].model)
 
     def answered(self, decision: Decision, cost: NanoUsd, *, truncated: bool) -> None:
         """Count a whole answer; `truncated`: by our limit of tokens."""
@@ -55,9 +61,10 @@ class Learning:
         self._experience.answered(key, decision.quality, usd(cost))
         if truncated:
             self._experience.truncated(key)
-        self._answered[decision.grounds.asked_as] = (self._clock(), decision)
+        now = self._clock()
+        self._answered[decision.grounds.asked_as] = (now, key)
         self._answered.move_to_end(decision.grounds.asked_as)
-        if len(self._answered) > MOST:
+        while len(self._answered) > MOST or now - next(iter(self._answered.values()))[0] > REPEATED:
             self._answered.popitem(last=False)
 
     def failed(self, decision: Decision) -> None:

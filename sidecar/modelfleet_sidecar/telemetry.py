@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.breaker import State
 from modelfleet_core.leasing.holding import Holding
-from modelfleet_core.values import NanoUsd, VariantKey, usd
+from modelfleet_core.values import ModelName, NanoUsd, VariantKey, usd
 from prometheus_client import CollectorRegistry
 
 from modelfleet_sidecar.decision import Decision
@@ -98,8 +98,8 @@ class Telemetry:
         self._metrics.feedback.labels(decision.variant.model, said.source.value).inc()
         self._metrics.score.labels(decision.variant.model).inc(said.score)
 
-    def repeated(self, decision: Decision) -> None:
-        self._metrics.repeated.labels(decision.variant.model).inc()
+    def repeated(self, model: ModelName) -> None:
+        self._metrics.repeated.labels(model).inc()
 
     def truncated(self, decision: Decision) -> None:
         self._metrics.truncated.labels(decision.variant.model).inc()
