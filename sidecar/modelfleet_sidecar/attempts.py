@@ -17,6 +17,7 @@ from modelfleet_core.values import VariantKey
 from modelfleet_sidecar.assign import Lease
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
+from modelfleet_sidecar.incapable import Incapable
 from modelfleet_sidecar.telemetry import Telemetry
 from modelfleet_sidecar.templates import Templates
 from modelfleet_sidecar.upstream_errors import KEY_REFUSED
@@ -24,7 +25,7 @@ from modelfleet_sidecar.upstream_errors import KEY_REFUSED
 log = logging.getLogger(__name__)
 
 BLAMED = frozenset({RetryOn.CONNECT, RetryOn.TIMEOUT, RetryOn.SERVER_ERROR})
-"""Failures that open breakers; a caller's own fault, or 429, does not."""
+"""Failures that open breakers; a caller's own fault, 429, or what a server never could, does not."""
 
 
 SETTLED_AS_ERROR = "SettledAsError"
@@ -40,12 +41,14 @@ class Attempts:
         lease: Lease,
         health: Health,
         templates: Templates,
+        incapable: Incapable,
         clock: Callable[[], float],
         telemetry: Telemetry,
     ) -> None:
         self._lease = lease
         self._health = health
         self._templates = templates
+        self._incapable = incapable
         self._clock = clock
         self._telemetry = telemetry
         self._last: dict[VariantKey, str] = {}
@@ -66,7 +69,9 @@ class Attempts:
     def failed(self, decision: Decision, began: float, failure: Failure) -> None:
         """The attempt failed; call it before the decision is settled."""
         now = self._clock()
-        if failure.retry_on in BLAMED:
+        if failure.lacks:
+            self._incapable.refused(decision.variant, failure.lacks)
+        elif failure.retry_on in BLAMED:
             if (policy := self._lease.policy) is not None:
                 self._health.follow(policy.fallback.breaker)
             if failure.reason == KEY_REFUSED and self._last.get(decision.variant) != KEY_REFUSED:

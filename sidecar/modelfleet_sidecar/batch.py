@@ -26,6 +26,7 @@ from modelfleet_core.policy import Batching, Policy
 from modelfleet_sidecar.assign import Lease, decision_of
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.failures import Failure, internal
+from modelfleet_sidecar.incapable import Incapable
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.outlook import Outlook
 from modelfleet_sidecar.prospect import Estimator, Prospect, cluster, offers
@@ -67,6 +68,7 @@ class Batcher:
         estimator: Estimator,
         keys: ApiKeys,
         templates: Templates,
+        incapable: Incapable,
         leave_alone: LeaveAlone,
         health: Health | None = None,
         release: Callable[[Decision], None],
@@ -81,6 +83,7 @@ class Batcher:
             estimator=estimator,
             keys=keys,
             templates=templates,
+            incapable=incapable,
             clock=clock,
             telemetry=telemetry,
             draw=draw,

@@ -64,7 +64,7 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
     `retry_on` says what failed at a model server that another one might do better; None: nothing.
     `attempts` counts the decisions that were sent to a model server, or were about to be; `decision_id` is
     that of the last one, empty: there was none. `back_off` is in seconds what a model server asked for; None:
-    nothing.
+    nothing. `lacks` is the capability that a model server said to be without, empty: it did not.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
         self.attempts = 0
         self.decision_id = ""
         self.back_off: float | None = None
+        self.lacks = ""
 
     @property
     def status(self) -> Status:

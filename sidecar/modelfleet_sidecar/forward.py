@@ -121,7 +121,7 @@ class Forwarder:
         if status != 200:
             said = await _said(connection)
             attempt.actual = NanoUsd(0)
-            raise refused(decision, status, headers, said, key)
+            raise refused(decision, call, status, headers, said, key)
         _check_type(decision, headers, stream=attempt.stream)
         return Exchange(
             decision,

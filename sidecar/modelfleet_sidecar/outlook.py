@@ -18,6 +18,7 @@ from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask, Decision
 from modelfleet_sidecar.exploring import explored
 from modelfleet_sidecar.frame import Frame
+from modelfleet_sidecar.incapable import Incapable
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.prospect import NOTHING_USED, Estimator, Prospect, Used, prospect
 from modelfleet_sidecar.refusals import no_lease
@@ -36,6 +37,7 @@ class Outlook:
         estimator: Estimator,
         keys: ApiKeys,
         templates: Templates,
+        incapable: Incapable,
         clock: Callable[[], float],
         telemetry: Telemetry,
         draw: Callable[[], float],
@@ -45,6 +47,7 @@ class Outlook:
         self._estimator = estimator
         self._keys = keys
         self._templates = templates
+        self._incapable = incapable
         self._clock = clock
         self._telemetry = telemetry
         self._draw = draw
@@ -72,8 +75,17 @@ class Outlook:
             cached = self._sessions.cached(ask.caller, ask.session, ask.reading.input_tokens, self._clock())
             if cached is not None and holding.variant_of(cached.endpoint) != cached.variant:
                 cached = None  # it is leased no more
-        frame, used = self.frame(fleet, policy), used_of(holding)
-        return prospect(ask, fleet, policy, self._estimator, self._keys.lacks, used, cached, frame)
+        return prospect(
+            ask,
+            fleet,
+            policy,
+            self._estimator,
+            self._keys.lacks,
+            used_of(holding),
+            cached,
+            self.frame(fleet, policy),
+            self._incapable.lacks(),
+        )
 
     def frame(self, fleet: Fleet, policy: Policy) -> Frame:
         """Return what all requests are looked at by now."""

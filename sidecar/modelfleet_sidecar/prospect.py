@@ -30,6 +30,7 @@ from modelfleet_sidecar.added_input import added_input, with_input
 from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask
 from modelfleet_sidecar.eligible import (
+    CAPABILITY,
     CONTEXT,
     MINIMUM_QUALITY,
     NO_KEY,
@@ -40,6 +41,7 @@ from modelfleet_sidecar.eligible import (
 from modelfleet_sidecar.estimates import Known
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.frame import Frame
+from modelfleet_sidecar.incapable import NOTHING
 from modelfleet_sidecar.repeats import asked_as
 from modelfleet_sidecar.sessions import Cached
 
@@ -132,13 +134,15 @@ def prospect(
     used: Mapping[VariantKey, Used] = NO_USE,
     cached: Cached | None = None,
     frame: Frame | None = None,
+    incapable: Mapping[VariantKey, frozenset[str]] = NOTHING,
 ) -> Prospect:
     """Profile a request and estimate every variant. Raises Failure when none could ever serve it.
 
     What `lacks_key` is left out, unless the caller sends the request itself, with a key of its own. `used`:
     what this sidecar uses of variants; absent ones it does not use. `cached`: what is expected to be cached
     of its prompt, which lowers what is expected of its cost and time there, but not the bound of the cost.
-    `frame`: of the same fleet and policy; None: it is made for this request.
+    `frame`: of the same fleet and policy; None: it is made for this request. `incapable`: what variants
+    turned out to lack, which are left out where it is needed and something else is left.
     """
     call = ask.call
     known_model(call.model, fleet)
@@ -166,6 +170,8 @@ def prospect(
         for j, variant in enumerate(frame.variants):
             if not excluded_by[j] and lacks_key(variant):
                 excluded_by[j] = NO_KEY
+    if incapable:
+        _leave_incapable(excluded_by, frame.keys, call.needs, incapable)
     if all(excluded_by):
         raise nothing_left(ask, fleet, policy, excluded_by, known.estimates.models, limit=limit)
     output_limit = tuple([rooms[place] for place in places])
@@ -268,6 +274,20 @@ def _by_model(
         fitted[place], rooms[place], bounds[place] = estimate, room or 0, there.input_tokens_bound
         why_not[place] = why or (CONTEXT if room is None else "") or unwanted(estimate, ask)
     return fitted, rooms, bounds, why_not
+
+
+def _leave_incapable(
+    excluded_by: list[str],
+    variants: Sequence[VariantKey],
+    needs: frozenset[str],
+    incapable: Mapping[VariantKey, frozenset[str]],
+) -> None:
+    """Leave out what turned out to lack what is needed, while something else is left."""
+    possible = [j for j, known in enumerate(excluded_by) if not known]
+    out = {j: lack for j in possible if (lack := needs & incapable.get(variants[j], frozenset()))}
+    if len(out) < len(possible):
+        for j, lack in out.items():
+            excluded_by[j] = f"{CAPABILITY}{min(lack)}"
 
 
 def _distrust(rows: _Rows, rule: Rule | None, policy: Policy, *, named: bool) -> bool:

@@ -28,6 +28,7 @@ from modelfleet_sidecar.explain import Entry
 from modelfleet_sidecar.failures import Failure, Fault, shutting_down
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.in_flight import InFlight
+from modelfleet_sidecar.incapable import Incapable
 from modelfleet_sidecar.intake import Intake
 from modelfleet_sidecar.judge import Judging
 from modelfleet_sidecar.keys import ApiKeys
@@ -86,18 +87,24 @@ class Router:
             freed=self._freed,
             routed=lambda decision, taken, broken: self._attempts.routed(decision, taken, broken=broken),
         )
-        unreachable, health = Unreachable(clock), Health()
+        unreachable, health, incapable = Unreachable(clock), Health(), Incapable(clock)
         templates = Templates(
             lease=lease, clock=clock, telemetry=telemetry, raised=lambda: self._batcher.look_anew()
         )
         self._attempts = Attempts(
-            lease=lease, health=health, templates=templates, clock=clock, telemetry=telemetry
+            lease=lease,
+            health=health,
+            templates=templates,
+            incapable=incapable,
+            clock=clock,
+            telemetry=telemetry,
         )
         self._batcher = Batcher(
             lease=lease,
             estimator=estimator,
             keys=keys,
             templates=templates,
+            incapable=incapable,
             leave_alone=unreachable.leave_alone,
             health=health,
             release=lambda decision: self.release([decision]),

@@ -176,7 +176,7 @@ class Serving:
     def _failed(self, ask: Ask, decision: Decision, failure: Failure) -> None:
         """Remember how an attempt ended, and tell the caller which one it was."""
         self._books.failed(decision.id, failure.reason)
-        if failure.retry_on is not None:
+        if failure.retry_on is not None and not failure.lacks:
             self._learning.failed(decision)
         failure.attempts, failure.decision_id = len(ask.earlier) + 1, decision.id
 

@@ -14,9 +14,11 @@ from email.utils import parsedate_to_datetime
 
 from modelfleet_core.policy import RetryOn
 
+from modelfleet_sidecar.calls import Call
 from modelfleet_sidecar.connection import ConnectError, CutError
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import UNREACHABLE, Failure, Fault
+from modelfleet_sidecar.incapable import lacking
 from modelfleet_sidecar.patience import LateError
 from modelfleet_sidecar.sse import error_text
 
@@ -39,14 +41,14 @@ def unreachable(decision: Decision, error: ConnectError) -> Failure:
 
 
 def refused(
-    decision: Decision, status: int, headers: Mapping[bytes, bytes], text: bytes, key: str
+    decision: Decision, call: Call, status: int, headers: Mapping[bytes, bytes], text: bytes, key: str
 ) -> Failure:
     """Return the error of an answer other than 200, with what the server said, but for the API key."""
     try:
         said = error_text(json.loads(text), key)
     except (ValueError, RecursionError):
         said = "no reason given"
-    who = _who(decision)
+    who, lacks = _who(decision), lacking(call, status, said)
     if status == 404:
         said += (
             f"; the fleet's url, servedName ({decision.served_name}) or capabilities may not be the server's"
@@ -59,7 +61,10 @@ def refused(
             retry_after=1.0,
             retry_on=RetryOn.SERVER_ERROR,
         )
-    return _by_status(who, status, said, retry_after(headers))
+    failure = _by_status(who, status, said, retry_after(headers))
+    if lacks:
+        failure.lacks, failure.retry_on = lacks, RetryOn.SERVER_ERROR
+    return failure
 
 
 def _by_status(who: str, status: int, said: str, after: float | None) -> Failure:

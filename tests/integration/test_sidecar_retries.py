@@ -408,3 +408,33 @@ async def test_every_sequence_of_faults_ends_once_and_books_each_attempt_once(
             unknown = sum(act not in FREE and act is not Act.ANSWER for act in made)
             assert it.spent() - spent == unknown * reserve + COST * (made[-1] is Act.ANSWER), sequence
             assert it.rig.sidecar.router.waiting == 0
+
+
+async def test_a_server_without_what_its_fleet_says_is_spared_what_needs_it_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    able, other = Spec("able", 0.5), Spec("declares", 0.9)
+    acts = itertools.chain([Act.REFUSE], itertools.repeat(Act.ANSWER))
+    says = "declares does not support tools"
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    fallback = Fallback(breaker=Breaker(failures=1))
+    async with (
+        scripted_server(lambda: next(acts), says=says) as lacking,
+        bench(always(Act.ANSWER), specs=[able], fallback=fallback) as it,
+    ):
+        it.rig.lease.fleet = fleet_of([able, other])
+        it.rig.lease.grant(
+            {it.servers[0].url: SlotGrant(able.key, 4), lacking.url: SlotGrant(other.key, 4)}, money=MONEY
+        )
+        answers = []
+        for fields in ({"tools": tools}, {"tools": tools}, {}):
+            async with it.client.post(CHAT, json=body(**fields)) as response:
+                assert response.status == 200, await response.text()
+            answers.append(
+                (response.headers["x-modelfleet-model"], response.headers["x-modelfleet-attempts"])
+            )
+        assert answers == [("able", "2"), ("able", "1"), ("declares", "1")]
+        assert sum("its server has no tools" in line for line in caplog.messages) == 1
+        # Where nothing else is left it is asked again: it may have been set up for it meanwhile.
+        async with it.client.post(CHAT, json=body(tools=tools, model="declares")) as response:
+            assert response.status == 200
