@@ -5,11 +5,9 @@ In: nothing. Out: `Metrics`. Next: `telemetry`, which says when each of them cha
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-Metric = TypeVar("Metric", Counter, Histogram)
+from modelfleet_sidecar.tallies import Counts, Spreads
 
 STAGES = ("assign", "http", "grpc", "judge")
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -23,11 +21,11 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         name = "modelfleet_sidecar_"
-        self.requests = Counter(
+        self.requests = Counts(
             f"{name}requests",
             "Requests to be forwarded, by how they ended.",
             ["model", "tier", "outcome"],
-            registry=registry,
+            registry,
         )
         self.retries = Counter(
             f"{name}retries",
@@ -48,25 +46,25 @@ class Metrics:
             ["model"],
             registry=registry,
         )
-        self.seconds = Histogram(
+        self.seconds = Spreads(
             f"{name}request_seconds",
             "Seconds from a request's arrival to the end of its answer.",
             ["model"],
-            buckets=LATENCIES,
-            registry=registry,
+            registry,
+            bounds=LATENCIES,
         )
-        self.waited = Histogram(
+        self.waited = Spreads(
             f"{name}wait_seconds",
             "Seconds that a request waited in the batching window and the queue.",
             ["tier"],
-            buckets=LATENCIES,
-            registry=registry,
+            registry,
+            bounds=LATENCIES,
         )
-        self.decisions = Counter(
+        self.decisions = Counts(
             f"{name}decisions",
             "Decisions, by model, variant and reason.",
             ["model", "variant", "reason"],
-            registry=registry,
+            registry,
         )
         self.ruled = Counter(
             f"{name}ruled_decisions",
@@ -77,11 +75,12 @@ class Metrics:
         self.refusals = Counter(
             f"{name}refusals", "Requests that got no decision, by reason.", ["reason"], registry=registry
         )
-        self.deciding = Histogram(
+        self.deciding = Spreads(
             f"{name}decide_seconds",
             "Seconds from a request's arrival to its decision, less those in which nothing was free for it.",
-            buckets=DELAYS,
-            registry=registry,
+            [],
+            registry,
+            bounds=DELAYS,
         )
         self.loop_lag = Histogram(
             f"{name}loop_lag_seconds",
@@ -89,28 +88,28 @@ class Metrics:
             buckets=DELAYS,
             registry=registry,
         )
-        self.batches = Counter(
-            f"{name}batches", "Solved batches, by how the solver ended.", ["termination"], registry=registry
+        self.batches = Counts(
+            f"{name}batches", "Solved batches, by how the solver ended.", ["termination"], registry
         )
-        self.batch_size = Histogram(
+        self.batch_size = Spreads(
             f"{name}batch_size",
             "Requests in one batch.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
-            registry=registry,
+            [],
+            registry,
+            bounds=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
         )
-        self.solve_seconds = Histogram(
-            f"{name}solve_seconds", "Seconds to assign one batch.", buckets=SOLVES, registry=registry
+        self.solve_seconds = Spreads(
+            f"{name}solve_seconds", "Seconds to assign one batch.", [], registry, bounds=SOLVES
         )
-        self.gap = Histogram(
+        self.gap = Spreads(
             f"{name}gap",
             "Proven distance of an assignment from the best conceivable, as a part of quality from 0 to 1.",
-            buckets=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-            registry=registry,
+            [],
+            registry,
+            bounds=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         )
         self.queue = Gauge(f"{name}queue_length", "Requests that wait for a place.", registry=registry)
-        self.cost = Counter(
-            f"{name}cost_usd", "USD booked for answers, by model.", ["model"], registry=registry
-        )
+        self.cost = Counts(f"{name}cost_usd", "USD booked for answers, by model.", ["model"], registry)
         self.expired = Counter(
             f"{name}expired_decisions", "Routed decisions that nobody settled in time.", registry=registry
         )
@@ -224,24 +223,9 @@ class Metrics:
         )
         for stage in STAGES:
             self.bugs.labels(stage)  # an increase from nothing to 1 is none to Prometheus
-        self.responses = Counter(
+        self.responses = Counts(
             f"{name}responses",
             "Answers to callers, by protocol and status.",
             ["api", "status"],
-            registry=registry,
+            registry,
         )
-
-
-class Labelled(Generic[Metric]):
-    """A metric that each request changes: its time series, found by one look into a dict."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric: Metric = metric
-        self._known: dict[tuple[str, ...], Metric] = {}
-
-    def of(self, *labels: str) -> Metric:
-        """Return the series of these labels. None is ever removed, so that it stays the registry's."""
-        known = self._known.get(labels)
-        if known is None:
-            known = self._known[labels] = self._metric.labels(*labels)
-        return known

@@ -20,7 +20,7 @@ from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.feedback import Feedback
 from modelfleet_sidecar.logs import DecisionLines
-from modelfleet_sidecar.metrics import Labelled, Metrics
+from modelfleet_sidecar.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,9 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._metrics = metrics = Metrics()
-        self._requests, self._responses = Labelled(metrics.requests), Labelled(metrics.responses)
-        self._decisions, self._batches = Labelled(metrics.decisions), Labelled(metrics.batches)
-        self._seconds, self._waited = Labelled(metrics.seconds), Labelled(metrics.waited)
-        self._cost = Labelled(metrics.cost)
+        self._deciding = metrics.deciding.of()
+        self._batch_size, self._solve_seconds = metrics.batch_size.of(), metrics.solve_seconds.of()
+        self._gap = metrics.gap.of()
         self._lines = DecisionLines()
         self._told: frozenset[VariantKey] = frozenset()
         """Variants whose breakers and limits were told last."""
@@ -89,8 +88,8 @@ class Telemetry:
         return self._metrics.registry
 
     def request(self, model: str, tier: str, outcome: str, seconds: float) -> None:
-        self._requests.of(model, tier, outcome).inc()
-        self._seconds.of(model).observe(seconds)
+        self._metrics.requests.of(model, tier, outcome).inc()
+        self._metrics.seconds.of(model).observe(seconds)
         if model and outcome not in NO_FAULT:
             self._lines.failed(model, outcome)
 
@@ -138,14 +137,14 @@ class Telemetry:
         self._metrics.cut_streams.labels(decision.variant.model).inc()
 
     def response(self, api: str, status: str) -> None:
-        self._responses.of(api, status).inc()
+        self._metrics.responses.of(api, status).inc()
 
     def decided(self, decision: Decision) -> None:
         variant = decision.variant
-        self._decisions.of(variant.model, variant.variant, decision.reason.value).inc()
+        self._metrics.decisions.of(variant.model, variant.variant, decision.reason.value).inc()
         if decision.rule:
             self._metrics.ruled.labels(decision.rule).inc()
-        self._waited.of(decision.tier).observe(decision.waited)
+        self._metrics.waited.of(decision.tier).observe(decision.waited)
         self._lines.decided(decision)
 
     def refused(self, reason: str) -> None:
@@ -153,13 +152,13 @@ class Telemetry:
         self._lines.refused(reason)
 
     def batch(self, size: int, certificate: Certificate) -> None:
-        self._batches.of(certificate.termination.value).inc()
-        self._metrics.batch_size.observe(size)
-        self._metrics.solve_seconds.observe(certificate.seconds)
-        self._metrics.gap.observe(certificate.gap)
+        self._metrics.batches.of(certificate.termination.value).inc()
+        self._batch_size.observe(size)
+        self._solve_seconds.observe(certificate.seconds)
+        self._gap.observe(certificate.gap)
 
     def deciding(self, seconds: float) -> None:
-        self._metrics.deciding.observe(seconds)
+        self._deciding.observe(seconds)
 
     def loop_lag(self, seconds: float) -> None:
         self._metrics.loop_lag.observe(seconds)
@@ -168,7 +167,7 @@ class Telemetry:
         self._metrics.queue.set(length)
 
     def settled(self, decision: Decision, cost: NanoUsd, *, expired: bool) -> None:
-        self._cost.of(decision.variant.model).inc(usd(cost))
+        self._metrics.cost.of(decision.variant.model).inc(usd(cost))
         if expired:
             self._metrics.expired.inc()
 
