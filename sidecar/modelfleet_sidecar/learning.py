@@ -32,7 +32,7 @@ class Learning:
         self._clock = clock
         self._telemetry = telemetry
         self._answered: OrderedDict[int, tuple[float, ExperienceKey]] = OrderedDict()
-        """When and what answered, by what was asked, the oldest first. Decisions among many variants are large:
+        """When and what answered, by what was asked, the oldest first. Decisions may be large:
         `explain` keeps as many as there is room for, and none is kept here."""
 
     @property
