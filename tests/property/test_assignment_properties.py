@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelfleet_core.assignment import certificate, program
+from modelfleet_core.assignment import certificate, program, slots
 from modelfleet_core.assignment.problem import AssignmentProblem, Row
 from modelfleet_core.assignment.result import Assignment, Prices
 from modelfleet_core.assignment.solver import assign
@@ -92,19 +94,45 @@ def test_g6_no_limit_is_broken_whatever_the_input_and_whenever_time_ends(
     assert_sound(problem, assign(problem, remaining=lambda: next(clock)))
 
 
-@given(problems())
-@settings(max_examples=60, deadline=None)
-def test_g6_the_bound_is_valid_and_the_answer_near_it(problem: AssignmentProblem):
+@given(problems(), st.sampled_from([slots.FEW, -1]))
+@settings(max_examples=80, deadline=None)
+def test_g6_the_bound_is_valid_and_the_answer_near_it(problem: AssignmentProblem, few: int):
+    """Also where no slots count as few, so that prices decide."""
     if (problem.size[1] + 1) ** problem.size[0] > 5000:
         return
     best = best_of_all(problem)
-    for seconds in (0.0, 0.2):
-        answer = assign(problem, remaining=lambda seconds=seconds: seconds)
-        assert_sound(problem, answer)
-        assert answer.objective <= best + 1e-9 <= answer.bound + 1e-6 * problem.scale() + 2e-9
-    thorough = assign(problem, remaining=lambda: 5.0)
+    with patch.object(slots, "FEW", few):
+        for seconds in (0.0, 0.2):
+            answer = assign(problem, remaining=lambda seconds=seconds: seconds)
+            assert_sound(problem, answer)
+            assert answer.objective <= best + 1e-9 <= answer.bound + 1e-6 * problem.scale() + 2e-9
+        thorough = assign(problem, remaining=lambda: 5.0)
     assert_sound(problem, thorough)
     assert thorough.objective >= best - 3e-4 * problem.scale() - 1e-9
+
+
+@given(problems(cell=STRANGE))
+@settings(max_examples=80, deadline=None)
+def test_few_slots_that_alone_bind_are_shared_out_as_well_as_can_be(problem: AssignmentProblem):
+    free = replace(problem, rows=())
+    if (free.size[1] + 1) ** free.size[0] > 5000:
+        return
+    answer = assign(free, remaining=lambda: 0.2)
+    assert_sound(free, answer)
+    assert answer.objective == pytest.approx(best_of_all(free), abs=1e-9)
+    assert answer.bound == pytest.approx(answer.objective, abs=1e-9)
+    assert certificate.bound(free, answer.prices) == pytest.approx(answer.objective, abs=1e-9)
+
+
+@given(st.integers(0, 10_000), st.integers(30, 120), st.integers(1, 12), st.integers(1, slots.FEW))
+@settings(max_examples=20, deadline=None)
+def test_few_slots_for_many_requests_need_no_search(seed: int, n: int, m: int, count: int):
+    rng = np.random.default_rng(seed)
+    free = np.bincount(rng.integers(0, m, count), minlength=m)
+    problem = replace(traffic(seed, n=n, m=m, load=1.0, money=1.0, tied=seed % 2 == 0), free=free, rows=())
+    answer = assign(problem, remaining=lambda: 0.2)
+    assert_sound(problem, answer)
+    assert answer.gap <= 1e-9
 
 
 @given(

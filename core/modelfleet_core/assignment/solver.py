@@ -2,9 +2,10 @@
 
 In: an `AssignmentProblem`, a clock and the last batch's prices. Out: an `Assignment`. Next: forward.
 
-Prices (`dual`), a choice by prices (`primal`), small exchanges that use what is left (`search`), and where
-the gap is still not small and there is time, the cells that could improve on it go through OR-tools
-(`program`). Whatever the time, no limit is exceeded: quality is what gives way.
+Where few slots are all that binds, `slots` finds the best choice. Otherwise prices (`dual`), a choice by
+prices (`primal`), small exchanges that use what is left (`search`), and where the gap is still not small and
+there is time, the cells that could improve on it go through OR-tools (`program`). Whatever the time, no limit
+is exceeded: quality is what gives way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from modelfleet_core.assignment import certificate, dual, primal, search
+from modelfleet_core.assignment import certificate, dual, primal, search, slots
 from modelfleet_core.assignment.cells import Cells
 from modelfleet_core.assignment.problem import AssignmentProblem, FloatArray, IntArray
 from modelfleet_core.assignment.result import Assignment, Prices
@@ -76,6 +77,10 @@ def _assign(
     at_zero = primal.worth(cells, favourite)
     if (primal.excess(cells, favourite) <= 0).all():
         return _certified(problem, cells, favourite, free, at_zero)
+    if slots.few(cells) and not late:
+        choice, price = slots.share_out(cells)
+        if (primal.excess(cells, choice)[m:] <= 0).all():
+            return _certified(problem, cells, choice, cells.prices(price), min(_bound(cells, price), at_zero))
     price = None
     if warm is not None and warm.slots.shape == (m,) and warm.rows.shape == (len(problem.rows),):
         price = cells.price(warm)
@@ -95,6 +100,11 @@ def _assign(
     if answer.gap > _SMALL_GAP and remaining() > PROGRAM_SECONDS:
         return _with_program(problem, cells, answer, remaining)
     return answer
+
+
+def _bound(cells: Cells, price: FloatArray) -> float:
+    """Return what no choice can exceed, by these prices."""
+    return float((cells.value - cells.charge(price)).max(axis=0).sum() + price @ cells.limit)
 
 
 def _certified(

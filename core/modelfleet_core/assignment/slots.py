@@ -1,0 +1,91 @@
+"""Stage assign, where few slots are free: the exact choice, in time that goes by the slots, not by the batch.
+
+In: the program in arrays. Out: a choice that is best as far as slots go, and their prices. Next: `solver`,
+which takes it where it breaks no row either, and solves the whole program where it does.
+
+Successive shortest paths (Ahuja, Magnanti and Orlin, Network Flows, 1993, section 9.7) on a graph whose nodes
+are the columns and waiting. An edge from a to b is worth what the request in a gains that gains most by going
+to b. All wait at first; each round takes one request more from waiting to a free slot, along the path that is
+worth most, until none is worth anything. A column's price is what one slot more would add: with these prices
+the bound is the objective.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from modelfleet_core.assignment.cells import Cells
+from modelfleet_core.assignment.problem import FloatArray, IntArray
+
+FEW = 24
+"""Slots up to which this takes less time than the prices of the whole program."""
+_SLIM = 1e-12
+"""What counts as no gain, in units of the largest value."""
+
+
+def few(cells: Cells) -> bool:
+    """Return whether so few slots are free."""
+    return float(cells.limit[: cells.m].sum()) <= FEW
+
+
+def share_out(cells: Cells) -> tuple[IntArray, FloatArray]:
+    """Return the best column of each request (m: it waits) if slots were the only limits, and all prices.
+
+    (n,) and (limits,), with rows at a price of zero. Of requests that gain the same, the first one goes.
+    """
+    columns = np.append(np.flatnonzero(cells.limit[: cells.m] > 0), cells.m)
+    last = columns.size - 1  # waiting
+    value = cells.value[columns]
+    slim = _SLIM * float(np.abs(value).max(where=np.isfinite(value), initial=1.0))
+    room = np.append(cells.limit[columns[:-1]], 0.0)
+    place = np.full(cells.n, last)
+    gain = np.full((columns.size, columns.size), -np.inf)
+    mover = np.zeros((columns.size, columns.size), dtype=np.int64)
+    begin = np.append(np.full(last, -np.inf), 0.0)
+    changed = [last]
+    while True:
+        for node in changed:
+            gain[node], mover[node] = _moves(value, place, node)
+        worth, before = _paths(gain, begin, slim)
+        end = int(np.where(room > 0, worth, -np.inf).argmax())
+        if not (room[end] > 0 and worth[end] > slim):
+            break
+        room[end] -= 1
+        changed, node = [end], end
+        while node != last:
+            came = int(before[node])
+            place[mover[came, node]] = node
+            changed.append(came)
+            node = came
+    price = np.zeros(cells.limit.size)
+    price[columns[:-1]] = _paths(gain, np.zeros(columns.size), slim)[0][:-1]
+    return columns[place], price
+
+
+def _moves(value: FloatArray, place: IntArray, node: int) -> tuple[FloatArray, IntArray]:
+    """Return the most that a request in `node` gains in each column, and which request that is."""
+    there = np.flatnonzero(place == node)
+    if not there.size:
+        return np.full(len(value), -np.inf), np.zeros(len(value), dtype=np.int64)
+    gain = value[:, there] - value[node, there]
+    gain[node] = -np.inf
+    best = gain.argmax(axis=1)
+    return gain[np.arange(len(value)), best], there[best]
+
+
+def _paths(gain: FloatArray, begin: FloatArray, slim: float) -> tuple[FloatArray, IntArray]:
+    """Return what the best path to each node is worth, where one may `begin`, and the node before it there.
+
+    No cycle gains anything, so that as many rounds do as there are nodes (Bellman and Ford).
+    """
+    nodes = np.arange(begin.size)
+    worth, before = begin, np.full(begin.size, -1)
+    for _ in range(begin.size):
+        through = worth[:, None] + gain
+        best = through.argmax(axis=0)
+        most = through[best, nodes]
+        better = most > worth + slim
+        if not better.any():
+            break
+        worth, before = np.where(better, most, worth), np.where(better, best, before)
+    return worth, before
