@@ -278,6 +278,7 @@ class Connection(asyncio.Protocol):
         self._problem = self._problem or (
             f"connection lost: {exc}" if exc else "connection closed by the server"
         )
+        del self._parser  # it holds the connection: only a full collection, which is rare, would free the two
         self._writable.set()
         if not self.closed.done():
             self.closed.set_result(None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -266,3 +268,25 @@ async def test_a_connection_is_not_kept_for_ever_so_that_a_name_can_move(names: 
         clock.seconds += 6.0
         assert await ask(made, f"http://moving.test:{port}") == b"v2"
         assert made.open_connections == 1
+
+
+async def test_a_connection_that_has_ended_is_freed_at_once() -> None:
+    """Servers that fail end many, and collections of what is old are rare: they would be kept for hours."""
+    pool = Pool(connect_timeout=1.0, clock=Now())
+    async with server() as (port, _):
+        target = Target.parse(EndpointUrl(f"http://127.0.0.1:{port}"))
+        connection = await pool.acquire(target)
+        await connection.send(target, "/", b"{}", {})
+        while await connection.read():
+            pass
+        kept = weakref.ref(connection)
+        gc.disable()
+        try:
+            connection.abort()
+            await connection.closed
+            del connection
+            await asyncio.sleep(0)
+            assert kept() is None
+        finally:
+            gc.enable()
+    await pool.close()
