@@ -1,7 +1,7 @@
 """What every request counts: counters and histograms at a tenth of what the library's own cost.
 
-In: what `telemetry` counts, in one event loop. Out: families of samples for scrapes, as those of the library's
-counters and histograms. Next: `metrics` keeps them on its registry.
+In: what `telemetry` counts, in one event loop. Out: families of samples for scrapes, as the library's own.
+Next: `metrics` keeps them on its registry.
 
 The library's take a lock for every figure, which threads need and one event loop does not.
 """
