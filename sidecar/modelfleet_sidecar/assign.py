@@ -62,7 +62,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
     candidate, j, held = placed.candidate, placed.column, placed.reservation
     weighed = placed.weighed
     place, model, placement = seen.frame.places[j], seen.frame.model(j), seen.frame.variants[j].placement
-    template_tokens = seen.frame.templates[place]
+    template_tokens, pace = seen.frame.templates[place], seen.paces[j]
     deviation, samples, paced = seen.evidence
     considered = NOTHING_KEPT
     if seen.ask.explained:
@@ -107,6 +107,8 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         input_tokens=seen.profile.input_tokens,
         prompt_bound=seen.input_bound[place] - template_tokens,
         template_tokens=template_tokens,
+        usual_first_token=pace.latency.time_to_first_token,
+        usual_longest=pace.seconds(seen.output_limit[j]),
         settle_within=held.deadline - now if seen.ask.routed else None,
         considered=considered,
         grounds=Grounds(

@@ -215,6 +215,10 @@ class Decision:
     """No server counts more input tokens, but for what the model's chat template adds."""
     template_tokens: int
     """What that is taken to add at most; `reserved` is for both."""
+    usual_first_token: float
+    """Seconds that the variant is expected to take to it."""
+    usual_longest: float
+    """The same to a whole answer of `max_output_tokens`."""
     settle_within: float | None
     """Seconds after which it settles at its reserve by itself; None: the sidecar forwards and settles it."""
     considered: Considered

@@ -25,12 +25,12 @@ from modelfleet_sidecar.exchange import HANG_UP_PATIENCE, Exchange, Noted, Settl
 from modelfleet_sidecar.failures import Failure, Fault
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.passing import REQUEST_ID
-from modelfleet_sidecar.patience import Vigil
+from modelfleet_sidecar.patience import Vigil, hung_after
 from modelfleet_sidecar.spoken import Spoken
 from modelfleet_sidecar.sse import EventStream
 from modelfleet_sidecar.upstream import Pool
 from modelfleet_sidecar.upstream_body import upstream_body
-from modelfleet_sidecar.upstream_errors import cut, malformed, refused, unreachable
+from modelfleet_sidecar.upstream_errors import cut, hung, malformed, refused, unreachable
 
 MAX_ERROR = 64 * 1024
 USUAL = Timeouts()
@@ -134,16 +134,32 @@ class Forwarder:
             sent_at=sent_at,
             clock=self._clock,
             noted=self._noted,
-            began=lambda: self._attempts.answered(decision, begun),
+            began=partial(self._began, attempt),
             counted=lambda tokens: self._attempts.counted(decision, tokens),
             spoken=attempt.spoken,
         )
+
+    def _began(self, attempt: Attempt) -> None:
+        attempt.spoke = True
+        self._attempts.answered(attempt.decision, attempt.begun)
+
+    def _hung(self, attempt: Attempt) -> Failure | None:
+        """Return the failure of a server that had been silent for too long; None: it had not."""
+        if attempt.connection is None or attempt.spoke:
+            return None
+        decision, silent = attempt.decision, self._clock() - attempt.begun
+        usual = decision.usual_first_token if attempt.stream else decision.usual_longest
+        if silent < hung_after(usual, decision.input_tokens):
+            return None
+        return hung(decision, silent)
 
     def end(self, attempt: Attempt, error: BaseException | None) -> None:
         """Say how an attempt ended, and settle it."""
         exchange = attempt.exchange
         if isinstance(error, Failure) and (exchange is None or not exchange.through):
             self._attempts.failed(attempt.decision, attempt.begun, error)
+        elif isinstance(error, asyncio.CancelledError) and (failure := self._hung(attempt)) is not None:
+            self._attempts.failed(attempt.decision, attempt.begun, failure)
         if attempt.vigil is not None:
             attempt.vigil.end()
         if exchange is not None and exchange.usage is not None:
@@ -203,7 +219,7 @@ class Attempt:
 
     __slots__ = (
         *("_forwarder", "actual", "begun", "call", "connection", "decision", "exchange"),
-        *("spoken", "stream", "timeouts", "vigil"),
+        *("spoke", "spoken", "stream", "timeouts", "vigil"),
     )
 
     def __init__(
@@ -223,6 +239,8 @@ class Attempt:
         self.timeouts = timeouts
         self.spoken = spoken
         self.begun = 0.0
+        self.spoke = False
+        """Whether there was any content."""
         self.connection: Connection | None = None
         self.exchange: Exchange | None = None
         self.vigil: Vigil | None = None

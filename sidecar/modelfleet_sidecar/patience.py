@@ -28,6 +28,21 @@ SAMPLES = 4
 """Looks at the pace in a window."""
 
 
+LEAST_SILENCE = 3.0
+PREFILL = 1000.0
+"""Tokens of a prompt that the slowest servers read in a second."""
+TIMES_USUAL = 5.0
+
+
+def hung_after(usual: float, input_tokens: int) -> float:
+    """Return the seconds without any content after which a server has failed a caller that left then.
+
+    `usual`: what is expected, of a stream to its first token, else of the longest answer allowed. Callers may
+    have less patience than a policy's timeouts: a server that hangs would be asked for ever.
+    """
+    return LEAST_SILENCE + input_tokens / PREFILL + TIMES_USUAL * usual
+
+
 class Bound(Enum):
     """What took too long, as the policy names it."""
 

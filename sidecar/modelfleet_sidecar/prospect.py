@@ -74,6 +74,8 @@ class Prospect:
     known: Known
     base: tuple[float, ...]
     """(m,) quality without what was learned since its estimator was made."""
+    paces: Sequence[Pace]
+    """(m,) times of answers to expect."""
     load: tuple[float, ...]
     """(m,) share of the variant's slots that this sidecar uses, with this request."""
     evidence: tuple[Sequence[float], Sequence[float], Sequence[float]]
@@ -237,6 +239,7 @@ def prospect(
         input_bound=bounds,
         known=known,
         base=tuple([one.base for one in there]),
+        paces=paces,
         load=tuple(load),
         evidence=(
             rows.deviation,

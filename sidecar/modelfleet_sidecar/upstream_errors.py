@@ -142,6 +142,12 @@ def cut(decision: Decision, error: CutError) -> Failure:
     )
 
 
+def hung(decision: Decision, silent: float) -> Failure:
+    """Return the error of a server that its caller left after so many seconds without any content."""
+    said = f"{_who(decision)} was silent for {silent:.3g} s, when its caller left"
+    return Failure(Fault.UNAVAILABLE, TIMED_OUT, said, retry_on=RetryOn.TIMEOUT)
+
+
 def broke(decision: Decision, error: object, secret: str) -> Failure:
     """Return the error that a server said where content was due: by its code, if that is a status."""
     said = error_text(error, secret)

@@ -10,11 +10,12 @@ from enum import Enum
 
 import pytest
 from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.policy import Breaker, Fallback
 from modelfleet_core.values import EndpointUrl, NanoUsd
-from modelfleet_sidecar import retry
+from modelfleet_sidecar import forward, retry
 from support.callers import WAYS, Caller, Way, caller_of
 from support.faulty import Ill, Log, faulty_server
-from support.sidecars import Rig, Spec, running_sidecar
+from support.sidecars import Rig, Spec, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -125,3 +126,32 @@ async def test_a_caller_that_leaves_ends_its_request_and_the_models_work(
             assert (charged == MONEY) == (stage is Stage.CONNECT), "what was not sent costs nothing"
 
     await asyncio.gather(*(leave(way) for way in WAYS))
+
+
+@pytest.mark.parametrize(("due", "shut"), [(0.0, True), (100.0, False)])
+async def test_a_server_that_hangs_longer_than_its_callers_wait_is_left_alone_and_no_other(
+    due: float, shut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`due`: seconds after which an answer is overdue."""
+    monkeypatch.setattr(forward, "hung_after", lambda _usual, _tokens: due)
+    fallback = Fallback(max_attempts=1, breaker=Breaker(failures=2, open_for=100.0))
+
+    async def tried(way: Way) -> None:
+        log, only = Log(), Spec("only")
+        async with (
+            faulty_server(Ill.STALL_FIRST, log) as url,
+            running_sidecar(only, policy=policy_of(fallback=fallback)) as rig,
+            caller_of(rig) as caller,
+            asyncio.timeout(PATIENCE),
+        ):
+            rig.lease.grant({url: SlotGrant(only.key, 2)})
+            calls = [asyncio.create_task(caller.ask(way)) for _ in range(2)]
+            await log.until(2)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            await log.until(2, ended=True)
+            await rig.settled()
+            assert bool(rig.sidecar.router._batcher.queue.placer.shut(0.0)) == shut
+
+    await asyncio.gather(*(tried(way) for way in WAYS))

@@ -42,6 +42,8 @@ def decision(number: int) -> Decision:
         input_tokens=5,
         prompt_bound=40,
         template_tokens=96,
+        usual_first_token=0.1,
+        usual_longest=1.0,
         settle_within=None,
         considered=Considered(
             VARIANTS,

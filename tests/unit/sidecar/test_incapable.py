@@ -60,6 +60,6 @@ def test_a_lack_is_remembered_for_a_while_and_told_once(caplog: pytest.LogCaptur
     known.refused(V, "vision")
     assert known.lacks() == {V: {"tools", "vision"}}
     assert ["has no tools" in line for line in caplog.messages] == [True, False]
-    assert "take that off the model's capabilities" in caplog.text
+    assert "take that off the capabilities of the model" in caplog.text
     now = LASTS
     assert known.lacks() == {}

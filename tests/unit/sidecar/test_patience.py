@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from modelfleet_core.policy import Timeouts
-from modelfleet_sidecar.patience import Bound, LateError, Patience
+from modelfleet_sidecar.patience import Bound, LateError, Patience, hung_after
 
 TIMEOUTS = Timeouts(connect=1.0, first_token=10.0, between_tokens=5.0, min_tokens_per_second=2.0, total=100.0)
 
@@ -87,3 +87,9 @@ def test_who_is_to_blame_for_a_total_that_is_over_is_who_was_waited_for(waited: 
     assert late is not None
     assert late.bound is Bound.TOTAL
     assert late.callers is not blamed
+
+
+def test_a_server_has_hung_when_it_is_silent_for_far_longer_than_usual_and_than_a_prompt_may_take() -> None:
+    assert hung_after(0.0, 0) == 3.0
+    assert hung_after(0.2, 500) == pytest.approx(4.5)
+    assert hung_after(20.0, 30_000) == pytest.approx(133.0)
