@@ -61,8 +61,8 @@ class Incapable:
         if now >= self._until.get((variant, need), now):
             log.warning(
                 "model %s refused a request since its server has no %s: take that off the capabilities of "
-                "the model in the fleet (or name those that it has), or set up the server for it; for %g s such "
-                "requests go elsewhere where they can",
+                "the model in the fleet (or name those that it has), or set up the server for it; for %g s "
+                "such requests go elsewhere where they can",
                 variant,
                 need,
                 LASTS,
