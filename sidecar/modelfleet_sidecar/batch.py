@@ -44,6 +44,8 @@ NEWEST = 0.05
 """Of the newest request in the mean of seconds that slots are held."""
 LOOK_AGAIN = 1.0
 """Seconds between looks at the lease, should a change of it go unnoticed."""
+TELL_WITHIN = 0.01
+"""Seconds in which it is told what is in use where nothing waits: nobody has to act on that at once."""
 UNTOLD = Batching(max_size=1, max_wait=0.0)
 """Until the policy is known."""
 
@@ -100,6 +102,7 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._solving: asyncio.Task[None] | None = None
         self._telling = False
+        self._tells_later: asyncio.TimerHandle | None = None
         self._repeats = Repeats(clock)
         self._freed_at = -math.inf
         """When something came free last."""
@@ -116,6 +119,13 @@ class Batcher:
         while True:
             await self._lease.wait_change(LOOK_AGAIN)
             self.look_again()
+
+    def freed(self) -> None:
+        """A slot or money came back here: try what waits."""
+        if self._waiting:
+            self.look_again()
+        else:
+            self._tell_later()
 
     def look_again(self) -> None:
         """Something may have come free: try what waits."""
@@ -227,7 +237,7 @@ class Batcher:
             if placed is None:
                 return None
             self._telemetry.batch(1, placed.certificate)
-            self.tell()
+            self._tell_later()
             return self._decision(placed, seen, now)
         except Exception as error:
             self._telemetry.bug("assign", error)
@@ -254,7 +264,15 @@ class Batcher:
             self._telling = True
             asyncio.get_running_loop().call_soon(self._tell)
 
+    def _tell_later(self) -> None:
+        """The same soon, for more changes together."""
+        if self._tells_later is None and not self._telling:
+            self._tells_later = asyncio.get_running_loop().call_later(TELL_WITHIN, self._tell)
+
     def _tell(self) -> None:
+        if self._tells_later is not None:
+            self._tells_later.cancel()
+            self._tells_later = None
         self._telling = False
         self._lease.want(*self._queue.wants(self._clock()))
 

@@ -308,5 +308,5 @@ class Router:
 
     def _freed(self) -> None:
         """A slot or money came back."""
-        self._batcher.look_again()
+        self._batcher.freed()
         self._in_flight.rest()
