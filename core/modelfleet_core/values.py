@@ -94,8 +94,9 @@ def leased_endpoint(url: EndpointUrl, variant: VariantKey) -> EndpointUrl:
     return EndpointUrl(f"{url}#{variant}")
 
 
+@lru_cache(maxsize=1 << 14)
 def base_url(endpoint: EndpointUrl) -> EndpointUrl:
-    """Return where the model server of `endpoint` is asked."""
+    """Return where the model server of `endpoint` is asked; the same text for all decisions that name it."""
     return EndpointUrl(endpoint.partition("#")[0])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 REQUEST_ID = "x-request-id"
 _FORMS = {
@@ -16,12 +17,14 @@ _FORMS = {
     REQUEST_ID: re.compile(r"[!-~]([ -~]{0,198}[!-~])?"),
 }
 """As W3C Trace Context has the first two (https://www.w3.org/TR/trace-context/)."""
+NOTHING_PASSED: Mapping[str, str] = MappingProxyType({})
 
 
 def passed(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return what is passed on of `headers` (lower-case names); what has not its form is left out."""
-    return {
+    found = {
         name: headers[name]
         for name, form in _FORMS.items()
         if name in headers and form.fullmatch(headers[name])
     }
+    return found or NOTHING_PASSED  # as of most requests, whose decisions are kept: one for all
