@@ -49,6 +49,8 @@ other sizes take the places of forgotten ones. In what is left of a million, thr
 would be 3 % of memory."""
 WARM_UP_PART = 4
 """In shorter runs it is one of so many parts of all."""
+IDLE_SECONDS = 6.0
+"""After which connections to model servers that nobody uses have been closed."""
 SETTLED_SECONDS = 30.0
 CANCEL = 0.05
 FAULTS = (
@@ -221,6 +223,7 @@ def _load(target: Target, bodies: Mapping[str, Path], kind: str, requests: int) 
 
 def rest(target: Target, counts: Path) -> Rest:
     """Return what is left once nothing changes any more, or after half a minute."""
+    time.sleep(IDLE_SECONDS)
     until, before = time.monotonic() + SETTLED_SECONDS, None
     while True:
         time.sleep(2.0)
