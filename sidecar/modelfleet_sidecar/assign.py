@@ -6,7 +6,7 @@ lease. Next: `forward`, or the caller.
 
 from __future__ import annotations
 
-import secrets
+import os
 from array import array
 from collections.abc import Mapping
 from typing import Protocol
@@ -81,7 +81,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
             stopped_by=weighed.stopped_by,
         )
     return Decision(
-        id=f"d-{secrets.token_hex(12)}",
+        id=f"d-{os.urandom(12).hex()}",
         reservation=held.id,
         variant=placed.variant,
         served_name=model.served_name,
@@ -116,7 +116,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
             estimator_version=seen.known.estimator_version,
             learned_version=seen.known.learned_version,
             base=seen.base[j],
-            embedding=seen.known.embedding,
+            likeness=seen.known.likeness,
             learns=seen.policy.learning.enabled,
             explored=seen.explored == placed.variant,
             group=seen.ask.group,

@@ -15,6 +15,7 @@ import numpy as np
 from modelfleet_core.assignment.problem import FloatArray
 from modelfleet_core.batching.outcome import Certificate
 from modelfleet_core.catalog import Pricing, RequestMapping, SecretKey
+from modelfleet_core.estimation.embedding import Likeness
 from modelfleet_core.estimation.profile import Reading
 from modelfleet_core.estimation.signs import Signs
 from modelfleet_core.estimation.subject import Subject, subject
@@ -173,7 +174,7 @@ class Grounds(NamedTuple):
     learned_version: str
     base: float
     """The chosen model's quality as estimated without what was learned."""
-    embedding: FloatArray | None
+    likeness: Likeness | None
     learns: bool
     """Whether the policy has answers counted and feedback taught."""
     explored: bool

@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 from modelfleet_core.catalog import Fleet, Variant
 from modelfleet_core.estimation.artifact import decode as read_trained
 from modelfleet_core.estimation.asked import TrainedEstimator
-from modelfleet_core.estimation.embedding import embed_one
+from modelfleet_core.estimation.embedding import Likeness, likeness
 from modelfleet_core.estimation.estimate import Estimates, PriorEstimator, estimates
 from modelfleet_core.estimation.features import FloatArray, features
 from modelfleet_core.estimation.forecast import (
@@ -77,8 +77,8 @@ class Known:
     """Empty: nothing was learned on that base."""
     kappa: float
     """Standard deviations of pessimism that pay, as calibrated with the base."""
-    embedding: FloatArray | None
-    """(k,) of its text, for what is learned of it later; None: nothing is."""
+    likeness: Likeness | None
+    """For what is learned of it later; None: nothing is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,16 +192,17 @@ class LiveEstimator:
                 break
         if forecast is None:
             forecast = self._priors.forecast(question, fleet)
-        embedding = None
+        like = None
         if question.features is not None:
-            embedding = embed_one(question.features, forecast.confidence)
+            like = likeness(question.features, forecast.confidence)
         learned = fitted.learned if version == self._learned.base_version else None
+        embedding = like.embedding if learned is not None and like is not None else None
         return Known(
             estimates=estimates(question.profile, fleet, forecast, learned, embedding),
             estimator_version=version,
             learned_version=fitted.learned_version if learned is not None else "",
             kappa=kappa,
-            embedding=embedding,
+            likeness=like,
         )
 
     def pace(self, variant: Variant, load: float) -> Pace:

@@ -92,11 +92,11 @@ class Learning:
         grounds = decision.grounds
         if (
             not grounds.learns
-            or grounds.embedding is None
+            or grounds.likeness is None
             or grounds.estimator_version != self._experience.estimator_version
         ):
             return None
-        return Answer(_key(decision), grounds.embedding, grounds.base, decision.quality)
+        return Answer(_key(decision), grounds.likeness.embedding, grounds.base, decision.quality)
 
 
 def _key(decision: Decision) -> ExperienceKey:

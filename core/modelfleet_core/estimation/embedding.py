@@ -12,6 +12,7 @@ leaves their range however unlike all of them a text is.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +121,25 @@ def embed_one(x: FloatArray, confidence: float) -> FloatArray:
     shares = [math.exp(one - nearest) for one in nearness]
     each = math.sqrt(min(1.0, max(_LEAST_ROOM, 1.0 - confidence))) / sum(shares)
     return np.array([_EVERYWHERE, *[each * share for share in shares]])
+
+
+class Likeness(NamedTuple):
+    """What a request's embedding is made of, for who asks later: most requests nobody asks about again."""
+
+    lexical: FloatArray
+    """(LEXICAL,) figures of its text, not a view of all its features: it may be kept for long."""
+    confidence: float
+    """Of the base in its estimate."""
+
+    @property
+    def embedding(self) -> FloatArray:
+        """Return the embedding (k,)."""
+        return embed_one(self.lexical, self.confidence)
+
+
+def likeness(x: FloatArray, confidence: float) -> Likeness:
+    """Return that of a request with features `x` (FEATURES,)."""
+    return Likeness(x[:LEXICAL].copy(), confidence)
 
 
 def _standardised(x: FloatArray) -> FloatArray:

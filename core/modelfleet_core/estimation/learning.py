@@ -64,7 +64,8 @@ class _Evidence:
 
 @dataclass(slots=True)
 class _Cell:
-    sums: FloatArray
+    sums: list[float]
+    """By `Figure`."""
     changed: int = 0
 
 
@@ -149,7 +150,7 @@ class ExperienceLog:
                 if evidence.changed > self._heard
             ),
             cells=tuple(
-                ExperienceCell(key, cell.sums.copy())
+                ExperienceCell(key, np.array(cell.sums))
                 for key, cell in self._cells.items()
                 if cell.changed > self._heard
             ),
@@ -183,7 +184,7 @@ class ExperienceLog:
             key = replace(key, task=TaskName(""), rule="", group="")
             cell = self._cells.get(key)
         if cell is None and len(self._cells) < MAX_CELLS + MAX_MODELS:
-            cell = self._cells[key] = _Cell(np.zeros(len(Figure)))
+            cell = self._cells[key] = _Cell([0.0] * len(Figure))
         return cell
 
     def _learn(self, answer: Answer, score: float, weight: float) -> None:
