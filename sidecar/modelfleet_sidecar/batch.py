@@ -45,7 +45,8 @@ NEWEST = 0.05
 LOOK_AGAIN = 1.0
 """Seconds between looks at the lease, should a change of it go unnoticed."""
 TELL_WITHIN = 0.01
-"""Seconds in which it is told what is in use where nothing waits: nobody has to act on that at once."""
+"""Seconds in which it is told what is in use where nothing waits, or what is wanted where it was told a moment
+ago: nobody has to act on that at once."""
 UNTOLD = Batching(max_size=1, max_wait=0.0)
 """Until the policy is known."""
 
@@ -104,8 +105,14 @@ class Batcher:
         self._telling = False
         self._tells_later: asyncio.TimerHandle | None = None
         self._repeats = Repeats(clock)
-        self._freed_at = -math.inf
-        """When something came free last."""
+        self._told_at = -math.inf
+        """When the last word was, by the event loop."""
+        self._freed_at: float | None = None
+        """When the first thing came free that no batch was made for yet."""
+        self._batch_at = self._batch_before_at = -math.inf
+        """When the last batch was made, and the one before it."""
+        self._batch_free_at = -math.inf
+        """When what the last one gives to requests that the one before it left came free, at the earliest."""
         self._usual_seconds = 1.0
         """That a request is expected to hold its slot, in the mean of the last ones."""
         self._closed: Callable[[], Failure] | None = None
@@ -130,8 +137,10 @@ class Batcher:
     def look_again(self) -> None:
         """Something may have come free: try what waits."""
         if self._waiting:
-            self._freed_at = self._clock()
-            self._queue.changed(self._freed_at)
+            now = self._clock()
+            if self._freed_at is None:
+                self._freed_at = now
+            self._queue.changed(now)
             self._follow()
         self.tell()
 
@@ -259,10 +268,14 @@ class Batcher:
         return self._queue
 
     def tell(self) -> None:
-        """Something changed: tell the operator what is wanted once this turn of the loop is over."""
-        if not self._telling:
+        """Something changed: tell the operator what is wanted once this turn of the loop is over; a little
+        later where it was told just before, since all that waits is added up for it."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._told_at + TELL_WITHIN:
+            self._tell_later()
+        elif not self._telling:
             self._telling = True
-            asyncio.get_running_loop().call_soon(self._tell)
+            loop.call_soon(self._tell)
 
     def _tell_later(self) -> None:
         """The same soon, for more changes together."""
@@ -274,6 +287,7 @@ class Batcher:
             self._tells_later.cancel()
             self._tells_later = None
         self._telling = False
+        self._told_at = asyncio.get_running_loop().time()
         self._lease.want(*self._queue.wants(self._clock()))
 
     def _follow(self) -> None:
@@ -299,7 +313,13 @@ class Batcher:
 
     def _due(self) -> Batch | None:
         self._renew()
-        return self._queue.due(self._clock())
+        now = self._clock()
+        batch = self._queue.due(now)
+        if batch is not None:
+            self._batch_before_at, self._batch_at = self._batch_at, now
+            self._batch_free_at = now if self._freed_at is None else self._freed_at
+            self._freed_at = None
+        return batch
 
     async def _solve_aside(self, batch: Batch) -> None:
         try:
@@ -337,7 +357,8 @@ class Batcher:
             return
         waiting = self._waiting[outcome.ticket]
         decision = self._decision(outcome, waiting.prospect, now)
-        waiting.free_at = max(waiting.since, min(now, self._freed_at))
+        if waiting.since < self._batch_before_at:  # else it was there for it from the start
+            waiting.free_at = max(waiting.since, self._batch_free_at)
         del self._waiting[outcome.ticket]
         waiting.future.set_result(decision)
 

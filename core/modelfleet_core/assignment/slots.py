@@ -4,10 +4,10 @@ In: the program in arrays. Out: a choice that is best as far as slots go, and th
 which takes it where it breaks no row either, and solves the whole program where it does.
 
 Successive shortest paths (Ahuja, Magnanti and Orlin, Network Flows, 1993, section 9.7) on a graph whose nodes
-are the columns and waiting. An edge from a to b is worth what the request in a gains that gains most by going
-to b. All wait at first; each round takes one request more from waiting to a free slot, along the path that is
-worth most, until none is worth anything. A column's price is what one slot more would add: with these prices
-the bound is the objective.
+are the columns with fewer slots than requests, and home: each request's best without them, be it to wait. An
+edge from a to b is worth what the request in a gains that gains most by going to b. All are at home at first;
+each round takes one more from there to a free slot, along the path that is worth most, until none is worth
+anything. A column's price is what one slot more would add: with these prices the bound is the objective.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ import numpy as np
 from modelfleet_core.assignment.cells import Cells
 from modelfleet_core.assignment.problem import FloatArray, IntArray
 
-FEW = 24
+FEW = 32
 """Slots up to which this takes less time than the prices of the whole program."""
 _SLIM = 1e-12
 """What counts as no gain, in units of the largest value."""
 
 
 def few(cells: Cells) -> bool:
-    """Return whether so few slots are free."""
-    return float(cells.limit[: cells.m].sum()) <= FEW
+    """Return whether few slots are free, of those that can be short."""
+    free = cells.limit[: cells.m]
+    return float(free[free < cells.n].sum()) <= FEW
 
 
 def share_out(cells: Cells) -> tuple[IntArray, FloatArray]:
@@ -33,14 +34,16 @@ def share_out(cells: Cells) -> tuple[IntArray, FloatArray]:
 
     (n,) and (limits,), with rows at a price of zero. Of requests that gain the same, the first one goes.
     """
-    columns = np.append(np.flatnonzero(cells.limit[: cells.m] > 0), cells.m)
-    last = columns.size - 1  # waiting
-    value = cells.value[columns]
+    free = cells.limit[: cells.m]
+    columns = np.flatnonzero((free > 0) & (free < cells.n))
+    open_to_all = np.append(np.flatnonzero(free >= cells.n), cells.m)
+    last = columns.size  # home
+    value = np.vstack((cells.value[columns], cells.value[open_to_all].max(axis=0)))
     slim = _SLIM * float(np.abs(value).max(where=np.isfinite(value), initial=1.0))
-    room = np.append(cells.limit[columns[:-1]], 0.0)
+    room = np.append(free[columns], 0.0)
     place = np.full(cells.n, last)
-    gain = np.full((columns.size, columns.size), -np.inf)
-    mover = np.zeros((columns.size, columns.size), dtype=np.int64)
+    gain = np.full((last + 1, last + 1), -np.inf)
+    mover = np.zeros((last + 1, last + 1), dtype=np.int64)
     begin = np.append(np.full(last, -np.inf), 0.0)
     changed = [last]
     while True:
@@ -58,8 +61,9 @@ def share_out(cells: Cells) -> tuple[IntArray, FloatArray]:
             changed.append(came)
             node = came
     price = np.zeros(cells.limit.size)
-    price[columns[:-1]] = _paths(gain, np.zeros(columns.size), slim)[0][:-1]
-    return columns[place], price
+    price[columns] = _paths(gain, np.zeros(last + 1), slim)[0][:-1]
+    home = open_to_all[cells.value[open_to_all].argmax(axis=0)]
+    return np.where(place == last, home, np.append(columns, cells.m)[place]), price
 
 
 def _moves(value: FloatArray, place: IntArray, node: int) -> tuple[FloatArray, IntArray]:

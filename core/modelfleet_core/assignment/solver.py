@@ -78,9 +78,9 @@ def _assign(
     if (primal.excess(cells, favourite) <= 0).all():
         return _certified(problem, cells, favourite, free, at_zero)
     if slots.few(cells) and not late:
-        choice, price = slots.share_out(cells)
+        choice, exact = slots.share_out(cells)
         if (primal.excess(cells, choice)[m:] <= 0).all():
-            return _certified(problem, cells, choice, cells.prices(price), min(_bound(cells, price), at_zero))
+            return _certified(problem, cells, choice, cells.prices(exact), min(_bound(cells, exact), at_zero))
     price = None
     if warm is not None and warm.slots.shape == (m,) and warm.rows.shape == (len(problem.rows),):
         price = cells.price(warm)

@@ -6,6 +6,7 @@ leader for. The shell keeps the timers and the threads (`modelfleet_core.batchin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -207,7 +208,7 @@ class Queue:
 
     def _placeable(self, now: float, most: int) -> tuple[list[int], bool]:
         """Return the tickets of the first `most` that could be placed alone, and whether there are others."""
-        order = sorted(self._waiting, key=lambda ticket: self._order(self._waiting[ticket].candidate))
+        order = self._order()
         if len(order) == 1:
             # It need not be looked at twice: solving finds out whether it has a place.
             self._look(self._waiting[order[0]], now)
@@ -233,8 +234,18 @@ class Queue:
         room = self.placer.room(now)
         return [tickets[i] for i in in_turn(candidates, look, self.placer.turns, room, most)]
 
-    def _order(self, candidate: Candidate) -> tuple[float, float, float]:
-        return -candidate.weight, self.placer.turns.start(candidate.caller), candidate.arrived
+    def _order(self) -> list[int]:
+        """Return the tickets of all that wait: the heaviest first, then whose caller's turn it is, then the
+        oldest."""
+        starts: dict[str, float] = {}
+        keyed: list[tuple[float, float, float, int]] = []
+        for ticket, waiting in self._waiting.items():
+            one = waiting.candidate
+            start = starts.get(one.caller)
+            if start is None:
+                start = starts[one.caller] = self.placer.turns.start(one.caller)
+            keyed.append((-one.weight, start, one.arrived, ticket))
+        return [ticket for *_, ticket in sorted(keyed)]
 
     def commit(
         self, solved: Solved, now: float, wanted: Callable[[int], bool] = lambda _ticket: True
@@ -260,11 +271,15 @@ class Queue:
         binding = bool(solved.certificate.binding) or bool(self._left)
         deadlines: list[float] = []
         room, shut = self.placer.shared_room(now), self.placer.shut(now)
+        patient = now - BUDGET_PATIENCE if room is not None and not shut else math.inf
         for ticket in (*back, *self._left):
             waiting = self._waiting.get(ticket)
             if waiting is None:  # its caller left
                 continue
-            if (given_up := self._given_up(ticket, waiting.candidate, now, room, shut)) is not None:
+            one = waiting.candidate
+            clear = one.arrived > patient and now < one.latest_start  # as of most: it may wait
+            given_up = None if clear else self._given_up(ticket, one, now, room, shut)
+            if given_up is not None:
                 outcomes.append(given_up)
                 del self._waiting[ticket]
                 continue
@@ -272,7 +287,7 @@ class Queue:
             waiting.counted = True
             if waiting.passed_over == CLAIMS_ANYTHING:
                 waiting.claim = None
-            deadlines.append(waiting.candidate.latest_start)
+            deadlines.append(one.latest_start)
         self._step = self._window.finish(now, binding=binding, deferred=deadlines)
         if again and not self._step.dispatch:
             self._take(self._window.capacity_changed(now))
