@@ -13,7 +13,7 @@ import asyncio
 import select
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -23,6 +23,9 @@ import httptools
 from modelfleet_core.values import EndpointUrl
 
 from modelfleet_sidecar.dialing import Origin, Proxy
+
+Relay = Callable[[bytes], bool]
+"""Takes what has come of a body, or returns False; called by the event loop, so it must not raise."""
 
 MAX_HEAD = 64 * 1024
 OVER_HEAD = f"the response's headers are over {MAX_HEAD} bytes"
@@ -110,6 +113,8 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._waiter: asyncio.Future[None] | None = None
         self._waiting_since = 0.0
+        self._relay: Relay | None = None
+        """What who waits for the body wants to do with it at once."""
         self._reading = True
         self._problem = ""
         self._begin()
@@ -198,12 +203,20 @@ class Connection(asyncio.Protocol):
             raise CutError(OVER_HEAD)
         return self._status, self._headers
 
-    async def read(self) -> bytes:
-        """Return what has come since the last read; b"" once the response is whole. Raises CutError."""
+    async def read(self, relay: Relay | None = None) -> bytes:
+        """Return what has come since the last read; b"" once the response is whole. Raises CutError.
+
+        What comes while it waits goes to `relay` first, and is returned only where that does not take it: a
+        stream's piece then costs no turn of the task.
+        """
         while not self._chunks:
             if self._complete:
                 return b""
-            await self._more()
+            self._relay = relay
+            try:
+                await self._more()
+            finally:
+                self._relay = None
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -250,6 +263,20 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
             self.waited += self._loop.time() - since
+
+    def _came(self) -> None:
+        """Hand on what came of the body, or wake who waits for it."""
+        waits = self._waiter is not None and not self._waiter.done()
+        if waits and not self._complete and self._relay is not None:
+            data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            if self._relay(data):
+                self._chunks.clear()
+                self._buffered = 0
+                now = self._loop.time()
+                self.waited += now - self._waiting_since
+                self._waiting_since = now
+                return
+        self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -303,6 +330,8 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"no HTTP response: {type(error).__name__}")
             return
+        if self._chunks:
+            self._came()
         if not self._head_done and self._head_size > MAX_HEAD:
             self._fail(OVER_HEAD)
         elif self._buffered > HIGH_WATER and self._reading and not self.complete and self.usable:
@@ -331,7 +360,6 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         self._chunks.append(data)
         self._buffered += len(data)
-        self._wake()
 
     def on_message_complete(self) -> None:
         if self._head_done:

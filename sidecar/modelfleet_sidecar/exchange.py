@@ -11,12 +11,13 @@ import json
 import math
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from modelfleet_core.estimation.tokens import tokens_of
 from modelfleet_core.values import NanoUsd
 
 from modelfleet_sidecar.calls import Call
-from modelfleet_sidecar.connection import Connection, CutError
+from modelfleet_sidecar.connection import Connection, CutError, Relay
 from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.estimates import Timing
@@ -133,13 +134,19 @@ class Exchange:
         """The whole JSON answer as it came."""
         return self._first
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield whole events as they come, up to the stream's last one. Raises Failure where it breaks."""
-        assert self._stream is not None  # noqa: S101 - asked for as a stream
-        relay = self._first or await self._next(self._stream)
+    async def events(self, take: Relay | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield whole events as they come, up to the stream's last one. Raises Failure where it breaks.
+
+        Events that need no look go to `take` while the next ones are waited for, and are yielded where it
+        does not take them.
+        """
+        stream = self._stream
+        assert stream is not None  # noqa: S101 - asked for as a stream
+        at_once = None if take is None else partial(self._pass_on, stream, take)
+        relay = self._first or await self._next(stream, at_once)
         while relay:
             yield relay
-            relay = await self._next(self._stream)
+            relay = await self._next(stream, at_once)
 
     async def _whole(self) -> bytes:
         parts: list[bytes] = []
@@ -171,14 +178,23 @@ class Exchange:
         self._finish(0 if self.usage is not None else tokens_of(dialect.text(value)))
         return whole
 
-    async def _next(self, stream: EventStream) -> bytes:
+    def _pass_on(self, stream: EventStream, take: Relay, data: bytes) -> bool:
+        """Let `take` have what came, where nothing in it has to be looked at; return whether it did."""
+        if not stream.answer_id or not stream.plain(data) or not take(data):
+            return False
+        stream.count(data)
+        if self._spoken is not None:
+            self._spoken.events(data)
+        return True
+
+    async def _next(self, stream: EventStream, at_once: Relay | None = None) -> bytes:
         """Return the next whole events, at the end nothing. Raises Failure."""
         if self._broken is not None:
             raise self._broken
         if self._ended:
             return b""
         try:
-            while data := await self._connection.read():
+            while data := await self._connection.read(at_once):
                 relay = stream.feed(data)
                 if self._first_at is None and stream.spoke:
                     self._first_at = self._clock()

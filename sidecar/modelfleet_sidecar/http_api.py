@@ -126,7 +126,7 @@ class HttpApi:
             *_decision_headers(exchange.decision, caller),
         ]
         await caller.start(200, headers)
-        async with aclosing(exchange.events()) as events:
+        async with aclosing(exchange.events(caller.take)) as events:
             async for data in events:
                 await caller.write(data, more=True)
         await caller.write(b"", more=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from modelfleet_sidecar.asgi import Receive, Scope, Send
+from modelfleet_sidecar.asgi import LISTENER, Listener, Receive, Scope, Send
 from modelfleet_sidecar.attended import DisconnectedError
 from modelfleet_sidecar.failures import Failure, Fault, late
 
@@ -30,6 +30,7 @@ class Caller:
         self.status = 0
         self.allowed = ""
         """Methods that its path takes, where it came with another; empty: it did not."""
+        self._listener: Listener = scope["extensions"][LISTENER]
         self._receive = receive
         self._send = send
 
@@ -88,6 +89,10 @@ class Caller:
     async def write(self, data: bytes, *, more: bool) -> None:
         self.done = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    def take(self, data: bytes) -> bool:
+        """Write at once what is not the last of the answer; False: the caller does not read fast enough."""
+        return self._listener.take(data)
 
     async def reply(self, status: int, body: bytes, headers: Headers) -> None:
         await self.start(status, [*headers, (b"content-length", str(len(body)).encode())])

@@ -27,6 +27,13 @@ class HttpCycle(RequestResponseCycle):
     _head = b""
     """Of the answer, until something follows it."""
 
+    def take(self, body: bytes) -> bool:
+        """Write a part of an answer that has begun and goes on; False: it can not take any now."""
+        if self.flow.write_paused or self.disconnected or self.response_complete:
+            return False
+        self._go_on(body, more=True)
+        return True
+
     async def send(self, message: MutableMapping[str, Any]) -> None:  # type: ignore[override]
         """Take the next message of the answer; wait while the caller does not read."""
         if self.flow.write_paused and not self.disconnected:

@@ -60,9 +60,8 @@ class EventStream:
         """Return what to relay: whole events only. Raises BadStreamError."""
         if not self.answer_id and (named := _ID.search(data)) is not None:
             self.answer_id = named[1].decode("ascii")
-        if self.spoke and not self._partial and _closed(data) and not self._marked(data):
-            self.events += data.count(b"data:")
-            self.size += len(data)
+        if self.plain(data):
+            self.count(data)
             return data
         if self._partial:
             data = self._joined(data)
@@ -76,6 +75,15 @@ class EventStream:
             if len(self._partial) > MAX_EVENT:
                 raise BadStreamError(f"an event is over {MAX_EVENT} bytes")
         return b"".join(event for event in _events(data[:end]) if self._relays(event)) if end else b""
+
+    def plain(self, data: bytes) -> bool:
+        """Return whether data is whole events that need no look: they go on as they are."""
+        return self.spoke and not self._partial and _closed(data) and not self._marked(data)
+
+    def count(self, data: bytes) -> None:
+        """Take note of plain data that goes on."""
+        self.events += data.count(b"data:")
+        self.size += len(data)
 
     def _joined(self, data: bytes) -> bytes:
         """Return an event with what comes after it, once it may have ended; before that only what ended not.

@@ -19,7 +19,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from modelfleet_sidecar.asgi import AsgiApp
+from modelfleet_sidecar.asgi import LISTENER, AsgiApp
 from modelfleet_sidecar.http_cycle import HttpCycle
 
 LAST_WORDS = 1
@@ -140,6 +140,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             self.cycle.__class__ = HttpCycle  # uvicorn has no place to say so; its task has not begun
+            self.scope["extensions"] = {LISTENER: self.cycle}  # type: ignore[dict-item]
             self._in_body = True
 
     def on_body(self, body: bytes) -> None:

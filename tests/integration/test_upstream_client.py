@@ -101,6 +101,35 @@ async def test_a_response_in_single_bytes_is_read_whole_and_its_connection_used_
     assert b"x-request-id: d-1\r\n" in heads[0]
 
 
+async def test_what_comes_while_it_is_waited_for_is_relayed_in_order_until_it_is_not_taken() -> None:
+    turns: asyncio.Queue[None] = asyncio.Queue()
+    taken: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(CHUNKED + b"1\r\na\r\n")
+        for piece in (b"b", b"c", b"!", b"d"):
+            await turns.get()
+            writer.write(b"1\r\n" + piece + b"\r\n")
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    def relay(data: bytes) -> bool:
+        taken.append(data)
+        turns.put_nowait(None)
+        return data != b"!"
+
+    async with server(talk) as target, pool() as made:
+        connection = await post(made, target)
+        assert (await connection.head())[0] == 200
+        first = await connection.read(relay)
+        turns.put_nowait(None)
+        second = await connection.read(relay)
+        assert (first, taken, second[:1]) == (b"a", [b"b", b"c", b"!"], b"!")
+        assert connection.waited > 0.0
+        assert second[1:] + await whole(connection) == b"d"
+
+
 async def test_an_interim_response_is_passed_over() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await take_request(reader)

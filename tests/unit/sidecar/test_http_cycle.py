@@ -76,6 +76,19 @@ async def test_a_streams_head_goes_with_its_first_chunk() -> None:
     ]
 
 
+async def test_a_part_of_a_stream_is_taken_at_once_while_its_caller_reads() -> None:
+    transport = Written()
+    cycle = cycle_on(transport)
+    await answer(cycle, [], {"body": b"a", "more_body": True})
+    assert cycle.take(b"bc")
+    assert transport.writes[1:] == [b"2\r\nbc\r\n"]
+    cycle.flow.write_paused = True
+    assert not cycle.take(b"d")
+    cycle.flow.write_paused, cycle.disconnected = False, True
+    assert not cycle.take(b"d")
+    assert len(transport.writes) == 2
+
+
 async def test_a_large_body_is_one_write_too() -> None:
     transport = Written()
     size = 100_000
