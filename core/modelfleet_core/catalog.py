@@ -74,7 +74,6 @@ class Pool:
 class ScaleTarget:
     """The workload whose `/scale` the operator patches."""
 
-    api_version: str
     kind: str
     name: str
 

@@ -297,12 +297,12 @@ def _placement(fields: Fields, pools: Mapping[PoolName, Pool]) -> PoolPlacement:
         problem = f"is {least}, more than max ({most})"
         raise SpecError(replicas.at("min"), problem, "lower min, raise max or raise the pool's limit")
     target = fields.child("scaleTargetRef")
+    target.choice("apiVersion", ("apps/v1",), "apps/v1")
     service = fields.child("service")
     return PoolPlacement(
         pool=pool.name,
         gpus=gpus,
         target=ScaleTarget(
-            api_version=target.choice("apiVersion", ("apps/v1",), "apps/v1"),
             kind=target.choice("kind", ("Deployment",), "Deployment"),
             name=target.text("name", pattern=OBJECT_NAME, rule=OBJECT_RULE),
         ),

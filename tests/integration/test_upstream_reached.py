@@ -73,7 +73,7 @@ def pooled() -> tuple[GivenLease, Spec]:
     placement = PoolPlacement(
         pool=PoolName("h100"),
         gpus=1,
-        target=ScaleTarget("apps/v1", "Deployment", "large"),
+        target=ScaleTarget("Deployment", "large"),
         service=ServicePort("gpu", "https", "https"),
         replicas=Replicas(1, 1),
         startup=60.0,

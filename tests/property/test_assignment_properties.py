@@ -82,7 +82,7 @@ def assert_sound(problem: AssignmentProblem, answer: Assignment) -> None:
     assert answer.bound >= answer.objective
     assert answer.gap >= 0.0
     assert (answer.slot_prices >= 0).all()
-    assert (answer.row_prices >= 0).all()
+    assert (answer.prices.rows >= 0).all()
 
 
 @given(problems(cell=STRANGE), st.integers(0, 12))

@@ -8,7 +8,7 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modelfleet_core.estimation.script import SCRIPTS, letters_by_script, script_of
+from modelfleet_core.estimation.script import SCRIPTS, letters_by_script, most_of
 from modelfleet_core.keywords import Keywords, Words
 from modelfleet_core.policy import Rule, RuleMatch
 from modelfleet_core.rules import Asking, Rules, compiled
@@ -92,7 +92,7 @@ def _rule(number: int) -> st.SearchStrategy[Rule]:
 def test_the_first_of_the_rules_that_match_alone_wins(
     rules: tuple[Rule, ...], text: str, tokens: int, headers: dict[str, str]
 ) -> None:
-    asked = Asking(text, script_of(text), tokens, headers)
+    asked = Asking(text, most_of(letters_by_script(text)), tokens, headers)
     alone = [rule for rule in rules if Rules([rule]).first(asked) is not None]
     together = Rules(rules).first(asked)
     assert (together.rule if together is not None else None) == (alone[0] if alone else None)
@@ -103,4 +103,4 @@ def test_every_letter_counts_in_one_script_at_most(text: str) -> None:
     counts = letters_by_script(text)
     assert sum(counts.values()) <= len(text)
     assert set(counts) <= set(SCRIPTS)
-    assert script_of(text) == max(counts, key=counts.__getitem__, default="")
+    assert most_of(letters_by_script(text)) == max(counts, key=counts.__getitem__, default="")

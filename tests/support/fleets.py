@@ -47,7 +47,7 @@ def on_pool(
     placement = PoolPlacement(
         pool=PoolName(pool),
         gpus=gpus,
-        target=ScaleTarget("apps/v1", "Deployment", f"{model}-{variant}"),
+        target=ScaleTarget("Deployment", f"{model}-{variant}"),
         service=ServicePort(model, "http", "http"),
         replicas=Replicas(*replicas),
         startup=startup,

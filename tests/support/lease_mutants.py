@@ -214,7 +214,7 @@ def granted_anew(self: Purse, sidecar: SidecarId) -> None:
     account = self._accounts.pop(sidecar, None)
     if account is not None:
         self._count(account, -1)
-        self._base_net -= account.base_net
+        self._base_net -= account.net
         self._asks.pop(sidecar, None)
 
 

@@ -50,8 +50,3 @@ class Assignment:
     def slot_prices(self) -> FloatArray:
         """(m,) weighted quality that one more slot would add."""
         return self.prices.slots
-
-    @property
-    def row_prices(self) -> FloatArray:
-        """(r,) weighted quality per unit of each row, in the order of the problem's rows."""
-        return self.prices.rows

@@ -26,8 +26,6 @@ LOADS = 4
 PRIOR = 8.0
 LINK = 4.0
 _FADE = 1.0 - 1.0 / 128.0
-_PRIOR_VARIANCE = 0.25
-"""Of an observation around the manifest's word, relative to it."""
 _LEAST_FIRST, _LEAST_TOKEN = 1e-3, 1e-5
 """Seconds; what the manifest gives as less is taken as this much."""
 _MOST = 1e3
@@ -39,10 +37,6 @@ class Pace:
     """What is expected of one variant at one load."""
 
     latency: Latency
-    first_variance: float
-    """Of the expected time to the first token, in square seconds."""
-    token_variance: float
-    """Of the expected time per output token."""
     samples: float
     """Answers behind it that have not faded; 0: the manifest's word."""
 
@@ -59,33 +53,25 @@ class _Sums:
     c: float = 0.0
     y: float = 0.0
     z: float = 0.0
-    errors: float = 0.0
-    """Squared."""
     answers: float = 0.0
 
     def fade(self) -> None:
         for name in self.__slots__:
             setattr(self, name, _FADE * getattr(self, name))
 
-    def add(self, first: float, token: float, value: float, error: float) -> None:
+    def add(self, first: float, token: float, value: float) -> None:
         self.a += first * first
         self.b += token * token
         self.c += first * token
         self.y += first * value
         self.z += token * value
-        self.errors += error * error
 
-    def solve(self, weight: float, towards: tuple[float, float]) -> tuple[float, float, float, float]:
-        """Return the unknowns and the diagonal of the inverse, with `weight` observations of `towards`."""
+    def solve(self, weight: float, towards: tuple[float, float]) -> tuple[float, float]:
+        """Return the unknowns, with `weight` observations of `towards`."""
         a, b, c = self.a + weight, self.b + weight, self.c
         y, z = self.y + weight * towards[0], self.z + weight * towards[1]
         determinant = a * b - c * c
-        return (
-            max(0.0, (b * y - c * z) / determinant),
-            max(0.0, (a * z - c * y) / determinant),
-            b / determinant,
-            a / determinant,
-        )
+        return max(0.0, (b * y - c * z) / determinant), max(0.0, (a * z - c * y) / determinant)
 
 
 @dataclass(slots=True)
@@ -111,7 +97,7 @@ class Paces:
         """Return what is expected of `variant` while `load` of its slots are in use."""
         known = self._of(variant)
         if known is None:
-            return Pace(variant.latency, *_doubt(variant.latency), 0.0)
+            return Pace(variant.latency, 0.0)
         band = _band(load)
         pace = known.paces.get(band)
         if pace is None:
@@ -146,7 +132,6 @@ class Paces:
         known = self._of(variant)
         if known is None:
             known = self._measured[variant.key] = _Measured(*_units(variant.latency))
-        expected = self.pace(variant, load).latency
         sums = (known.all, known.bands[_band(load)])
         for one in sums:
             one.fade()
@@ -157,32 +142,14 @@ class Paces:
                 continue
             first, token = firsts * known.first / unit, tokens * known.token / unit
             value = min(_MOST, seconds / unit)
-            error = (
-                value - (firsts * expected.time_to_first_token + tokens * expected.per_output_token) / unit
-            )
             for one in sums:
-                one.add(first, token, value, error)
+                one.add(first, token, value)
         known.paces.clear()
 
 
 def _pace(known: _Measured, band: int) -> Pace:
-    anywhere = known.all.solve(PRIOR, (1.0, 1.0))
-    sums = known.bands[band]
-    first, token, first_doubt, token_doubt = sums.solve(LINK, anywhere[:2])
-    weight = known.all.a + known.all.b
-    noise = (2.0 * PRIOR * _PRIOR_VARIANCE + known.all.errors) / (2.0 * PRIOR + weight)
-    return Pace(
-        latency=Latency(first * known.first, token * known.token),
-        # Of the band's own mean, and of that at any load as far as it leans on it.
-        first_variance=noise * (first_doubt + (LINK * first_doubt) ** 2 * anywhere[2]) * known.first**2,
-        token_variance=noise * (token_doubt + (LINK * token_doubt) ** 2 * anywhere[3]) * known.token**2,
-        samples=known.all.answers,
-    )
-
-
-def _doubt(latency: Latency) -> tuple[float, float]:
-    first, token = _units(latency)
-    return _PRIOR_VARIANCE / PRIOR * first * first, _PRIOR_VARIANCE / PRIOR * token * token
+    first, token = known.bands[band].solve(LINK, known.all.solve(PRIOR, (1.0, 1.0)))
+    return Pace(Latency(first * known.first, token * known.token), samples=known.all.answers)
 
 
 def _units(latency: Latency) -> tuple[float, float]:

@@ -97,11 +97,6 @@ def letters_by_script(text: str) -> dict[str, int]:
     return {name: int(count) for name, count in zip(SCRIPTS, counts[:-1], strict=True) if count}
 
 
-def script_of(text: str) -> str:
-    """Return the script of most letters of `text`, of equal ones the first by name; empty: no letters."""
-    return most_of(letters_by_script(text))
-
-
 def most_of(counts: Mapping[str, int]) -> str:
     """Return the script of most letters, of equal ones the first by name; empty: there are none."""
     return max(counts, key=counts.__getitem__, default="")

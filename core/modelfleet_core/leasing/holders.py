@@ -6,7 +6,7 @@ In come its reports and the grants made for it; out goes what it may hold. `gran
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -250,12 +250,3 @@ def _at_most(
         if state is not None and state.kept > 0:
             least[endpoint] = min(count, state.kept)
     return least
-
-
-def held_by(holders: Iterable[Holder]) -> dict[EndpointUrl, int]:
-    """Return the slots that all `holders` together may hold, by endpoint."""
-    held: dict[EndpointUrl, int] = {}
-    for holder in holders:
-        for endpoint, slots in holder.held().items():
-            held[endpoint] = held.get(endpoint, 0) + slots
-    return held

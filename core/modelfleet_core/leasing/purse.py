@@ -32,13 +32,11 @@ BARRED = 2.0
 
 @dataclass(slots=True)
 class _Account:
-    """One sidecar's account. `base_*`: as it stood when this leader first heard of it."""
+    """One sidecar's account."""
 
     granted: int
     returned: int
     spent: int
-    base_net: int
-    base_spent: int
     heard_at: float
     reserved: int = 0
     need: Need | None = None
@@ -137,7 +135,7 @@ class Purse:
         account = self._accounts.get(sidecar)
         if account is None:
             net = max(state.granted - state.returned, state.spent)
-            account = _Account(state.granted, state.returned, state.spent, net, state.spent, now)
+            account = _Account(state.granted, state.returned, state.spent, now)
             self._accounts[sidecar] = account
             self._base_net += net
             self._base_spent += state.spent

@@ -120,7 +120,7 @@ def _model(name: str, size: int, quality: float, gpus: int) -> Model:
     placement = PoolPlacement(
         pool=_POOL,
         gpus=size,
-        target=ScaleTarget("apps/v1", "Deployment", name),
+        target=ScaleTarget("Deployment", name),
         service=ServicePort(name, "http", "http"),
         replicas=Replicas(0, gpus // size),
         startup=0.0,

@@ -23,11 +23,6 @@ class Figure:
     def known(self) -> bool:
         return math.isfinite(self.value)
 
-    @property
-    def sure(self) -> bool:
-        """Whether there is an interval, and it does not hold 0."""
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True, slots=True)
 class Node:

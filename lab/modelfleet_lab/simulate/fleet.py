@@ -54,7 +54,7 @@ def _model(model: spec.Model, scenario: Scenario, slots: int) -> Model:
     placement = PoolPlacement(
         pool=PoolName("gpus"),
         gpus=1,
-        target=ScaleTarget("apps/v1", "Deployment", model.name),
+        target=ScaleTarget("Deployment", model.name),
         service=ServicePort(model.name, "http", "http"),
         replicas=Replicas(1, max(1, scenario.slots)) if scenario.scaling else Replicas(0, scenario.slots),
         startup=scenario.startup,

@@ -72,7 +72,7 @@ def test_a_row_binds_and_has_a_price():
     answer = assign(it, remaining=plenty)
     assert answer.choice.tolist() == [1, 0, 0]
     assert answer.binding == ("expected-cost",)
-    assert answer.row_prices[0] > 0
+    assert answer.prices.rows[0] > 0
     assert answer.gap <= 1e-6
 
 

@@ -22,7 +22,7 @@ def test_each_rival_that_was_worth_more_is_named_with_what_stopped_it():
     told = reasons(it, answer)
     assert told.stopped_by(0) == ("", "slots:large", "money", "", "")
     assert told.stopped_by(1) == ("",) * 5
-    assert told.paid[0] == pytest.approx(answer.slot_prices + answer.row_prices[0] * use[0])
+    assert told.paid[0] == pytest.approx(answer.slot_prices + answer.prices.rows[0] * use[0])
 
 
 def test_a_request_that_waits_learns_which_limit_kept_it():
@@ -45,7 +45,7 @@ def test_what_is_paid_adds_up_and_the_winner_is_near_the_best_net_value(seed: in
     shortfall = 0.0
     for i in range(48):
         paid = answer.slot_prices.copy()
-        for row, price in zip(it.rows, answer.row_prices, strict=True):
+        for row, price in zip(it.rows, answer.prices.rows, strict=True):
             about = np.arange(48) if row.requests is None else row.requests
             paid += price * row.use[about == i].sum(axis=0)
         assert told.paid[i] == pytest.approx(paid)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
 from modelfleet_core.leasing.accounts import BUDGET
 from modelfleet_core.leasing.grants import Documents, LeaseBook, Prices
-from modelfleet_core.leasing.holders import held_by
 from modelfleet_core.leasing.messages import AccountState, Need
 from modelfleet_core.leasing.slots import UPSTREAM_NOTICES
 from modelfleet_core.values import account_id
@@ -30,6 +30,14 @@ from support.lease_values import (
 )
 
 
+def held(book: LeaseBook) -> dict[str, int]:
+    """Return the slots that all sidecars together may hold, by endpoint."""
+    by_endpoint = Counter[str]()
+    for holder in book.holders():
+        by_endpoint.update(holder.held())
+    return dict(by_endpoint)
+
+
 def slots(book: LeaseBook, now: float) -> dict[str, dict[str, int]]:
     return {
         sidecar.pod: {str(endpoint): given.slots for endpoint, given in grant.slots.items()}
@@ -48,7 +56,7 @@ def test_recalled_slots_go_to_others_only_when_they_came_back() -> None:
     assert slots(book, 1.1)["two"] == {POD_A: 1}
     hear(book, report(ONE, 4, {POD_A: 2}, applied=2, wants=2), 1.2)
     assert slots(book, 1.2)["two"] == {POD_A: 2}
-    assert held_by(book.holders()) == {POD_A: 4}
+    assert held(book) == {POD_A: 4}
 
 
 def test_every_unacknowledged_grant_counts_as_held() -> None:
@@ -58,7 +66,7 @@ def test_every_unacknowledged_grant_counts_as_held() -> None:
     hear(book, report(TWO, 1, wants=4), 0)
     granted(book, 0)
     hear(book, report(ONE, 2, wants=4), 0.1)  # it has applied nothing yet
-    assert held_by(book.holders()) == {POD_A: 4}
+    assert held(book) == {POD_A: 4}
     assert slots(book, 0.1) == {}
 
 
@@ -116,7 +124,7 @@ def test_a_sidecar_thought_lost_counts_again_when_it_reports() -> None:
     granted(book, TTL + LONGEST)
     late = TTL + LONGEST + 1
     hear(book, report(ONE, 2, {POD_A: 1}, applied=1, wants=4), late)
-    assert held_by(book.holders()) == {POD_A: 5}
+    assert held(book) == {POD_A: 5}
     assert slots(book, late)["one"] == {}
     hear(book, report(TWO, 2, {POD_A: 4}, applied=2, wants=2), late)
     assert slots(book, late) == {"two": {POD_A: 2}}

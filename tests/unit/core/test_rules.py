@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from modelfleet_core.estimation.script import script_of
+from modelfleet_core.estimation.script import letters_by_script, most_of
 from modelfleet_core.policy import Rule, RuleMatch
 from modelfleet_core.rules import LOOKED_AT, Asking, Matched, Rules, compiled, decides, forbids
 from modelfleet_core.values import ModelName
@@ -15,7 +15,7 @@ ALL = frozenset({A, B, C})
 
 
 def asking(text: str, tokens: int = 10, headers: Mapping[str, str] | None = None) -> Asking:
-    return Asking(text, script_of(text), tokens, headers or {})
+    return Asking(text, most_of(letters_by_script(text)), tokens, headers or {})
 
 
 def matched(match: RuleMatch, text: str, tokens: int = 10, **headers: str) -> bool:
