@@ -45,8 +45,8 @@ NEWEST = 0.05
 LOOK_AGAIN = 1.0
 """Seconds between looks at the lease, should a change of it go unnoticed."""
 TELL_WITHIN = 0.01
-"""Seconds in which it is told what is in use where nothing waits, or what is wanted where it was told a moment
-ago: nobody has to act on that at once."""
+"""Seconds in which it is told what is in use where nothing waits, or what is wanted where that was told just
+before: nobody has to act on it at once."""
 UNTOLD = Batching(max_size=1, max_wait=0.0)
 """Until the policy is known."""
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NoReturn
 
-EVERY = 0.05
+EVERY = 0.02
 """Seconds: a call that keeps the loop for longer can not go unnoticed."""
 
 

@@ -11,7 +11,7 @@ from modelfleet_sidecar.tallies import Counts, Spreads
 
 STAGES = ("assign", "http", "grpc", "judge")
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-DELAYS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+DELAYS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
 SOLVES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -84,7 +84,7 @@ class Metrics:
         )
         self.loop_lag = Histogram(
             f"{name}loop_lag_seconds",
-            "By how much the event loop was late with a timer, twenty times a second.",
+            "By how much the event loop was late with a timer, fifty times a second.",
             buckets=DELAYS,
             registry=registry,
         )
