@@ -6,13 +6,14 @@ order of `docs/requests.md`, or the `Failure` of a request for which nothing is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from modelfleet_core.catalog import Fleet, Model
 from modelfleet_core.estimation.estimate import Estimate
 from modelfleet_core.policy import Policy
 from modelfleet_core.rules import forbids
-from modelfleet_core.values import usd
+from modelfleet_core.values import NanoUsd, usd
 
 from modelfleet_sidecar.calls import AUTO
 from modelfleet_sidecar.decision import Ask
@@ -60,7 +61,8 @@ def nothing_left(
 ) -> Failure:
     """Return the error of a request that no variant may answer: by the last hurdle that any of them reached.
 
-    `whys` holds a word for each variant of the fleet; `limit` are the output tokens asked for, per choice.
+    `whys` holds a word for each variant of the fleet, `models` what was expected of each model; `limit` are
+    the output tokens asked for, per choice. A request with the figures that are told has a model.
     """
     left = frozenset(whys) - {PINNED}
     whose = "any model" if ask.call.model == AUTO else f"model {ask.call.model!r}"
@@ -77,20 +79,12 @@ def nothing_left(
         return Failure(
             Fault.BAD_REQUEST,
             "QualityBelowLimit",
-            f"{whose} is predicted to answer with a quality of at most {best:.3f}, below the"
+            f"{whose} is predicted to answer with a quality of at most {_at_most(best)}, below the"
             f" {ask.min_quality:g} of header {MIN_QUALITY_HEADER}; lower it",
             field=MIN_QUALITY_HEADER,
         )
     if MAX_COST in left and ask.max_cost is not None:
-        least = min(one.reserve for why, one in stopped if why == MAX_COST)
-        where = whose if ask.call.model != AUTO else "the cheapest model"
-        return Failure(
-            Fault.BAD_REQUEST,
-            "CostAboveLimit",
-            f"the request may cost {usd(least):.9f} USD at {where}, above the {usd(ask.max_cost):.9f} USD of"
-            f" header {MAX_COST_HEADER}; raise it or lower max_tokens",
-            field=MAX_COST_HEADER,
-        )
+        return _too_dear(ask, [one for why, one in stopped if why == MAX_COST], ask.max_cost)
     if CONTEXT in left:
         return Failure(
             Fault.BAD_REQUEST,
@@ -117,6 +111,25 @@ def nothing_left(
     if any(why.startswith(CAPABILITY) for why in left):
         return _not_capable(ask, fleet)
     return _not_allowed(ask, policy, left)
+
+
+def _too_dear(ask: Ask, dear: Sequence[Estimate], max_cost: NanoUsd) -> Failure:
+    """Tell the least that it has to be allowed to cost, where a better answer is wanted too of those."""
+    good = [one for one in dear if one.quality >= ask.min_quality]
+    cheapest = min(good or dear, key=lambda one: one.reserve)
+    lower = "" if good else f", and lower {MIN_QUALITY_HEADER} to {_at_most(cheapest.quality)} there"
+    return Failure(
+        Fault.BAD_REQUEST,
+        "CostAboveLimit",
+        f"the request may cost {usd(cheapest.reserve):.9f} USD at model {cheapest.model!r}, above the"
+        f" {usd(max_cost):.9f} USD of header {MAX_COST_HEADER}; raise it or lower max_tokens{lower}",
+        field=MAX_COST_HEADER,
+    )
+
+
+def _at_most(quality: float) -> str:
+    """Return a quality as text that, sent back as a bound, does not exceed it."""
+    return f"{math.floor(quality * 1e6) / 1e6:.6f}"
 
 
 def _no_key(model: str) -> Failure:

@@ -175,7 +175,7 @@ def prospect(
     if incapable:
         _leave_incapable(excluded_by, frame.keys, call.needs, incapable)
     if all(excluded_by):
-        raise nothing_left(ask, fleet, policy, excluded_by, known.estimates.models, limit=limit)
+        raise nothing_left(ask, fleet, policy, excluded_by, estimates, limit=limit)
     output_limit = tuple([rooms[place] for place in places])
     load, paces = [], []
     for variant in frame.variants:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
-from modelfleet_core.catalog import Fleet
+from modelfleet_core.catalog import Fleet, Pricing, RequestMapping
 from modelfleet_core.policy import ModelChoice, Objectives, OnOverload, Policy, Tenants, Tier
 from modelfleet_core.values import ModelName, NanoUsd, TierName
 from modelfleet_sidecar.failures import Failure, Fault
@@ -139,7 +140,54 @@ def test_a_bound_of_the_quality_leaves_out_what_is_predicted_below() -> None:
     assert desk.prospect("hi", between).candidate.excluded_by == ("MinQuality", "")
     with pytest.raises(Failure, match="QualityBelowLimit") as refused:
         desk.prospect("hi", {"x-modelfleet-min-quality": "1"})
-    assert f"at most {better:.3f}, below the 1" in refused.value.message
+    told = figure(refused.value, r"at most (\S+), below the 1 of")
+    assert better - 1e-6 < float(told) <= better
+    assert desk.prospect("hi", {"x-modelfleet-min-quality": told}).candidate.excluded_by == ("MinQuality", "")
+
+
+def figure(failure: Failure, pattern: str) -> str:
+    """Return the figure that a refusal tells."""
+    found = re.search(pattern, failure.message)
+    assert found is not None, failure.message
+    return found[1]
+
+
+MUCH_ADDED = RequestMapping(system_prompt="Answer in plain words. " * 20)
+
+
+@pytest.mark.parametrize("request_mapping", [RequestMapping(), MUCH_ADDED])
+@pytest.mark.parametrize("quality", ["0", "0.9"])
+def test_a_refusal_tells_the_least_cost_and_the_best_quality_that_would_do(
+    request_mapping: RequestMapping, quality: str
+) -> None:
+    dear = replace(BIG, pricing=Pricing(5 * 10**9, 5 * 10**9))
+    desk = Desk(policy_of(), [SMALL, dear])
+    fleet = desk.lease.fleet
+    assert fleet is not None
+    desk.lease.fleet = replace(
+        fleet, models=tuple(replace(model, request=request_mapping) for model in fleet.models)
+    )
+    asked = {"x-modelfleet-max-cost-usd": "0", "x-modelfleet-min-quality": quality}
+    with pytest.raises(Failure, match="CostAboveLimit") as refused:
+        desk.prospect("hi", asked)
+    enough = figure(refused.value, r"may cost (\S+) USD")
+    possible = desk.prospect("hi", asked | {"x-modelfleet-max-cost-usd": enough}).candidate
+    assert possible.excluded_by == (("", "MaxCost") if quality == "0" else ("MinQuality", ""))
+    less = f"{float(enough) - 1e-9:.9f}"
+    with pytest.raises(Failure):
+        desk.prospect("hi", asked | {"x-modelfleet-max-cost-usd": less})
+
+
+def test_a_refusal_for_which_one_bound_is_not_enough_says_both() -> None:
+    desk = Desk(policy_of())
+    asked = {"x-modelfleet-max-cost-usd": "0", "x-modelfleet-min-quality": "1"}
+    with pytest.raises(Failure, match="CostAboveLimit") as refused:
+        desk.prospect("hi", asked)
+    told = {
+        "x-modelfleet-max-cost-usd": figure(refused.value, r"may cost (\S+) USD"),
+        "x-modelfleet-min-quality": figure(refused.value, r"lower x-modelfleet-min-quality to (\S+) there"),
+    }
+    assert "" in desk.prospect("hi", told).candidate.excluded_by
 
 
 def capable(fleet: Fleet, *sets: frozenset[str] | None) -> Fleet:
