@@ -29,6 +29,12 @@ from modelfleet_core.values import TaskName
 FloatArray = npt.NDArray[np.float64]
 
 
+_LEAST_OFF, _MOST_OFF = np.array(-MOST_DEVIATION), np.array(MOST_DEVIATION)
+"""Arrays, since a scalar is made one in each call."""
+_Model = tuple[float, float, float, float, float, list[float]]
+"""Of one model `mean`, `samples`, `noise`, `spread`, `token_smearing` and the c points of its `curve`."""
+
+
 class TrainedEstimator:
     """Estimates by what training found out, as `Trained.predict` does."""
 
@@ -62,13 +68,13 @@ class TrainedEstimator:
         self._weights: tuple[float, float, float] = tuple(trained.weights.tolist())
         self._mean: list[float] = trained.mean.tolist()
         self._samples: list[float] = trained.samples.tolist()
-        self._noise: list[float] = trained.noise.tolist()
-        self._spread: list[float] = trained.spread.tolist()
+        noise, spread, curve = trained.noise.tolist(), trained.spread.tolist(), trained.curve.T.tolist()
+        smearing = trained.token_smearing.tolist()
+        self._models: list[_Model] = list(
+            zip(self._mean, self._samples, noise, spread, smearing, curve, strict=True)
+        )
         self._rank = float(r)
-        self._curve: list[list[float]] = trained.curve.T.tolist()
-        """m of c points."""
         self._steps = len(trained.curve) - 1
-        self._smearing: list[float] = trained.token_smearing.tolist()
 
     def forecast(self, question: Question, fleet: Fleet) -> Forecast:
         """Return what is expected; the question must have its features. Raises ForecastError."""
@@ -83,15 +89,15 @@ class TrainedEstimator:
         """Return what is expected of a text with features `x` (d,)."""
         z = x - self._center
         z *= self._scale
-        np.maximum(z, -MOST_DEVIATION, out=z)
-        np.minimum(z, MOST_DEVIATION, out=z)
-        product = self._along @ z
+        np.maximum(z, _LEAST_OFF, out=z)
+        np.minimum(z, _MOST_OFF, out=z)
+        product = self._along.dot(z)  # of so few figures this is called faster than `@`
         along = product[self._likeness]
-        linear = self._linear @ product
+        linear = self._linear.dot(product)
         linear += self._constant
         distances, text, lengths = self._parts(linear.tolist())
-        off = float((self._likeness_weight * along) @ along)
-        off += self._rest * max(float(z @ z) - float(along @ along), 0.0)
+        off = float((self._likeness_weight * along).dot(along))
+        off += self._rest * max(float(z.dot(z)) - float(along.dot(along)), 0.0)
         if not math.isfinite(off + sum(distances) + sum(text)):
             raise _not_finite()
         near = [
@@ -109,30 +115,31 @@ class TrainedEstimator:
             gate = sum([share * close for share, close in zip(shares, near, strict=True)])
             gate *= min(1.0, max(shares) / self._share)
             posterior = np.array(shares)
-            sums: list[float] = (posterior @ self._by_task).tolist()
-            of_task, like = (np.square(posterior) @ self._task_doubt).tolist(), sums[2 * m :]
+            sums: list[float] = posterior.dot(self._by_task).tolist()
+            of_task, like = np.square(posterior).dot(self._task_doubt).tolist(), sums[2 * m :]
             if row is None:
                 moved = [a * (sums[j] - mean[j]) + b * text[j] for j in range(m)]
             else:
                 moved = [sums[j] - mean[j] + gate * c * (text[j] - sums[m + j]) for j in range(m)]
-        quality = [min(1.0, max(0.0, usual + more)) for usual, more in zip(mean, moved, strict=True)]
-        if row is None:
-            quality = [
-                usual + gate * (self._calibrated(j, raw) - usual)
-                for j, (usual, raw) in enumerate(zip(mean, quality, strict=True))
-            ]
-        square = gate * gate
-        return Forecast(
-            quality=quality,
-            variance=[self._variance(j, square, of_task[j]) for j in range(m)],
-            samples=[usual + gate * (here - usual) for usual, here in zip(self._samples, like, strict=True)],
+        quality, variance, samples, tokens = [], [], [], []
+        square, within, steps = gate * gate, b * b * self._rank, self._steps
+        columns = zip(self._models, moved, of_task, like, lengths, strict=True)
+        for (usual, answers, noise, spread, smearing, curve), more, doubt, here, length in columns:
+            good = min(1.0, max(0.0, usual + more))
+            if row is None:  # `trained.calibrated`, as far as the text is like those of training
+                place = good * steps
+                below = min(int(place), steps - 1)
+                low = curve[below]
+                sure = min(1.0, max(0.0, low + (place - below) * (curve[below + 1] - low)))
+                good = usual + gate * (sure - usual)
+            of_mean = 1.0 / (answers + 1.0)
+            doubted = noise * (of_mean + square * (a * a * doubt + within * of_mean))
+            quality.append(good)
+            variance.append(doubted + (1.0 - square) * spread)
+            samples.append(answers + gate * (here - answers))
             # What is not a number, as of a model whose answers nobody measured, stays so.
-            output_tokens=[
-                max(math.exp(min(length, LONGEST)) * smearing, 1.0)
-                for length, smearing in zip(lengths, self._smearing, strict=True)
-            ],
-            confidence=gate,
-        )
+            tokens.append(max(math.exp(min(length, LONGEST)) * smearing, 1.0))
+        return Forecast(quality, variance, samples, tokens, confidence=gate)
 
     def _parts(self, linear: list[float]) -> tuple[list[float], list[float], list[float]]:
         return linear[: self._middles], linear[self._middles : self._text], linear[self._text :]
@@ -147,20 +154,6 @@ class TrainedEstimator:
         shares = [max(LEAST_SHARE, math.exp(score - most)) for score in scores]
         total = sum(shares)
         return [share / total for share in shares]
-
-    def _variance(self, j: int, square: float, of_task: float) -> float:
-        """Return `Trained.variance` of one model; `square` of the gate."""
-        a, b, _ = self._weights
-        of_mean = 1.0 / (self._samples[j] + 1.0)
-        moved = a * a * of_task + b * b * self._rank * of_mean
-        return self._noise[j] * (of_mean + square * moved) + (1.0 - square) * self._spread[j]
-
-    def _calibrated(self, j: int, raw: float) -> float:
-        """Return `trained.calibrated` of one model's quality in [0, 1]."""
-        curve, place = self._curve[j], raw * self._steps
-        below = min(int(place), self._steps - 1)
-        low = curve[below]
-        return min(1.0, max(0.0, low + (place - below) * (curve[below + 1] - low)))
 
 
 def _not_finite() -> ForecastError:
