@@ -15,6 +15,9 @@ LISTENER = "modelfleet"
 class Listener(Protocol):
     """What the web server offers for a request beside ASGI's messages."""
 
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Call `left` when the caller goes away, until it is None; the body must have been read."""
+
     def take(self, body: bytes) -> bool:
         """Write a part of an answer that has begun and goes on; False: it can not take any now."""
 

@@ -105,7 +105,7 @@ class HttpApi:
         await self._router.turn()
         call = parse(body) if len(body) <= LARGE else await asyncio.to_thread(parse, body)
         # Whoever goes away ends the model's work.
-        async with Attended(caller.gone, lambda: caller.done):
+        async with Attended(caller.watch, lambda: caller.done):
             await self._answer(caller, call)
 
     async def _answer(self, caller: Caller, call: Call) -> None:

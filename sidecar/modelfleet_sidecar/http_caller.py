@@ -6,6 +6,7 @@ In: a request's scope and messages. Out: its headers and body, bounded; what is 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from modelfleet_sidecar.asgi import LISTENER, Listener, Receive, Scope, Send
 from modelfleet_sidecar.attended import DisconnectedError
@@ -76,10 +77,9 @@ class Caller:
             raise DisconnectedError
         return message.get("body", b""), message.get("more_body", False)
 
-    async def gone(self) -> None:
-        """Return when the caller has gone away; call it once the body is read."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Call `left` when the caller goes away, until it is None; the body must have been read."""
+        self._listener.watch(left)
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True

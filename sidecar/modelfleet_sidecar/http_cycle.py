@@ -7,7 +7,7 @@ way writes twice and searches each header by two patterns, which is 3 % of what 
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
@@ -26,6 +26,28 @@ class HttpCycle(RequestResponseCycle):
 
     _head = b""
     """Of the answer, until something follows it."""
+
+    _left: Callable[[], None] | None = None
+    """Whom to tell that the caller has gone."""
+
+    def watch(self, left: Callable[[], None] | None) -> None:
+        """Call `left` when the caller goes away, until it is None; the body must have been read."""
+        self._left = left
+        if left is None:
+            return
+        if self.disconnected:
+            left()
+        else:
+            self.flow.resume_reading()  # a connection that is not read does not show its end
+
+    def gone(self) -> None:
+        """The caller has gone."""
+        if self.response_complete:
+            return
+        self.disconnected = True
+        self.message_event.set()
+        if self._left is not None:
+            self._left()
 
     def take(self, body: bytes) -> bool:
         """Write a part of an answer that has begun and goes on; False: it can not take any now."""

@@ -14,9 +14,11 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import cast
 
 import httptools
 import uvicorn
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from modelfleet_sidecar.asgi import LISTENER, AsgiApp
@@ -73,6 +75,8 @@ class GuardedProtocol(HttpToolsProtocol):
     _came = 0
     """Bytes that came since the timer was set."""
     _method = b""
+    _answered: HttpCycle | None = None
+    """The last request that the application was given; others wait for its answer."""
     _timer: asyncio.TimerHandle | None = None
     _lingers = False
     """Whether the connection ends and what comes is thrown away."""
@@ -88,6 +92,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        if self._answered is not None:
+            self._answered.gone()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -139,9 +145,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._method = self.parser.get_method()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
-            self.cycle.__class__ = HttpCycle  # uvicorn has no place to say so; its task has not begun
-            self.scope["extensions"] = {LISTENER: self.cycle}  # type: ignore[dict-item]
             self._in_body = True
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        cycle.__class__ = HttpCycle  # uvicorn has no place to say so
+        self._answered = cast(HttpCycle, cycle)
+        cycle.scope["extensions"] = {LISTENER: cycle}  # type: ignore[dict-item]
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         self._beside = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -10,7 +11,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 from modelfleet_sidecar import web_server
-from modelfleet_sidecar.asgi import Receive, Scope, Send
+from modelfleet_sidecar.asgi import LISTENER, AsgiApp, Receive, Scope, Send
+from modelfleet_sidecar.attended import Attended, DisconnectedError
 from modelfleet_sidecar.web_server import WebServer
 
 OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n"
@@ -63,9 +65,9 @@ def drawn(draw: random.Random) -> tuple[bytes, bytes | None]:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[WebServer, int]]:
+async def serving(app: AsgiApp = echo) -> AsyncIterator[tuple[WebServer, int]]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = WebServer(echo)
+    server = WebServer(app)
     running = asyncio.create_task(server.serve([listener]))
     await server.listening.wait()
     try:
@@ -105,3 +107,22 @@ async def test_requests_in_any_pieces_are_answered_each_and_in_order(monkeypatch
         async with asyncio.timeout(30.0):
             await asyncio.gather(*(talk(port, random.Random(seed)) for seed in range(200)))
         assert not server.server_state.connections
+
+
+async def test_who_leaves_is_noticed_also_with_another_request_on_its_way() -> None:
+    begun, noticed = asyncio.Event(), asyncio.Event()
+
+    async def works(scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        with contextlib.suppress(DisconnectedError):
+            async with Attended(scope["extensions"][LISTENER].watch, lambda: False):
+                begun.set()
+                await asyncio.Event().wait()
+        noticed.set()
+
+    async with serving(works) as (_, port), asyncio.timeout(10.0):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(2 * b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await begun.wait()
+        writer.close()
+        await noticed.wait()

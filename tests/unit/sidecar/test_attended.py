@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from modelfleet_sidecar.attended import Attended, DisconnectedError
@@ -12,16 +13,27 @@ async def never() -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_caller_who_leaves_cancels_the_work_and_its_cleaning_up_is_waited_for() -> None:
-    left, cleaned = asyncio.Event(), asyncio.Event()
+class Door:
+    """Tells who watches it that the caller has gone."""
 
-    async def gone() -> None:
-        await left.wait()
+    def __init__(self) -> None:
+        self.watched: Callable[[], None] | None = None
+
+    def watch(self, left: Callable[[], None] | None) -> None:
+        self.watched = left
+
+    def shut(self) -> None:
+        assert self.watched is not None
+        self.watched()
+
+
+async def test_a_caller_who_leaves_cancels_the_work_and_its_cleaning_up_is_waited_for() -> None:
+    door, cleaned = Door(), asyncio.Event()
 
     async def cleaning() -> None:
-        async with Attended(gone, lambda: False):
+        async with Attended(door.watch, lambda: False):
             try:
-                left.set()
+                asyncio.get_running_loop().call_soon(door.shut)
                 await never()
             finally:
                 await asyncio.sleep(0)
@@ -30,13 +42,24 @@ async def test_a_caller_who_leaves_cancels_the_work_and_its_cleaning_up_is_waite
     with pytest.raises(DisconnectedError):
         await cleaning()
     assert cleaned.is_set()
+    assert door.watched is None
+
+
+async def test_who_had_gone_before_ends_the_work_where_it_waits_first() -> None:
+    def watch(left: Callable[[], None] | None) -> None:
+        if left is not None:
+            left()
+
+    with pytest.raises(DisconnectedError):
+        async with Attended(watch, lambda: False):
+            await never()
 
 
 async def test_what_others_cancel_is_no_caller_who_left() -> None:
     begun = asyncio.Event()
 
     async def work() -> None:
-        async with Attended(never, lambda: False):
+        async with Attended(Door().watch, lambda: False):
             begun.set()
             await never()
 
@@ -48,18 +71,14 @@ async def test_what_others_cancel_is_no_caller_who_left() -> None:
 
 
 async def test_whoever_leaves_after_the_answer_cancels_nothing() -> None:
-    looked = asyncio.Event()
-
-    async def gone() -> None:
-        looked.set()
-
-    async with Attended(gone, lambda: True):
-        await looked.wait()
+    door = Door()
+    async with Attended(door.watch, lambda: True):
+        door.shut()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
 
 async def test_an_error_of_the_work_stays_that_error() -> None:
     with pytest.raises(ZeroDivisionError):
-        async with Attended(never, lambda: False):
+        async with Attended(Door().watch, lambda: False):
             raise ZeroDivisionError
