@@ -29,13 +29,15 @@ USAGE = {"prompt_tokens": 1, "completion_tokens": 1}
 
 
 @asynccontextmanager
-async def sidecar_before(answer: bytes) -> AsyncIterator[Rig]:
-    """Run a sidecar whose only model server answers everything with these bytes."""
+async def sidecar_before(answer: bytes, until: asyncio.Event | None = None) -> AsyncIterator[Rig]:
+    """Run a sidecar whose only model server answers everything with these bytes, not before `until`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(int(length.split(b":")[1]))
+        if until is not None:
+            await until.wait()
         writer.write(answer)
         await writer.drain()
         writer.close()
@@ -149,17 +151,20 @@ async def test_a_status_stays_within_what_clients_take_however_many_models_it_na
         assert (error.code(), reason) == (grpc.StatusCode.NOT_FOUND, "ModelNotFound")
 
 
+SAID = {"role": "assistant", "content": "ok"}
+LONG = {"prompt_tokens": 3000, "completion_tokens": 1}
+OVER = response("200 OK", {"choices": [{"message": SAID, "finish_reason": "stop"}], "usage": LONG})
+"""Of a server whose template adds far more than its fleet says."""
+SHORT = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
+
+
 async def test_a_template_that_adds_more_than_the_fleet_says_costs_more_than_the_reserve_only_once() -> None:
-    said = {"role": "assistant", "content": "ok"}
-    usage = {"prompt_tokens": 3000, "completion_tokens": 1}
-    answer = response("200 OK", {"choices": [{"message": said, "finish_reason": "stop"}], "usage": usage})
-    asked = {"model": "big", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
-    async with sidecar_before(answer) as rig, aiohttp.ClientSession() as web:
+    async with sidecar_before(OVER) as rig, aiohttp.ClientSession() as web:
         (endpoint,) = rig.lease.holding.lease.slots
         rig.lease.grant({endpoint: SlotGrant(Spec("big").key, 4)}, money=NanoUsd(10**9))
         excess = []
         for _ in range(2):
-            async with web.post(f"{rig.http}/v1/chat/completions", json=asked) as got:
+            async with web.post(f"{rig.http}/v1/chat/completions", json=SHORT) as got:
                 assert got.status == 200, await got.text()
             async with web.get(f"{rig.admin}/metrics") as told:
                 lines = (await told.text()).splitlines()
@@ -169,3 +174,27 @@ async def test_a_template_that_adds_more_than_the_fleet_says_costs_more_than_the
         assert 'modelfleet_sidecar_prompts_above_bound_total{model="big"} 1.0' in lines
     assert float(excess[0].split()[1]) > 0.0
     assert excess[1] == excess[0]
+
+
+async def test_what_waits_is_reserved_anew_when_a_template_turns_out_to_add_more() -> None:
+    until = asyncio.Event()
+    async with sidecar_before(OVER, until) as rig, aiohttp.ClientSession() as web:
+        (endpoint,) = rig.lease.holding.lease.slots
+        rig.lease.grant({endpoint: SlotGrant(Spec("big").key, 1)}, money=NanoUsd(10**9))
+
+        async def ask() -> float:
+            async with web.post(f"{rig.http}/v1/chat/completions", json=SHORT) as got:
+                assert got.status == 200, await got.text()
+                decision = got.headers["x-modelfleet-decision-id"]
+            return rig.sidecar.router.explain(decision).decision.reserved / 1e9
+
+        first = asyncio.create_task(ask())
+        while not rig.lease.holding.in_flight():  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.005)
+        second = asyncio.create_task(ask())
+        async with asyncio.timeout(10.0):
+            while not rig.sidecar.router.waiting:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.005)
+        until.set()
+        cost = 3000e-6 + 2e-6
+        assert await first < cost <= await second
