@@ -60,12 +60,10 @@ class Pacing:
         """Learn what a request gains per USD, from its variants that could serve it."""
         if not self.active or not cost:
             return
-        least = min(zip(cost, weighted_quality, strict=True), key=lambda row: (row[0], -row[1]))
-        gains = (
-            (quality - least[1]) / (usd - least[0])
-            for quality, usd in zip(weighted_quality, cost, strict=True)
-            if usd > least[0]
-        )
+        least = min(cost)
+        rows = list(zip(weighted_quality, cost, strict=True))
+        cheapest = max([quality for quality, usd in rows if usd == least])
+        gains = [(quality - cheapest) / (usd - least) for quality, usd in rows if usd > least]
         self._ceiling = max(_FORGETTING * self._ceiling, max(gains, default=0.0))
 
     def spend(self, amount: float) -> None:

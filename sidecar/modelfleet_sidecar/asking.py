@@ -53,9 +53,10 @@ class Asker:
             call = replace(call, model=policy.aliases[alias])
         known_model(call.model, fleet, alias)
         reading = read(call.texts)
-        matched = self._rules_of(policy).first(
-            Asking(reading.text, reading.script, reading.input_tokens, headers)
-        )
+        matched = None
+        if policy.rules:
+            asking = Asking(reading.text, reading.script, reading.input_tokens, headers)
+            matched = self._rules_of(policy).first(asking)
         if matched is not None:
             call = with_params(call, matched.rule.params)
         if call.unbounded and policy.budget is not None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from modelfleet_core.values import usd
+from modelfleet_core.values import VariantKey, usd
 
 from modelfleet_sidecar.decision import Decision
 
@@ -57,14 +57,14 @@ class DecisionLines:
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._decided: Counter[str] = Counter()
+        self._decided: Counter[tuple[VariantKey, str]] = Counter()
         self._refused: Counter[str] = Counter()
         self._retried: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
 
     def decided(self, decision: Decision) -> None:
         variant = decision.variant
-        self._decided[f"{variant} {decision.reason.value}"] += 1
+        self._decided[variant, decision.reason.value] += 1
         if log.isEnabledFor(logging.DEBUG):
             figures = {
                 "decision": decision.id,
@@ -102,7 +102,9 @@ class DecisionLines:
             return
         seconds, self._since = now - self._since, now
         counts = {
-            "decided": self._decided,
+            "decided": Counter(
+                {f"{variant} {why}": count for (variant, why), count in self._decided.items()}
+            ),
             "refused": self._refused,
             "retried": self._retried,
             "failed": self._failed,
@@ -110,7 +112,7 @@ class DecisionLines:
         if any(counts.values()):
             figures = {name: dict(count.most_common()) for name, count in counts.items() if count}
             log.info("%.0f s of decisions: %s", seconds, _words(figures), extra=figures)
-        for count in counts.values():
+        for count in (self._decided, self._refused, self._retried, self._failed):
             count.clear()
 
 

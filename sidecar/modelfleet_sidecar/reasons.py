@@ -36,6 +36,8 @@ def reason_of(seen: Prospect, placed: Placed) -> Reason:
 def _spared(placed: Placed) -> bool:
     """Return whether the price of money alone made the choice better than a dearer variant."""
     weighed, cost = placed.weighed, placed.candidate.cost
+    if not weighed.money_price:
+        return False
     regardless = [value + weighed.money_price * usd for value, usd in zip(weighed.values, cost, strict=True)]
     j = placed.column
     return any(

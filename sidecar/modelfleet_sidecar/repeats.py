@@ -35,6 +35,8 @@ class Repeats:
 
     def again(self, ask: Ask) -> bool:
         """Return whether the request was refused a moment ago; each refusal excuses one repeat."""
+        if not self._refused:
+            return False
         key = asked_as(ask)
         since = self._clock() - REMEMBERED
         times = [time for time in self._refused.pop(key, ()) if time > since]

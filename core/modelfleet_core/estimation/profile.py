@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from modelfleet_core.estimation import lexicon
 from modelfleet_core.estimation.script import most_of
@@ -79,7 +80,7 @@ def read(texts: Sequence[str]) -> Reading:
     text = next((text for text in reversed(texts) if text and not text.isspace()), "")
     return Reading(
         text=text,
-        size=sum(_bytes(text) for text in texts),
+        size=sum([_bytes(text) for text in texts]),
         messages=len(texts),
         signs=signs(text),
     )
@@ -146,24 +147,26 @@ def _bytes(text: str) -> int:
 
 def _guess(signs: Signs) -> TaskName:
     """Return the task that the signs speak for most clearly; chat where none does."""
-    scores = {
-        CODE: 2.0 * (signs.of(lexicon.CODE) + signs.code),
-        MATH: signs.of(lexicon.MATHS) + signs.formulas + 0.5 * min(signs.numbers, 6),
-        REASONING: 1.5 * signs.of(lexicon.REASONING) + 0.25 * signs.of(lexicon.STEPS),
-    }
-    best = max(scores, key=scores.__getitem__)
-    return best if scores[best] >= 2.0 else CHAT
+    of = signs.kinds.get
+    scores = (
+        (2.0 * (of(lexicon.CODE, 0) + signs.code), CODE),
+        (of(lexicon.MATHS, 0) + signs.formulas + 0.5 * min(signs.numbers, 6), MATH),
+        (1.5 * of(lexicon.REASONING, 0) + 0.25 * of(lexicon.STEPS, 0), REASONING),
+    )
+    best, task = max(scores, key=itemgetter(0))
+    return task if best >= 2.0 else CHAT
 
 
 def _difficulty(signs: Signs, size: int) -> float:
     """Return `1 - exp(-evidence / 4)`: every sign of work adds, with less and less effect."""
+    of = signs.kinds.get
     evidence = (
         0.25 * math.log2(1.0 + size / 200.0)
-        + 0.20 * signs.of(lexicon.STEPS)
-        + 0.25 * (signs.of(lexicon.MATHS) + signs.formulas)
+        + 0.20 * of(lexicon.STEPS, 0)
+        + 0.25 * (of(lexicon.MATHS, 0) + signs.formulas)
         + 0.10 * min(signs.numbers, 12)
-        + 0.20 * min(signs.of(lexicon.CODE) + signs.code, 10)
-        + 0.30 * signs.of(lexicon.REASONING)
+        + 0.20 * min(of(lexicon.CODE, 0) + signs.code, 10)
+        + 0.30 * of(lexicon.REASONING, 0)
         + 0.01 * min(signs.words, 100)
     )
     return 1.0 - math.exp(-evidence / 4.0)

@@ -66,9 +66,9 @@ class HeldMoney:
         account = self._present.get(name)
         return account if account is not None and now < account.ends_at else None
 
-    def names(self) -> Collection[AccountName]:
-        """Return the accounts that have had a period; `present` says whether it goes on."""
-        return self._present.keys()
+    def free(self, now: float) -> Mapping[AccountName, int]:
+        """Return what each account has free in its present period; one that is not there has nothing."""
+        return {name: account.free for name, account in self._present.items() if now < account.ends_at}
 
     def restore(self, key: AccountId, lived: LivedAccount) -> None:
         """Take over an account of a former start of this sidecar."""

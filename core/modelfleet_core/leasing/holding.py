@@ -177,8 +177,7 @@ class Holding:
 
     def room(self, now: float) -> Mapping[AccountName, int]:
         """Return what each account has free now; one that is not there has nothing."""
-        accounts = ((name, self._money.present(name, now)) for name in self._money.names())
-        return {name: account.free for name, account in accounts if account is not None}
+        return self._money.free(now)
 
     def money(self, now: float) -> NanoUsd | None:
         """Return the money of the budget that can be reserved now; None: the policy has no budget."""
