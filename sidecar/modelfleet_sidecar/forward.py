@@ -155,7 +155,7 @@ class Forwarder:
 
     def end(self, attempt: Attempt, error: BaseException | None) -> None:
         """Say how an attempt ended, and settle it."""
-        exchange = attempt.exchange
+        exchange, attempt.exchange = attempt.exchange, None  # it knows the attempt, and both would stay
         if isinstance(error, Failure) and (exchange is None or not exchange.through):
             self._attempts.failed(attempt.decision, attempt.begun, error)
         elif isinstance(error, asyncio.CancelledError) and (failure := self._hung(attempt)) is not None:

@@ -31,7 +31,7 @@ class Caller:
         self.status = 0
         self.allowed = ""
         """Methods that its path takes, where it came with another; empty: it did not."""
-        self._listener: Listener = scope["extensions"][LISTENER]
+        self._listener: Listener = scope["extensions"].pop(LISTENER)  # which holds the scope
         self._receive = receive
         self._send = send
 
