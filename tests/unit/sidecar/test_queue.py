@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,7 @@ from modelfleet_core.batching.outcome import GivenUp, Placed, Why
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.journal import Ended, Entry
-from modelfleet_core.leasing.messages import SlotGrant
+from modelfleet_core.leasing.messages import SlotGrant, Want
 from modelfleet_core.policy import Batching, Breaker, Fallback, OnOverload, Policy, Tenants, Tier
 from modelfleet_core.values import EndpointUrl, NanoUsd, TaskName, TierName, VariantKey
 from modelfleet_sidecar import batch, offline
@@ -43,7 +43,9 @@ def slots_of(*slots: tuple[Spec, int]) -> dict[EndpointUrl, SlotGrant]:
 class Bench:
     """A router over a lease that the test grants; no server is ever called."""
 
-    def __init__(self, *specs: Spec, policy: Policy | None = None) -> None:
+    def __init__(
+        self, *specs: Spec, policy: Policy | None = None, clock: Callable[[], float] = boot_clock
+    ) -> None:
         self.lease = GivenLease()
         self.lease.fleet = fleet_of(specs)
         self.lease.policy = policy if policy is not None else policy_of()
@@ -54,7 +56,7 @@ class Bench:
             learning=Learning(experience=experience, clock=boot_clock, telemetry=telemetry),
             keys=ApiKeys(None, boot_clock),
             telemetry=telemetry,
-            clock=boot_clock,
+            clock=clock,
             draw=never,
         )
         self._following = asyncio.create_task(self.router.run())
@@ -665,6 +667,74 @@ async def test_a_caller_that_leaves_the_queue_leaves_the_gauge(monkeypatch: pyte
         await asyncio.wait([second])
         assert lengths[-1] == 0
         bench.router.settle(first.id, None)
+
+
+class Skipping:
+    """A clock that can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return boot_clock() + self.ahead
+
+
+async def test_the_time_of_a_decision_is_without_the_time_in_which_no_slot_was_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds: list[float] = []
+    monkeypatch.setattr(Telemetry, "deciding", lambda _, taken: seconds.append(taken))
+    clock = Skipping()
+    async with Bench(BIG, clock=clock) as bench:
+        bench.lease.grant(slots_of((BIG, 1)))
+        first = await bench.decide(routed=True)
+        second = bench.decide(routed=True)
+        await bench.until(lambda: bench.router.waiting == 1)
+        clock.ahead += 5.0
+        bench.router.settle(first.id, None)
+        assert (await second).waited >= 5.0
+        assert len(seconds) == 2
+        assert max(seconds) < 5.0
+
+
+async def test_the_time_of_a_decision_is_with_the_time_in_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: list[float] = []
+    monkeypatch.setattr(Telemetry, "deciding", lambda _, taken: seconds.append(taken))
+    clock = Skipping()
+    policy = replace(policy_of(), batching=Batching(max_size=64, max_wait=5.0))
+    async with Bench(SMALL, BIG, policy=policy, clock=clock) as bench:
+        bench.lease.grant(slots_of((SMALL, 9)))
+        blocked = bench.decide(model="big")  # which opens the window
+        await bench.until(lambda: bench.router.waiting == 1)
+        gathered = bench.decide(model="small")
+        await bench.until(lambda: bench.router.waiting == 2)
+        clock.ahead += 6.0
+        bench.lease.grant(slots_of((SMALL, 9)))
+        assert (await gathered).variant == SMALL.key
+        assert seconds[-1] >= 6.0
+        blocked.cancel()
+        await asyncio.wait([blocked])
+
+
+async def test_what_many_want_is_added_up_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Mapping[VariantKey, Want]] = []
+    async with Bench(BIG) as bench:
+        bench.lease.grant({})
+        monkeypatch.setattr(bench.lease, "want", lambda wants, _: told.append(wants))
+        monkeypatch.setattr(batch, "TELL_WITHIN", 3600.0)
+        calls = []
+        for waiting in range(1, 21):
+            calls.append(bench.decide())
+            while bench.router.waiting < waiting:  # noqa: ASYNC110 - it tells nobody, as above
+                await asyncio.sleep(0)
+        assert len(told) == 1
+        monkeypatch.setattr(batch, "TELL_WITHIN", 0.0)
+        calls.pop().cancel()
+        await bench.until(lambda: len(told) > 1)
+        assert told[-1][BIG.key].slots == 19
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
 
 
 async def test_a_cheaper_model_chosen_for_the_price_of_money_says_so() -> None:
