@@ -182,7 +182,7 @@ async def test_a_breaker_opens_fails_clearly_says_when_and_lets_one_probe_throug
         assert [response.status for response, _ in answers] == [200] * 4, "they waited for the probe"
         assert it.asked == [7]
     fallback = Fallback(max_attempts=1, breaker=Breaker(failures=3, open_for=100.0))
-    async with bench(always(status(500)), fallback=fallback) as it:
+    async with bench(always(status(500)), fallback=fallback, specs=(BEST,)) as it:
         for _ in range(5):
             response, text = await it.ask()
         assert response.status == 503
