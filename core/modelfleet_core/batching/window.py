@@ -7,8 +7,6 @@ While nothing binds, a window gains nothing, so it stays shut and every request 
 It opens when a batch met a limit. An open window closes when it is full, when `max_wait` has passed
 since the first arrival or change of capacity, or when the earliest deadline is at hand. A request that waits
 alone, where the next one is not expected within `max_wait`, would gain nothing by it and goes at once too.
-After a change of capacity the wait is the shorter the more requests there are to choose among: what comes
-free is to be used.
 """
 
 from __future__ import annotations
@@ -18,8 +16,6 @@ from dataclasses import dataclass
 
 GAP_WEIGHT = 0.2
 """Of the newest gap between arrivals in their mean: bursts and lulls are known after about five requests."""
-CROWDED = 0.25
-"""Part of `max_wait` that is waited after a change of capacity where a whole batch waits already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +46,7 @@ class Window:
         self._fresh = 0
         self._deferred = 0
         self._since: float | None = None
-        """When the first request came after the last batch."""
-        self._freed: float | None = None
-        """When capacity first changed after it, for those that waited."""
+        """When the first arrival or change of capacity came after the last batch."""
         self._alarm: float | None = None
         """When the earliest deadline of what waits is at hand."""
         self._came: float | None = None
@@ -94,13 +88,13 @@ class Window:
         elif self._deferred:
             self._deferred -= 1
         if not self.waiting:
-            self._since = self._freed = self._alarm = None
+            self._since = self._alarm = None
         return self._step(now)
 
     def capacity_changed(self, now: float) -> Step:
         """A slot or money came free, or a new grant: what was deferred may find a place."""
-        if self._deferred and self._freed is None:
-            self._freed = now
+        if self._deferred and self._since is None:
+            self._since = now
         return self._step(now)
 
     def tick(self, now: float) -> Step:
@@ -131,14 +125,11 @@ class Window:
         if self._busy or not self.waiting:
             return Step(dispatch=False, wake_at=None)
         due = [self._alarm] if self._alarm is not None else []
-        wait = self._max_wait if self._gathers(self.waiting) else 0.0
         if self._since is not None:
-            due.append(self._since + wait)
-        if self._freed is not None:
-            due.append(self._freed + wait * max(CROWDED, 1.0 - self.waiting / self._max_size))
+            due.append(self._since + self._max_wait if self._gathers(self.waiting) else self._since)
         if self._fresh >= self._max_size or (due and min(due) <= now):
             self._busy = True
             self._fresh = self._deferred = 0
-            self._since = self._freed = self._alarm = None
+            self._since = self._alarm = None
             return Step(dispatch=True, wake_at=None)
         return Step(dispatch=False, wake_at=min(due) if due else None)
