@@ -185,17 +185,13 @@ class Telemetry:
 
     def excess(self, decision: Decision, amount: NanoUsd) -> None:
         self._metrics.excess.inc(usd(amount))
-        if decision.settle_within is None:
-            problem = "the model server breaks the limits sent to it, or counts more of the prompt"
-        else:
-            problem = "the application asked the model for more, or settled more than the model counted"
         log.error(
-            "decision %s of %s at %s cost %.9f USD more than its token limit allows: %s",
+            "decision %s of %s at %s cost %.9f USD more than its token limit allows: the model server breaks "
+            "the limits sent to it, or counts more of the prompt",
             decision.id,
             decision.variant,
             decision.endpoint,
             usd(amount),
-            problem,
         )
 
     def lease(self, holding: Holding, now: float) -> None:
