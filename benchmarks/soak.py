@@ -235,6 +235,7 @@ def rest(target: Target, counts: Path) -> Rest:
 
 
 def _look(target: Target, counts: Path) -> Rest:
+    resident = target.program.resident_mb()  # before it counts, which takes memory
     counts.unlink(missing_ok=True)
     os.kill(target.program.process.pid, signal.SIGUSR2)
     while not counts.exists():
@@ -244,7 +245,7 @@ def _look(target: Target, counts: Path) -> Rest:
     ports = [int(address.rpartition(":")[2]) for address in (target.http, target.grpc)]
     pid = target.program.process.pid
     return Rest(
-        rss_mb=round(target.program.resident_mb(), 1),
+        rss_mb=round(resident, 1),
         caller_sockets=caller_sockets(pid, ports),
         sockets=target.program.sockets(),
         **held,
