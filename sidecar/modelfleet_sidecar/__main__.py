@@ -19,10 +19,10 @@ from modelfleet_sidecar.settings import Settings, SettingsError, read_settings
 log = logging.getLogger("modelfleet_sidecar")
 
 COLLECT = (5_000, 40, 1)
-"""Thresholds of the garbage collector: objects of a request die with it, without cycles, but for what gRPC's
-library makes of each call, and errors. So many young objects are looked through in a quarter of a millisecond.
-The older ones are above all the kept decisions, which the second threshold meets like the third: whatever of
-a call lived through one look is found after some 100,000 requests, not after millions."""
+"""Thresholds of the garbage collector: objects of a request die with it, without cycles, but for errors and
+what gRPC's library makes of each call. So many young ones are looked through in a quarter of a millisecond. Old
+ones are above all the kept decisions, which the second threshold meets as well as the third: what once outlived
+a look is found after some 100,000 requests, rather than after millions."""
 
 
 def main() -> int:
