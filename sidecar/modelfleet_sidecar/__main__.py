@@ -20,9 +20,9 @@ log = logging.getLogger("modelfleet_sidecar")
 
 COLLECT = (5_000, 40, 1)
 """Thresholds of the garbage collector: objects of a request die with it, without cycles, but for errors and
-what gRPC's library makes of each call. So many young ones are looked through in a quarter of a millisecond. Old
-ones are above all the kept decisions, which the second threshold meets as well as the third: what once outlived
-a look is found after some 100,000 requests, rather than after millions."""
+what gRPC's library makes of each call. So many young ones are looked through in a quarter of a millisecond.
+Old ones are above all the kept decisions, which the second threshold meets as well as the third: what once
+outlived a look is found after some 100,000 requests, rather than after millions."""
 
 
 def main() -> int:
