@@ -64,7 +64,8 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
     `retry_on` says what failed at a model server that another one might do better; None: nothing.
     `attempts` counts the decisions that were sent to a model server, or were about to be; `decision_id` is
     that of the last one, empty: there was none. `back_off` is in seconds what a model server asked for; None:
-    nothing. `lacks` is the capability that a model server said to be without, empty: it did not.
+    nothing. `lacks` is the capability that a model server said to be without, empty: it did not. `limit` is
+    the account or the rate that is used up (`budget`, `share:...`), empty: none is.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
         field: str | None = None,
         retry_after: float | None = None,
         retry_on: RetryOn | None = None,
+        limit: str = "",
     ) -> None:
         super().__init__(f"{reason}: {message}")
         self.fault = fault
@@ -88,6 +90,7 @@ class Failure(Exception):  # noqa: N818 - an outcome as much as an error
         self.decision_id = ""
         self.back_off: float | None = None
         self.lacks = ""
+        self.limit = limit
 
     @property
     def status(self) -> Status:

@@ -290,7 +290,13 @@ async def _abort(context: Context, failure: Failure) -> NoReturn:
     )
     if failure.retry_after is not None:
         details.append(any_pb2.Any())
-        details[1].Pack(error_details_pb2.RetryInfo(retry_delay=duration(failure.retry_after)))
+        details[-1].Pack(error_details_pb2.RetryInfo(retry_delay=duration(failure.retry_after)))
+    if failure.limit:
+        used_up = error_details_pb2.QuotaFailure.Violation(
+            subject=failure.limit, description=sound(failure.message)
+        )
+        details.append(any_pb2.Any())
+        details[-1].Pack(error_details_pb2.QuotaFailure(violations=[used_up]))
     code: grpc.StatusCode = getattr(grpc.StatusCode, failure.status.grpc)
     message = f"{failure.reason}: {sound(failure.message)}".encode()[:MAX_MESSAGE].decode(errors="ignore")
     rich = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=details))

@@ -35,7 +35,11 @@ def refused(given_up: GivenUp, lease: Lease, now: float) -> Failure:
             if given_up.short != NO_SLOT:
                 lacks = f"{given_up.short} leaves too little for now"
             return Failure(
-                Fault.EXHAUSTED, "NoFreeSlot", lacks, retry_after=_comes_free(given_up, lease, now)
+                Fault.EXHAUSTED,
+                "NoFreeSlot",
+                lacks,
+                retry_after=_comes_free(given_up, lease, now),
+                limit="" if given_up.short == NO_SLOT else given_up.short,
             )
         case Why.SHUT:
             return _shut(given_up, now)
@@ -87,6 +91,7 @@ def _no_money(given_up: GivenUp, lease: Lease, now: float) -> Failure:
         "BudgetExhausted",
         f"{left}; lower max_tokens or wait for the next period",
         retry_after=max(1.0, ends - now) if ends is not None else 1.0,
+        limit=account,
     )
 
 

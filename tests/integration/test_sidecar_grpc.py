@@ -320,6 +320,14 @@ async def test_an_unreachable_server_and_an_empty_budget_say_which() -> None:
         assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "BudgetExhausted")
         assert retry is not None
         assert retry > 1000
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Complete(chat())
+        violated = error_details_pb2.QuotaFailure()
+        status = rpc_status.from_call(caught.value)
+        assert status is not None
+        assert [detail.Unpack(violated) for detail in status.details] == [False, False, True]
+        assert [one.subject for one in violated.violations] == ["budget"]
+        assert "does not cover" in violated.violations[0].description
     async with running_sidecar(Spec("big")) as rig, stub_of(rig) as stub:
         await rig.servers["big"].stop()
         code, info, retry = await failure_of(stub.Complete(chat()))

@@ -10,6 +10,7 @@ import pytest
 from modelfleet_core.batching import solving
 from modelfleet_core.batching.candidate import Candidate
 from modelfleet_core.batching.outcome import GivenUp, Placed, Why
+from modelfleet_core.batching.worth import NO_MONEY, NO_SLOT
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.estimation.learning import ExperienceLog
 from modelfleet_core.leasing.journal import Ended, Entry
@@ -180,8 +181,12 @@ def test_a_refusal_names_the_account_or_the_limit_that_is_short() -> None:
         "BudgetExhausted",
         "what is left of share:big does not cover the request at any model",
     )
+    assert share.limit == "share:big"
     rate = refused(GivenUp(1, candidate, Why.NO_SLOT, "rate:big/api!requests"), lease, 0.0)
     assert (rate.reason, rate.message) == ("NoFreeSlot", "rate:big/api!requests leaves too little for now")
+    assert rate.limit == "rate:big/api!requests"
+    assert refused(GivenUp(1, candidate, Why.NO_MONEY, NO_MONEY), lease, 0.0).limit == "budget"
+    assert not refused(GivenUp(1, candidate, Why.NO_SLOT, NO_SLOT), lease, 0.0).limit
 
 
 def a_candidate() -> Candidate:
