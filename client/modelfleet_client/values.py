@@ -283,3 +283,5 @@ class Explanation:
     """None: not settled yet."""
     score: float | None
     """From feedback."""
+    usage: Usage | None
+    """Of a whole answer, or as settled; None: not known."""

@@ -205,6 +205,7 @@ def explanation(message: router_pb2.Explanation) -> Explanation:
         ),
         cost_nano_usd=message.cost_nano_usd if message.HasField("cost_nano_usd") else None,
         score=message.score if message.HasField("score") else None,
+        usage=usage_of(message.usage) if message.HasField("usage") else None,
     )
 
 

@@ -117,9 +117,9 @@ class Books:
                 self._decisions.settled(decision.id, settlement.charged)
                 self._telemetry.settled(decision, settlement.charged, expired=True)
 
-    def answered(self, decision: Decision, answer_id: str) -> None:
-        """Remember how the server named a whole answer."""
-        self._decisions.answered(decision.id, answer_id)
+    def answered(self, decision: Decision, answer_id: str, usage: Usage) -> None:
+        """Remember how the server named a whole answer, and what that used."""
+        self._decisions.answered(decision.id, answer_id, usage)
 
     def failed(self, decision_id: str, reason: str) -> None:
         """Remember how a decision ended."""
@@ -157,6 +157,7 @@ class Books:
             )
         self._hear(entry.decision, broken=broken)
         cost = self.settle(entry.decision, actual)
+        entry.usage = usage
         if broken:
             self._decisions.failed(decision_id, SETTLED_AS_ERROR)
             self._learning.failed(entry.decision)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from modelfleet_core.values import NanoUsd, VariantKey
 
 from modelfleet_sidecar.decision import Decision
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.feedback import Feedback
 
 KEPT = 10_000
@@ -55,6 +56,8 @@ class Entry:
     """Reason why it failed; empty: it did not."""
     feedback: Feedback | None = None
     """What was counted."""
+    usage: Usage | None = None
+    """Of a whole answer, or as its caller settled it; None: not known."""
     judged: float | None = None
     """The judge's score, 0 to 1; None: there is none."""
 
@@ -93,10 +96,13 @@ class DecisionLog:
             self._variants -= len(oldest.decision.considered.variants)
             self._answers.pop(oldest.answer_id, None)
 
-    def answered(self, decision_id: str, answer_id: str) -> None:
-        """Remember by which id the caller knows an answer."""
+    def answered(self, decision_id: str, answer_id: str, usage: Usage) -> None:
+        """Remember what an answer used, and by which id its caller knows it (empty: none)."""
         entry = self.find(decision_id)
-        if entry is not None and answer_id and not entry.answer_id:
+        if entry is None:
+            return
+        entry.usage = usage
+        if answer_id and not entry.answer_id:
             entry.answer_id = answer_id
             self._answers[answer_id] = decision_id if answer_id not in self._answers else ""
 

@@ -10,6 +10,7 @@ import json
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar.decision import About, Decision
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.explain import Entry, options
 
 LONGEST = 4096
@@ -35,6 +36,7 @@ def explanation(entry: Entry) -> dict[str, object]:
         "expected_cost_usd": usd(decision.expected_cost),
         "reserved_usd": usd(decision.reserved),
         "cost_usd": None if entry.cost is None else usd(entry.cost),
+        "usage": None if entry.usage is None else _usage(entry.usage),
         "failed_by": entry.failure,
         "confidence": decision.grounds.confidence,
         "estimator_version": decision.grounds.estimator_version,
@@ -82,6 +84,15 @@ def explanation(entry: Entry) -> dict[str, object]:
             }
             for option in options(decision)
         ],
+    }
+
+
+def _usage(usage: Usage) -> dict[str, object]:
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "estimated": usage.estimated,
     }
 
 

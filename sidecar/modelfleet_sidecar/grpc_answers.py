@@ -15,6 +15,7 @@ from modelfleet_core.policy import RetryOn
 from modelfleet_core.values import usd
 
 from modelfleet_sidecar.decision import About, Decision
+from modelfleet_sidecar.dialect import Usage
 from modelfleet_sidecar.exchange import Receipt
 from modelfleet_sidecar.explain import Entry, options
 from modelfleet_sidecar.failures import Failure, Fault
@@ -43,7 +44,7 @@ def answer_message(raw: bytes, decision: Decision, receipt: Receipt) -> router_p
         decision=decision_message(decision),
         content=said.text,
         finish_reason=said.finish_reason,
-        usage=usage_message(receipt),
+        usage=usage_message(receipt.usage),
         cost_nano_usd=receipt.cost,
         raw=raw,
         tool_calls=[
@@ -175,8 +176,7 @@ def trailing_metadata(decision: Decision, receipt: Receipt) -> Metadata:
     )
 
 
-def usage_message(receipt: Receipt) -> router_pb2.Usage:
-    usage = receipt.usage
+def usage_message(usage: Usage) -> router_pb2.Usage:
     return router_pb2.Usage(
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
@@ -251,6 +251,7 @@ def explanation_message(entry: Entry) -> router_pb2.Explanation:
         score=None if entry.feedback is None else entry.feedback.score,
         cost_nano_usd=entry.cost,
         comment="" if entry.feedback is None else sound(entry.feedback.comment),
+        usage=None if entry.usage is None else usage_message(entry.usage),
     )
 
 

@@ -133,7 +133,7 @@ class GrpcApi(router_pb2_grpc.RouterServicer):
                         await context.write(chunk)
             receipt = _receipt(exchange)
             context.set_trailing_metadata(trailing_metadata(exchange.decision, receipt))
-            last = router_pb2.ChatChunk(usage=usage_message(receipt), cost_nano_usd=receipt.cost)
+            last = router_pb2.ChatChunk(usage=usage_message(receipt.usage), cost_nano_usd=receipt.cost)
             await context.write(last)
 
     async def Complete(  # noqa: N802

@@ -158,9 +158,9 @@ class Serving:
         """Take note of a whole answer, before its caller has the end of it."""
         decision = exchange.decision
         assert exchange.receipt is not None  # noqa: S101 - it was settled just before
-        self._books.answered(decision, exchange.answer_id)
-        self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
         used = exchange.receipt.usage
+        self._books.answered(decision, exchange.answer_id, used)
+        self._learning.answered(decision, exchange.receipt.cost, truncated=exchange.cut_by_us)
         size = used.output_tokens if decision.max_output_tokens else used.input_tokens
         self._attempts.whole(decision, timing.whole, size)
         if exchange.usage is not None and decision.max_output_tokens:

@@ -167,6 +167,25 @@ async def test_usage_in_every_event_counts_once_as_last_said() -> None:
         assert entry.cost == PRICING.cost(3, 2)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["told by the server", "estimated"])
+async def test_a_decision_tells_what_its_answer_used_and_whether_that_is_a_guess(told: bool) -> None:
+    async with bench(always(streamed(ROLE, OK, END if told else b"data: [DONE]\n\n"))) as it:
+        response, _ = await it.ask()
+        async with it.client.get(
+            f"/v1/decisions/{response.headers['x-modelfleet-decision-id']}"
+        ) as explained:
+            decision = await explained.json()
+    used = decision["usage"]
+    assert used["estimated"] is not told
+    if told:
+        assert (used["input_tokens"], used["output_tokens"], used["cached_tokens"]) == (3, 2, 0)
+        assert decision["cost_usd"] == PRICING.cost(3, 2) / 1e9
+    else:
+        assert used["input_tokens"] > 0
+        assert 1 <= used["output_tokens"] <= 3, "at most one for each event"
+        assert decision["cost_usd"] == decision["reserved_usd"]
+
+
 async def test_a_breaker_opens_fails_clearly_says_when_and_lets_one_probe_through() -> None:
     broken = True
     answer = lambda: status(500) if broken else GOOD  # noqa: E731

@@ -85,6 +85,8 @@ async def test_complete_answers_with_decision_usage_and_cost() -> None:
         assert initial["x-modelfleet-model"] == "big"
         assert initial["x-modelfleet-decision-id"] == record.request_id
         assert float(trailing["x-modelfleet-cost-usd"]) == record.cost_nano_usd / 1e9
+        told = await stub.Explain(router_pb2.ExplainRequest(decision_id=record.request_id))
+        assert (told.usage, told.usage.estimated) == (answer.usage, False)
 
 
 async def test_chat_streams_text_between_its_decision_and_its_usage() -> None:
@@ -156,6 +158,8 @@ async def test_a_routed_request_holds_its_slot_until_it_is_settled_once() -> Non
         assert (second.cost_nano_usd, second.repeated) == (record.cost_nano_usd, True)
         assert not second.expired
         assert holding.idle()
+        told = await stub.Explain(router_pb2.ExplainRequest(decision_id=decision.decision_id))
+        assert told.usage == settle.usage
 
 
 async def test_two_models_of_one_server_have_slots_apart_and_its_plain_url() -> None:
@@ -199,6 +203,8 @@ async def test_a_decision_that_never_reached_the_model_costs_nothing() -> None:
         settled = await stub.Settle(router_pb2.SettleRequest(decision_id=decision.decision_id))
         assert settled.cost_nano_usd == 0
         assert rig.lease.holding.idle()
+        told = await stub.Explain(router_pb2.ExplainRequest(decision_id=decision.decision_id))
+        assert not told.HasField("usage")
 
 
 async def test_a_decision_that_nobody_settles_costs_its_reserve_and_frees_its_slot() -> None:

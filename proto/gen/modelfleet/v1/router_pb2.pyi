@@ -757,6 +757,7 @@ class Explanation(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
     COMMENT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     waited_seconds: _builtins.float
     """in the batching window and queue"""
@@ -801,6 +802,10 @@ class Explanation(_message.Message):
     def profile(self) -> Global___Profile:
         """what the text of the last message showed"""
 
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """of a whole answer, or as settled; absent: not known"""
+
     def __init__(
         self,
         *,
@@ -822,10 +827,11 @@ class Explanation(_message.Message):
         profile: Global___Profile | None = ...,
         cost_nano_usd: _builtins.int | None = ...,
         comment: _builtins.str = ...,
+        usage: Global___Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd", "_score", b"_score", "certificate", b"certificate", "cost_nano_usd", b"cost_nano_usd", "decision", b"decision", "profile", b"profile", "score", b"score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd", "_score", b"_score", "certificate", b"certificate", "cost_nano_usd", b"cost_nano_usd", "decision", b"decision", "profile", b"profile", "score", b"score", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd", "_score", b"_score", "batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "comment", b"comment", "confidence", b"confidence", "cost_nano_usd", b"cost_nano_usd", "decision", b"decision", "earlier_attempts", b"earlier_attempts", "estimator_version", b"estimator_version", "explored", b"explored", "failed_by", b"failed_by", "learned_version", b"learned_version", "money_price", b"money_price", "profile", b"profile", "rule", b"rule", "rule_matched_by", b"rule_matched_by", "score", b"score", "waited_seconds", b"waited_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd", "_score", b"_score", "batch_size", b"batch_size", "candidates", b"candidates", "certificate", b"certificate", "comment", b"comment", "confidence", b"confidence", "cost_nano_usd", b"cost_nano_usd", "decision", b"decision", "earlier_attempts", b"earlier_attempts", "estimator_version", b"estimator_version", "explored", b"explored", "failed_by", b"failed_by", "learned_version", b"learned_version", "money_price", b"money_price", "profile", b"profile", "rule", b"rule", "rule_matched_by", b"rule_matched_by", "score", b"score", "usage", b"usage", "waited_seconds", b"waited_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_nano_usd: _TypeAlias = _typing.Literal["cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_nano_usd: _TypeAlias = _typing.Literal["_cost_nano_usd", b"_cost_nano_usd"]  # noqa: Y015
