@@ -300,6 +300,7 @@ async def test_all_attempts_together_stay_within_what_the_caller_pays() -> None:
     [
         (Timeouts(first_token=0.1), ROLE, "firstToken"),
         (Timeouts(between_tokens=0.1), ROLE + OK, "betweenTokens"),
+        (Timeouts(min_tokens_per_second=200.0), ROLE + OK, "minTokensPerSecond"),
         (Timeouts(total=0.1), ROLE + OK, "total"),
     ],
 )

@@ -173,6 +173,31 @@ async def test_a_pinned_request_goes_to_another_endpoint_of_its_model_and_to_no_
         assert it.requests == 1
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_retry_goes_to_no_model_that_the_request_rules_out(stream: bool) -> None:
+    roomy, tight, named = Spec("roomy", 0.9), Spec("tight", 0.8, context_tokens=300), Spec("named", 0.7)
+    plain, last = Spec("plain", 0.6), Spec("last", 0.5)
+    specs = [roomy, tight, named, plain, last]
+    tool = {"type": "function", "function": {"name": "f"}}
+    long = [{"role": "user", "content": "word " * 1000}]
+    asked = body(stream=stream, messages=long, tools=[tool])
+    async with bench(always(Act.BROKEN), *[always(Act.ANSWER)] * 4, specs=specs, fallback=PATIENT) as it:
+        fleet = fleet_of(specs)
+        models = [
+            replace(model, capabilities=frozenset({"chat"})) if model.name == "plain" else model
+            for model in fleet.models
+        ]
+        it.rig.lease.fleet = replace(fleet, models=tuple(models))
+        headers = {"x-modelfleet-exclude": "named"}
+        async with it.client.post(CHAT, json=asked, headers=headers) as response:
+            assert (response.status, response.headers["x-modelfleet-model"]) == (200, "last")
+        assert [len(server.heads) for server in it.servers] == [1, 0, 0, 0, 1]
+        headers = {"x-modelfleet-exclude": "named, last"}
+        async with it.client.post(CHAT, json=asked, headers=headers) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "UpstreamError")
+        assert [len(server.heads) for server in it.servers][1:] == [0, 0, 0, 1]
+
+
 @pytest.mark.parametrize(
     ("fallback", "attempts"),
     [

@@ -35,6 +35,15 @@ def test_decisions_among_many_variants_are_fewer() -> None:
     assert log.find("d-1") is not None
 
 
+def test_the_last_ten_thousand_decisions_are_remembered() -> None:
+    log = DecisionLog()
+    for number in range(10_002):
+        settled(log, number)
+    assert len(log) == 10_000
+    assert log.find("d-1") is None
+    assert log.find("d-2") is not None
+
+
 def test_the_oldest_decisions_are_forgotten_first() -> None:
     log = DecisionLog(kept=3)
     for number in range(5):
