@@ -39,6 +39,8 @@ def share_out(cells: Cells) -> tuple[IntArray, FloatArray]:
     open_to_all = np.append(np.flatnonzero(free >= cells.n), cells.m)
     last = columns.size  # home
     value = np.vstack((cells.value[columns], cells.value[open_to_all].max(axis=0)))
+    # Nobody goes where less is had than at home, however much less: it must not count as the largest value.
+    np.copyto(value[:last], -np.inf, where=value[:last] < value[last])
     slim = _SLIM * float(np.abs(value).max(where=np.isfinite(value), initial=1.0))
     room = np.append(free[columns], 0.0)
     place = np.full(cells.n, last)

@@ -97,6 +97,14 @@ def test_one_bad_request_harms_only_itself():
     assert assign(it, remaining=plenty).choice.tolist() == [-1, 1]
 
 
+def test_a_request_that_costs_far_too_much_takes_no_scarce_slot_from_others():
+    cost = [[0.0], [0.0], [9e11]]
+    costly = problem([[0.7], [0.8], [0.9]], free=[1], cost=cost, money_price=1.0, defer=0.05)
+    answer = assign(costly, remaining=plenty)
+    assert answer.choice.tolist() == [-1, 0, -1]
+    assert answer.gap == pytest.approx(0.0, abs=1e-9)
+
+
 def test_an_overspent_row_admits_only_what_uses_nothing():
     use = np.array([[0.0, 1.0], [0.0, 1.0]])
     it = problem([[0.1, 0.9]] * 2, free=[2, 2], rows=(Row("reserve", use, -5.0),))
