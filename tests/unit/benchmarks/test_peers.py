@@ -5,13 +5,30 @@ from __future__ import annotations
 import json
 import math
 import struct
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from modelfleet.v1 import router_pb2
 
-from benchmarks.peers import fleet, messages, metrics, plain, processes, prompts, table
+from benchmarks.peers import (
+    __main__ as program,
+)
+from benchmarks.peers import (
+    fleet,
+    hardships,
+    messages,
+    metrics,
+    phases,
+    plain,
+    processes,
+    prompts,
+    table,
+)
+from benchmarks.peers.targets import Place, Target
+from benchmarks.peers.tools import Load
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
@@ -116,6 +133,59 @@ def test_what_was_counted_before_does_not_count() -> None:
 )
 def test_an_answer_is_whole_by_its_chunks_or_its_length(content: bytes, whole: bool) -> None:
     assert plain.whole(content) is whole
+
+
+class _Idle:
+    """A program that does nothing, in 64 MiB."""
+
+    def resident_mb(self) -> float:
+        return 64.0
+
+
+class _Busy(_Idle):
+    """Its most, in a phase."""
+
+    def __init__(self, _: object) -> None:
+        pass
+
+    def __enter__(self) -> SimpleNamespace:
+        return SimpleNamespace(resident_mb=70.04)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", ["sidecar", "sidecar_grpc", "litellm"])
+def test_a_target_has_its_figures_by_the_names_that_others_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(_Idle(), "http://127.0.0.1:1", ready_s=1.234)  # type: ignore[arg-type]
+    monkeypatch.setitem(program.STARTS, name, lambda *_, **__: nullcontext(target))  # type: ignore[misc]
+    monkeypatch.setattr(program.targets, "sidecar", lambda *_, **__: nullcontext(target))
+    monkeypatch.setattr(program, "Peak", _Busy)
+    monkeypatch.setattr(program.time, "sleep", lambda _: None)
+    load = Load("unary", "http://127.0.0.1:1", tmp_path)
+    monkeypatch.setattr(phases, "load_of", lambda *_, **__: load)
+    monkeypatch.setattr(phases, "run_load", lambda *_: {})
+    monkeypatch.setattr(phases, "per_cpu", lambda *_: {"per_cpu_s": 900.0, "per_s": 800.0})
+    monkeypatch.setattr(phases, "paced", lambda *_, **__: {"per_cpu_s": 11_000.0, "added_first_p50_ms": 2.0})
+    monkeypatch.setattr(phases, "added", lambda *_: {"p50_ms": 1.5, "p99_ms": 3.5})
+    for hardship in ("loop_lag", "cancels", "burst"):
+        monkeypatch.setattr(hardships, hardship, lambda *_: {})
+    effort = phases.QUICK
+    bench = phases.Bench(None, None, {"route": tmp_path}, effort, lambda _: None)  # type: ignore[arg-type]
+    place = Place(tmp_path, (), None, tmp_path, lambda _: None)
+    figures = program.measure(name, bench, place, quick=True)
+    expected = {
+        "requests_per_cpu_s": 900.0,
+        "chunks_per_cpu_s": 11_000.0,
+        "added_p50_ms": 1.5,
+        "added_p99_ms": 3.5,
+        "rss_idle_mb": 64.0,
+        "rss_load_mb": 70.0,
+        "ready_s": 1.23,
+    }
+    assert {key: figures[key] for key in expected} == expected
 
 
 def _figures() -> dict[str, Any]:
