@@ -146,6 +146,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             self._in_body = True
+            if len(self.pipeline) == 1:  # which stops reading; but who leaves meanwhile has to be noticed
+                self.flow.resume_reading()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         cycle.__class__ = HttpCycle  # uvicorn has no place to say so

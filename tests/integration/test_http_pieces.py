@@ -109,7 +109,8 @@ async def test_requests_in_any_pieces_are_answered_each_and_in_order(monkeypatch
         assert not server.server_state.connections
 
 
-async def test_who_leaves_is_noticed_also_with_another_request_on_its_way() -> None:
+@pytest.mark.parametrize("along", [True, False], ids=["sent with it", "sent while it is answered"])
+async def test_who_leaves_is_noticed_also_with_another_request_on_its_way(along: bool) -> None:
     begun, noticed = asyncio.Event(), asyncio.Event()
 
     async def works(scope: Scope, receive: Receive, _send: Send) -> None:
@@ -120,9 +121,19 @@ async def test_who_leaves_is_noticed_also_with_another_request_on_its_way() -> N
                 await asyncio.Event().wait()
         noticed.set()
 
-    async with serving(works) as (_, port), asyncio.timeout(10.0):
+    async with serving(works) as (server, port), asyncio.timeout(10.0):
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(2 * b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+        writer.write(2 * request if along else request)
         await begun.wait()
+        if not along:
+            writer.write(request)
+            while not _pipelined(server):  # noqa: ASYNC110
+                await asyncio.sleep(0)
         writer.close()
         await noticed.wait()
+
+
+def _pipelined(server: WebServer) -> bool:
+    """Return whether a request waits for the answer of the one before."""
+    return any(connection.pipeline for connection in server.server_state.connections)  # type: ignore[union-attr]
