@@ -145,11 +145,13 @@ class Forwarder:
 
     def _hung(self, attempt: Attempt) -> Failure | None:
         """Return the failure of a server that had been silent for too long; None: it had not."""
-        if attempt.connection is None or attempt.spoke:
+        decision, call = attempt.decision, attempt.call
+        # How long images, fetched from anywhere, or what is stored at the server takes, its caller chooses.
+        if attempt.connection is None or attempt.spoke or call.images or call.unbounded:
             return None
-        decision, silent = attempt.decision, self._clock() - attempt.begun
+        silent = self._clock() - attempt.begun
         usual = decision.usual_first_token if attempt.stream else decision.usual_longest
-        if silent < hung_after(usual, decision.input_tokens):
+        if silent < hung_after(usual, decision.input_tokens + call.hidden_tokens):
             return None
         return hung(decision, silent)
 

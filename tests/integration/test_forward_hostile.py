@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -15,11 +15,12 @@ from modelfleet_core.assignment.result import Termination
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.policy import RetryOn, Timeouts
 from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
+from modelfleet_sidecar import forward
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.connection import HIGH_WATER
 from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
 from modelfleet_sidecar.failures import Failure
-from modelfleet_sidecar.forward import Forwarder
+from modelfleet_sidecar.forward import Forwarder, Hearing
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.upstream import Pool
@@ -98,7 +99,9 @@ class Books:
 
 
 @asynccontextmanager
-async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
+async def forwarding(
+    talk: Talk, attempts: Hearing | None = None
+) -> AsyncIterator[tuple[Forwarder, Books, int]]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await talk(reader, writer)
@@ -116,7 +119,7 @@ async def forwarding(talk: Talk) -> AsyncIterator[tuple[Forwarder, Books, int]]:
         keys=ApiKeys(None, boot_clock),
         clock=boot_clock,
         noted=lambda _exchange, _timing: None,
-        attempts=Unheard(),
+        attempts=attempts or Unheard(),
     )
     try:
         yield forwarder, books, server.sockets[0].getsockname()[1]
@@ -137,6 +140,16 @@ class Unheard:
 
     def failed(self, decision: Decision, began: float, failure: Failure) -> None:
         pass
+
+
+class Failed(Unheard):
+    """Which failures were told."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def failed(self, decision: Decision, began: float, failure: Failure) -> None:
+        self.reasons.append(failure.reason)
 
 
 CHOICES = [{"index": 0, "message": {"role": "assistant", "content": "ok"}}]
@@ -173,6 +186,46 @@ async def test_running_usage_of_an_answer_that_did_not_end_is_no_bound(cut: bool
                     if not cut:
                         break
         assert await books.first() == RESERVE
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "http://example.com/slow.png"}}
+TOOL = {"type": "function", "function": {"name": "f", "description": "x" * 30_000}}
+
+
+@pytest.mark.parametrize(
+    ("more", "blamed"),
+    [
+        ({}, True),
+        ({"messages": [{"role": "user", "content": [IMAGE]}]}, False),
+        ({"plugins": [{"id": "web"}]}, False),
+        ({"tools": [TOOL]}, False),
+    ],
+    ids=["text", "an image that the server may have to fetch", "work at the server", "long tools"],
+)
+async def test_a_server_that_was_silent_until_its_caller_left_is_blamed_only_for_work_that_is_known(
+    more: Mapping[str, object], blamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "hung_after", lambda _usual, tokens: 0.0 if tokens < 5_000 else 100.0)
+    asked, heard = asyncio.Event(), Failed()
+
+    async def talk(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        asked.set()
+        await reader.read()
+
+    async with forwarding(talk, heard) as (forwarder, books, port), asyncio.timeout(PATIENCE):
+
+        async def ask() -> None:
+            call = parse_fields({**CALL.fields, **more})
+            async with forwarder.open(decision_at(port), call, stream=True):
+                pass
+
+        asking = asyncio.create_task(ask())
+        await asked.wait()
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert await books.first() == RESERVE
+    assert heard.reasons == (["UpstreamTimeout"] if blamed else [])
 
 
 async def test_a_long_answer_that_nobody_read_leaves_no_connection_that_hangs() -> None:
