@@ -19,6 +19,7 @@ class ModelfleetError(Exception):
         retry_after: float | None = None,
         decision_id: str = "",
         attempts: int = 0,
+        limit: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -32,6 +33,8 @@ class ModelfleetError(Exception):
         self.decision_id = decision_id
         """Of the last attempt; empty: none was sent to a model server."""
         self.attempts = attempts
+        self.limit = limit
+        """The account or rate that is used up, such as budget or share:gpt-4o; empty: none is."""
 
 
 class BadRequest(ModelfleetError):

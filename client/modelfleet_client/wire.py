@@ -214,7 +214,7 @@ def error_of(call: grpc.RpcError) -> ModelfleetError:
     # Errors of grpc are calls as well, which its types do not say.
     failed: Any = call
     code, message = failed.code().name, failed.details() or ""
-    info, retry_after = error_details_pb2.ErrorInfo(), None
+    info, used_up, retry_after = error_details_pb2.ErrorInfo(), error_details_pb2.QuotaFailure(), None
     try:
         status = rpc_status.from_call(failed)
     except ValueError:  # details of another status: not the sidecar's
@@ -226,6 +226,8 @@ def error_of(call: grpc.RpcError) -> ModelfleetError:
             retry_after = _seconds(told.retry_delay)
         elif detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
             detail.Unpack(info)
+        elif detail.Is(error_details_pb2.QuotaFailure.DESCRIPTOR):
+            detail.Unpack(used_up)
     attempts = info.metadata.get("attempts", "0")
     return error_class(code, info.reason)(
         message or code,
@@ -235,6 +237,7 @@ def error_of(call: grpc.RpcError) -> ModelfleetError:
         retry_after=retry_after,
         decision_id=info.metadata.get("decision_id", ""),
         attempts=int(attempts) if attempts.isdecimal() else 0,
+        limit=used_up.violations[0].subject if used_up.violations else "",
     )
 
 

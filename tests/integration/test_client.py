@@ -246,6 +246,7 @@ async def test_errors_are_classes_with_reason_field_and_advice(client_of: Run) -
             await call("complete", "hello")
         assert empty.value.retry_after is not None
         assert empty.value.retry_after > 1000
+        assert (empty.value.limit, unknown.value.limit) == ("budget", "")
 
 
 async def test_the_callers_time_bounds_all_attempts(client_of: Run) -> None:
