@@ -62,7 +62,8 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
     candidate, j, held = placed.candidate, placed.column, placed.reservation
     weighed = placed.weighed
     place, model, placement = seen.frame.places[j], seen.frame.model(j), seen.frame.variants[j].placement
-    template_tokens, pace = seen.frame.templates[place], seen.paces[j]
+    template_tokens, pace, call = seen.frame.templates[place], seen.paces[j], seen.ask.call
+    unknown = call.unbounded or (call.images and model.image_tokens is None)
     deviation, samples, paced = seen.evidence
     considered = NOTHING_KEPT
     if seen.ask.explained:
@@ -105,7 +106,7 @@ def decision_of(placed: Placed, seen: Prospect, now: float) -> Decision:
         pricing=model.pricing,
         max_output_tokens=seen.output_limit[j],
         input_tokens=seen.profile.input_tokens,
-        prompt_bound=seen.input_bound[place] - template_tokens,
+        prompt_bound=None if unknown else seen.input_bound[place] - template_tokens,
         template_tokens=template_tokens,
         usual_first_token=pace.latency.time_to_first_token,
         usual_longest=pace.seconds(seen.output_limit[j]),

@@ -212,8 +212,8 @@ class Decision:
     """Per choice; enforced upstream, so that `reserved` is a bound."""
     input_tokens: int
     """Expected; counts as usage where the server sends none."""
-    prompt_bound: int
-    """No server counts more input tokens, but for what the model's chat template adds."""
+    prompt_bound: int | None
+    """No server counts more input tokens, but for what the model's chat template adds; None: nobody knows."""
     template_tokens: int
     """What that is taken to add at most; `reserved` is for both."""
     usual_first_token: float

@@ -48,9 +48,10 @@ class Templates:
 
     def counted(self, decision: Decision, input_tokens: int) -> None:
         """A server counted so many tokens of a decision's prompt."""
-        added = input_tokens - decision.prompt_bound
-        if added <= decision.template_tokens:
+        bound = decision.prompt_bound
+        if bound is None or input_tokens <= bound + decision.template_tokens:
             return
+        added = input_tokens - bound
         name, fleet = decision.variant.model, self._lease.fleet
         self._telemetry.prompt_above_bound(decision)
         model = fleet.model(name) if fleet is not None else None
@@ -62,9 +63,9 @@ class Templates:
             likely = min(added + 3 * decision.input_tokens, MOST_AT_ONCE * added)
             self._seen[name] = min(MAX_TEMPLATE_TOKENS, max(likely, int(STEP * before)))
             self._raised()
-        self._tell(decision, input_tokens, max(before, self._seen.get(name, 0)))
+        self._tell(decision, input_tokens, bound, max(before, self._seen.get(name, 0)))
 
-    def _tell(self, decision: Decision, input_tokens: int, needed: int) -> None:
+    def _tell(self, decision: Decision, input_tokens: int, bound: int, needed: int) -> None:
         name, now = decision.variant.model, self._clock()
         if now < self._silent_until.get(name, now):
             return
@@ -75,6 +76,6 @@ class Templates:
             "the model to %d, which this sidecar reserves from now on",
             decision.variant,
             input_tokens,
-            decision.prompt_bound + decision.template_tokens,
+            bound + decision.template_tokens,
             needed,
         )

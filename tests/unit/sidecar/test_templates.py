@@ -117,6 +117,37 @@ def test_a_dense_text_is_not_taken_for_a_long_template() -> None:
     assert seen.bound("hi") < 1000
 
 
+IMAGE = [
+    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://example.com/x.png"}}]}
+]
+
+
+@pytest.mark.parametrize(
+    ("image_tokens", "more", "raised"),
+    [
+        (None, {"plugins": [{"id": "web"}]}, 0),
+        (None, {"messages": IMAGE}, 0),
+        (100, {"messages": IMAGE}, 1),
+    ],
+    ids=["texts that the server adds", "images of no known size", "images above their size"],
+)
+def test_a_prompt_that_had_no_bound_tells_nothing_of_the_template(
+    image_tokens: int | None, more: dict[str, object], raised: int
+) -> None:
+    seen = Seen()
+    fleet, policy = seen.desk.lease.fleet, seen.desk.lease.policy
+    assert fleet is not None
+    assert policy is not None
+    small, big = fleet.models
+    able = replace(big, capabilities=frozenset({"chat", "vision"}), image_tokens=image_tokens)
+    seen.desk.lease.fleet, seen.desk.lease.policy = (
+        replace(fleet, models=(small, able)),
+        replace(policy, budget=None),
+    )
+    seen.templates.counted(seen.desk.decide("hi", model="big", **more), 50_000)
+    assert (seen.raised, seen.counted_above()) == (raised, raised)
+
+
 def test_a_model_that_counts_whatever_it_likes_is_followed_within_bounds_and_named_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
