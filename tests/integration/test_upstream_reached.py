@@ -13,8 +13,9 @@ from modelfleet_core.catalog import PoolPlacement, Replicas, ScaleTarget, Servic
 from modelfleet_core.leasing.messages import SlotGrant
 from modelfleet_core.values import EndpointUrl, PoolName
 from modelfleet_sidecar.app import Sidecar
+from modelfleet_sidecar.settings import Settings
 from support import standalone as alone
-from support.access import pem
+from support.access import pem, write_pair
 from support.scripted import Act, scripted_server
 from support.sidecars import TRIED_ONCE, GivenLease, Spec, fleet_of, policy_of, settings_for
 
@@ -47,24 +48,43 @@ async def test_a_model_elsewhere_is_asked_through_the_proxy_of_the_environment(
 @pytest.mark.parametrize(
     ("certified", "status"), [("gpu.ml.svc", 200), ("other.ml.svc", 503), ("127.0.0.1", 503)]
 )
-async def test_the_certificate_of_a_pod_must_be_for_its_service(
-    tmp_path: Path, certified: str, status: int
-) -> None:
+async def test_the_certificate_of_a_pod_must_be_for_its_service(certified: str, status: int) -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(certified).configure_cert(context)
+    found, said, _ = await through(context, replace(settings_for(), upstream_ca=pem(authority)))
+    assert found == status, said
+
+
+@pytest.mark.parametrize(("shown", "status"), [(True, 200), (False, 503)])
+async def test_a_pod_that_asks_for_a_certificate_gets_that_of_the_settings(
+    tmp_path: Path, shown: bool, status: int
+) -> None:
+    authority, clients = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("gpu.ml.svc").configure_cert(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    clients.configure_trust(context)
+    pair = write_pair(tmp_path / "client", clients, "sidecar") if shown else None
+    settings = replace(settings_for(), upstream_ca=pem(authority), upstream_tls=pair)
+    found, said, asked = await through(context, settings)
+    assert found == status, said
+    assert asked == int(shown)
+
+
+async def through(context: ssl.SSLContext, settings: Settings) -> tuple[int, str, int]:
+    """Ask a pod that serves TLS; return the status, the body, and how many requests the pod saw."""
     async with scripted_server(lambda: Act.ANSWER, tls=context) as pod:
         lease, spec = pooled()
         endpoint = EndpointUrl(pod.url.replace("localhost", "127.0.0.1"))
         lease.grant({endpoint: SlotGrant(spec.key, spec.slots)})
-        settings = replace(settings_for(), upstream_ca=pem(authority))
         sidecar = Sidecar(settings=settings, lease=lease)
         await sidecar.start()
         try:
             found, said = await ask(sidecar)
         finally:
             await sidecar.drain()
-    assert found == status, said
+        return found, said, len(pod.heads)
 
 
 def pooled() -> tuple[GivenLease, Spec]:
