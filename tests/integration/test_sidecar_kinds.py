@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import aiohttp
+import openai
 import pytest
 from modelfleet_core.catalog import RequestMapping
 from modelfleet_core.leasing.messages import SlotGrant
@@ -118,6 +119,26 @@ async def test_each_kind_but_embeddings_streams_to_its_own_end(path: str) -> Non
         await on.rig.settled()
         _, explained, _ = await on.get(f"/v1/decisions/{headers['x-modelfleet-decision-id']}")
         assert json.loads(explained)["cost_usd"] == pytest.approx((INPUT + 2 * OUTPUT) * 1e-6)
+
+
+async def test_the_unchanged_openai_client_takes_the_answers_of_the_other_kinds() -> None:
+    async with (
+        stage() as on,
+        openai.AsyncOpenAI(base_url=f"{on.rig.http}/v1", api_key="modelfleet", max_retries=0) as client,
+    ):
+        embedded = await client.embeddings.create(model="auto", input=["hello", "world"])
+        assert embedded.data[0].embedding == [0.5, 0.25]
+        assert on.server.fields["encoding_format"] == "base64", "the client's own wish went on"
+        whole = await client.responses.create(model="auto", input="hello")
+        assert whole.output_text == "ok"
+        events = [
+            event async for event in await client.responses.create(model="auto", input="x", stream=True)
+        ]
+        assert [event.type for event in events][-2:] == ["response.output_text.delta", "response.completed"]
+        old = await client.completions.create(model="auto", prompt="hello")
+        assert old.choices[0].text == "ok"
+        chunks = [c async for c in await client.completions.create(model="auto", prompt="x", stream=True)]
+        assert "".join(chunk.choices[0].text for chunk in chunks) == "ok", "no chunk of usage was asked for"
 
 
 @pytest.mark.parametrize("path", ANSWERS)
