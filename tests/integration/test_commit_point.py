@@ -188,7 +188,12 @@ async def test_a_decision_tells_what_its_answer_used_and_whether_that_is_a_guess
 
 async def test_a_breaker_opens_fails_clearly_says_when_and_lets_one_probe_through() -> None:
     broken = True
-    answer = lambda: status(500) if broken else GOOD  # noqa: E731
+    under_way: list[int] = []
+
+    def answer() -> bytes:
+        under_way.append(sum(it.rig.lease.holding.in_flight().values()))
+        return status(500) if broken else GOOD
+
     fallback = Fallback(max_attempts=1, breaker=Breaker(failures=3, open_for=0.3))
     async with bench(answer, fallback=fallback) as it:
         for _ in range(3):
@@ -200,6 +205,7 @@ async def test_a_breaker_opens_fails_clearly_says_when_and_lets_one_probe_throug
         answers = await asyncio.gather(*(it.ask() for _ in range(4)))
         assert [response.status for response, _ in answers] == [200] * 4, "they waited for the probe"
         assert it.asked == [7]
+        assert under_way[3] == 1, "nothing went there beside the probe"
     fallback = Fallback(max_attempts=1, breaker=Breaker(failures=3, open_for=100.0))
     async with bench(always(status(500)), fallback=fallback, specs=(BEST,)) as it:
         for _ in range(5):
