@@ -7,7 +7,7 @@ import gc
 import itertools
 import math
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,6 +18,7 @@ from modelfleet_core.policy import Breaker, Fallback
 from modelfleet_core.values import NanoUsd
 from modelfleet_sidecar import books, retry, unreachable
 from modelfleet_sidecar.explain import DecisionLog
+from modelfleet_sidecar.upstream import Pool
 from support.callers import WAYS, Caller, caller_of
 from support.faulty import Ill, Log, faulty_server
 from support.sidecars import Rig, Spec, policy_of, running_sidecar
@@ -48,17 +49,22 @@ async def quiet(rig: Rig, most: float = math.inf) -> tuple[int, int]:
     pool = rig.sidecar.router._pool
     for connection in list(pool._open):
         connection.abort()
-    async with asyncio.timeout(10.0):
-        # Nothing tells when servers have seen the last connection close.
-        while (  # noqa: ASYNC110
-            pool.open_connections
-            or len(tasks := asyncio.all_tasks()) > most
-            or any("faulty" in repr(task.get_coro()) for task in tasks)
-        ):
-            await asyncio.sleep(0.01)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(10.0):
+            # Nothing tells when servers have seen the last connection close.
+            while too_much(pool, most):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert too_much(pool, most) == []
     assert rig.sidecar.router.waiting == 0
     gc.collect()
     return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+
+
+def too_much(pool: Pool, most: float) -> list[str]:
+    """Return connections to model servers and their tasks; all tasks, where there are more than so many."""
+    tasks = sorted(getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
+    left = [f"{len(pool._open)} connections"] if pool.open_connections else []
+    return left + [task for task in tasks if len(tasks) > most or "faulty" in task]
 
 
 async def load(caller: Caller, calls: int, random: Random, log: Log) -> int:

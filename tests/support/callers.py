@@ -102,9 +102,11 @@ class Caller:
                 content += chunk.content
                 if content:
                     self.heard()
+            return Told(content, "", "OK", *_named(dict(await call.initial_metadata() or ())))
         except grpc.aio.AioRpcError as error:
             return _status(error, content)
-        return Told(content, "", "OK", *_named(dict(await call.initial_metadata() or ())))
+        finally:
+            call.cancel()  # the library goes on holding calls whose messages nobody reads to the end
 
 
 WAYS = tuple(Way(stream, over_grpc) for stream in (False, True) for over_grpc in (False, True))
