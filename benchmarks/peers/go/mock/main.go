@@ -243,7 +243,7 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, b *behaviour, fa
 		flusher.Flush()
 	}
 	w.Write(stop)
-	w.Write(usage)
+	w.Write(usage(b.Chunks))
 	io.WriteString(w, "data: [DONE]\n\n")
 	s.saw(b, "ended", b.Chunks)
 }
