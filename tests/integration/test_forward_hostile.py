@@ -6,25 +6,24 @@ import asyncio
 import contextlib
 import json
 import math
-from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 
 import pytest
-from modelfleet_core.assignment.result import Termination
 from modelfleet_core.catalog import Pricing
 from modelfleet_core.policy import RetryOn, Timeouts
-from modelfleet_core.values import EndpointUrl, ModelName, NanoUsd, VariantKey
+from modelfleet_core.values import EndpointUrl, NanoUsd
 from modelfleet_sidecar import forward
 from modelfleet_sidecar.chat import parse_fields
 from modelfleet_sidecar.connection import HIGH_WATER
-from modelfleet_sidecar.decision import Certificate, Considered, Decision, Reason
+from modelfleet_sidecar.decision import Decision
 from modelfleet_sidecar.failures import Failure
 from modelfleet_sidecar.forward import Forwarder, Hearing
 from modelfleet_sidecar.keys import ApiKeys
 from modelfleet_sidecar.lease import boot_clock
 from modelfleet_sidecar.upstream import Pool
-from support.sidecars import ABOUT, GROUNDS
+from support.decisions import decision
 
 pytestmark = pytest.mark.integration
 
@@ -44,36 +43,9 @@ def event(**fields: object) -> bytes:
 
 
 def decision_at(port: int, number: int = 1) -> Decision:
-    variant = VariantKey(ModelName("m"), "gpu")
-    return Decision(
-        id=f"d-{number}",
-        reservation=number,
-        variant=variant,
-        served_name="m",
-        endpoint=EndpointUrl(f"http://127.0.0.1:{port}"),
-        slot=EndpointUrl(f"http://127.0.0.1:{port}"),
-        tier="t",
-        task="chat",
-        rule="",
-        about=ABOUT,
-        reason=Reason.BEST_VALUE,
-        quality=0.5,
-        expected_cost=NanoUsd(1),
-        reserved=RESERVE,
-        pricing=Pricing(input_femto=10**9, output_femto=10**9),
-        max_output_tokens=10,
-        input_tokens=3,
-        prompt_bound=40,
-        template_tokens=96,
-        usual_first_token=0.1,
-        usual_longest=1.0,
-        settle_within=None,
-        considered=Considered((variant,), array("d", [0.0] * 9), 0.0, ("",), ("",)),
-        grounds=GROUNDS,
-        certificate=Certificate(0.0, 0.0, 0.0, Termination.OPTIMAL, (), 0.0),
-        batch_size=1,
-        waited=0.0,
-    )
+    at = EndpointUrl(f"http://127.0.0.1:{port}")
+    pricing = Pricing(input_femto=10**9, output_femto=10**9)
+    return replace(decision(number), endpoint=at, slot=at, reserved=RESERVE, pricing=pricing)
 
 
 class Books:
@@ -89,8 +61,8 @@ class Books:
         return self.booked.setdefault(decision.reservation, charged)
 
     def release(self, decisions: Iterable[Decision]) -> None:
-        for decision in decisions:
-            self.settle(decision, NanoUsd(0))
+        for one in decisions:
+            self.settle(one, NanoUsd(0))
 
     async def first(self) -> NanoUsd:
         async with asyncio.timeout(PATIENCE):

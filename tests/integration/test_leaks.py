@@ -9,7 +9,6 @@ import math
 import os
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -21,6 +20,7 @@ from modelfleet_sidecar.explain import DecisionLog
 from modelfleet_sidecar.upstream import Pool
 from support.callers import WAYS, Caller, caller_of
 from support.faulty import Ill, Log, faulty_server
+from support.memory import resident
 from support.sidecars import Rig, Spec, policy_of, running_sidecar
 
 pytestmark = pytest.mark.integration
@@ -35,11 +35,6 @@ LEAVERS = 0.1
 """Part of the callers that go before they have their answer."""
 MOST_GROWTH = 12 * 2**20
 """Bytes that the process may grow by, callers and model servers included."""
-
-
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def quiet(rig: Rig, most: float = math.inf) -> tuple[int, int]:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from modelfleet_sidecar.__main__ import give_back_memory
+from support.memory import resident
 
 PIECE = 64 * 1024
 """Bytes; larger ones are the system's own pieces, which go back when they are freed."""
 PIECES = 1000
-
-
-def resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
